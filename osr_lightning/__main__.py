@@ -1,0 +1,58 @@
+"""``python -m osr_lightning`` and the console script ``osr``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        args: command and options; those of the process if not given.
+
+    Returns:
+        The exit status: 0 on success, 2 after a user's mistake, which is told in one sentence. Anything
+        else is a bug or an accident: its traceback ends the process with status 1.
+    """
+    from osr_lightning.errors import UserError
+
+    arguments = sys.argv[1:] if args is None else args
+    try:
+        if arguments[:1] == ["compare"]:
+            from osr_lightning.evaluation.compare import main as compare
+
+            compare(arguments[1:])
+        elif arguments[:1] == ["report"]:
+            from osr_lightning.evaluation.report import main as report
+
+            report(arguments[1:])
+        else:
+            from osr_lightning.cli import OpenSetCLI
+
+            OpenSetCLI(args)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        return _complain(
+            f"{error.filename}: {error.strerror}; change its rights, or write elsewhere with "
+            "--trainer.default_root_dir"
+        )
+    except Exception as error:
+        # the parser wraps what a constructor raises; by now Lightning is imported if it raised this
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError) or type(cause).__name__ == "MisconfigurationException":
+                return _complain(str(cause))
+            cause = cause.__cause__
+        raise
+    return 0
+
+
+def _complain(sentence: str) -> int:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"osr: error: {sentence}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

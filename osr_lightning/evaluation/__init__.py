@@ -1,0 +1,1 @@
+"""From the per-image table of a test run to numbers, figures and a report."""

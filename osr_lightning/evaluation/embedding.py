@@ -1,0 +1,41 @@
+"""Logits of many images -> points in the plane."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_POINTS = 5  # fewer have no neighbourhoods to keep
+
+
+def tsne_embedding(
+    logits: NDArray[np.float32], seed: int = 0, max_points: int = 2000
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Place images in the plane so that neighbours by logits stay neighbours (t-SNE, van der Maaten 2008).
+
+    Args:
+        logits: ``(N, K)``.
+        seed: of the subsample and of the embedding.
+        max_points: images to draw at random if there are more; the time grows with them.
+
+    Returns:
+        indices ``(n,)`` of the images, ascending, and their points ``(n, 2)``; ``n`` is 0 where there
+        are fewer than five images or all logits are equal.
+    """
+    count = min(max_points, len(logits))
+    indices = np.sort(np.random.default_rng(seed).choice(len(logits), size=count, replace=False))
+    chosen = logits[indices]
+    if count < MIN_POINTS or not np.ptp(chosen, axis=0).any():
+        return np.empty(0, np.int64), np.empty((0, 2), np.float32)
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    tsne = TSNE(
+        # the default of 30 neighbours must stay below the number of images
+        perplexity=min(30, (count - 1) / 3),
+        init="pca" if logits.shape[1] > 1 else "random",
+        random_state=seed,
+    )
+    # On busy cores its threads wait for each other and take several times as long as one alone.
+    with threadpool_limits(1):
+        return indices.astype(np.int64), np.asarray(tsne.fit_transform(chosen), np.float32)

@@ -1,0 +1,157 @@
+"""The callback that turns a test run into the files of its run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from osr_lightning.distributed import gather_rows
+from osr_lightning.errors import UserError
+from osr_lightning.evaluation.table import PredictionTable
+
+if TYPE_CHECKING:
+    from osr_lightning.data.datamodule import OpenSetDataModule
+    from osr_lightning.models.classifiers import OpenSetClassifier
+
+
+class Evaluator(Callback):
+    """Collects the per-image results of a test and writes numbers, figures and report.
+
+    Args:
+        tsne_points: images in the t-SNE figure, drawn by seed; 0 leaves the figure out.
+        projector_points: images in TensorBoard's Projector, drawn by seed; 0 leaves it out.
+        bootstrap: resamples behind the 95% intervals.
+        seed: of the draws and of t-SNE.
+    """
+
+    def __init__(
+        self, tsne_points: int = 2000, projector_points: int = 2000, bootstrap: int = 1000, seed: int = 0
+    ) -> None:
+        for name, value in {"tsne_points": tsne_points, "projector_points": projector_points}.items():
+            if value < 0:
+                raise UserError(f"evaluation.{name} must not be below 0, got {value}")
+        if bootstrap < 1:
+            raise UserError(f"evaluation.bootstrap must be at least 1, got {bootstrap}")
+        self.tsne_points, self.projector_points = tsne_points, projector_points
+        self.bootstrap, self.seed = bootstrap, seed
+        self._batches: list[dict[str, Tensor]] = []
+        self._begin = 0.0
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._begin = time.perf_counter()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        *args: Any,  # noqa: ANN401
+    ) -> None:
+        """Keep a batch's results."""
+        self._batches.append(outputs)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the table on every process; rank 0 writes the files."""
+        # drawing and scikit-learn take seconds to load, and only a test needs them
+        from osr_lightning.evaluation.figures import all_figures
+        from osr_lightning.evaluation.report import write_report
+        from osr_lightning.evaluation.results import evaluate
+        from osr_lightning.evaluation.summary import print_summary
+        from osr_lightning.evaluation.tensorboard import log_projector, log_test
+        from osr_lightning.models.classifiers import OpenSetClassifier
+
+        batches, self._batches = self._batches, []
+        rows = gather_rows(batches, pl_module.device)
+        test_s = time.perf_counter() - self._begin
+        if not trainer.is_global_zero or trainer.log_dir is None:
+            return
+        assert isinstance(pl_module, OpenSetClassifier)
+        datamodule: OpenSetDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        table = prediction_table(rows, pl_module, datamodule)
+        timing = {
+            **getattr(trainer, "timing", {}),
+            "test_s": test_s,
+            "images_per_s": len(table.label) / test_s,
+        }
+        results = run_record(trainer, pl_module, timing) | evaluate(table, self.bootstrap, self.seed)
+        folder = Path(trainer.log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        table.save(folder)
+        (folder / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+        assert datamodule.test_set is not None
+        images = datamodule.test_set.images
+        for logger in trainer.loggers:
+            logger.save()  # metrics.csv holds the last epoch before its curves are drawn
+        figures = all_figures(
+            table,
+            images=lambda chosen: images[torch.from_numpy(chosen)].numpy(),
+            metrics=folder / "metrics.csv",
+            trials=pl_module.search_trials,
+            seed=self.seed,
+            tsne_points=self.tsne_points,
+        )
+        (folder / "figures").mkdir(exist_ok=True)
+        for name, figure in figures.items():
+            figure.savefig(folder / "figures" / f"{name}.png", dpi=120)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                log_test(logger, results, figures, dict(pl_module.hparams), trainer.global_step)
+                log_projector(logger, table, images, self.projector_points, self.seed)
+        write_report(folder)
+        print_summary(results, folder)
+
+
+def prediction_table(
+    rows: dict[str, Tensor], model: OpenSetClassifier, datamodule: OpenSetDataModule
+) -> PredictionTable:
+    """The table of a test run from its gathered rows, which name their scores ``score/NAME``."""
+    return PredictionTable(
+        class_names=datamodule.class_names,
+        source_names=datamodule.source_names,
+        groups=datamodule.groups,
+        score_name=model.score_name,
+        threshold=model.threshold.item(),
+        source=rows["source"].numpy(),
+        label=rows["label"].numpy(),
+        predicted_class=rows["predicted_class"].numpy(),
+        confidence=rows["confidence"].numpy(),
+        nll=rows["nll"].numpy(),
+        scores={k.removeprefix("score/"): v.numpy() for k, v in rows.items() if k.startswith("score/")},
+        logits=rows["logits"].numpy(),
+    )
+
+
+def run_record(trainer: Trainer, model: OpenSetClassifier, timing: dict[str, float | None]) -> dict[str, Any]:
+    """What was run: the part of ``results.json`` that is no measurement of the images."""
+    return {
+        "schema_version": 1,
+        "experiment": getattr(trainer, "experiment", "default"),
+        "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+        "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
+        "model": {
+            "class": type(model).__name__,
+            "network": type(model.network).__name__,
+            "parameters": sum(p.numel() for p in model.network.parameters()),
+            "num_samples": getattr(model, "num_samples", 1),
+            "masks": getattr(model, "masks", None),
+        },
+        "score": {"name": model.score_name},
+        "threshold": asdict(model.calibrations[model.score_name]),
+        "timing": timing,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("osr_lightning", "torch", "lightning", "torchmetrics")},
+        },
+    }

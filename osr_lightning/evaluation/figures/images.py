@@ -1,0 +1,167 @@
+"""Figures that show images one by one: the score histograms, the embedding and the gallery of mistakes."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from osr_lightning.evaluation.acceptance import FloatArray, IntArray
+from osr_lightning.evaluation.figures.style import (
+    KNOWN_COLOR,
+    SCORE_LABEL,
+    colormap,
+    line_style,
+    new_axes,
+    point_style,
+    shorten,
+)
+from osr_lightning.evaluation.table import PredictionTable
+
+LEGEND_UP_TO = 20  # classes; more are told apart by a colour scale
+
+
+def score_histograms(table: PredictionTable, bins: int = 60) -> Figure:
+    """Scores of the known images against each unknown set's, with the threshold drawn in."""
+    figure, axes = new_axes(7.2)
+    edges, log = _bin_edges(table.score, table.threshold, bins)
+    for index, name in enumerate(table.source_names):
+        score = table.score[table.source == index]
+        if not len(score):
+            continue
+        # what lies outside the axis is counted in its last bin
+        counts, _ = np.histogram(np.clip(score, edges[0], edges[-1]), edges)
+        label = f"{name} ({'known' if index == 0 else 'unknown'}, {len(score):,})"
+        if index == 0:
+            axes.stairs(counts / len(score), edges, fill=True, color=KNOWN_COLOR, alpha=0.35, label=label)
+            axes.stairs(counts / len(score), edges, color=KNOWN_COLOR, linewidth=1.2)
+        else:
+            axes.stairs(counts / len(score), edges, linewidth=1.6, label=label, **line_style(index - 1))
+    label = f"threshold {table.threshold:.4g}"
+    if edges[0] <= table.threshold <= edges[-1]:
+        axes.axvline(table.threshold, color="black", linewidth=1.5, label=label)
+    else:
+        axes.plot([], [], color="black", linewidth=1.5, label=f"{label} (off this axis)")
+    axes.set(
+        title="Scores of the test images",
+        xlabel=SCORE_LABEL.format(table.score_name),
+        ylabel="share of the set's images per bin",
+        xscale="log" if log else "linear",
+    )
+    axes.legend(fontsize="small")
+    return figure
+
+
+def tsne(table: PredictionTable, indices: IntArray, points: NDArray[np.float32]) -> Figure:
+    """The embedded images: known ones coloured by class, unknown ones black.
+
+    Args:
+        table: the test run.
+        indices: ``(n,)`` rows of the table.
+        points: ``(n, 2)`` their places, e.g. of :func:`osr_lightning.evaluation.embedding.tsne_embedding`.
+    """
+    figure, axes = new_axes(8.2, 6)
+    label, known, size = table.label[indices], table.known[indices], table.num_classes
+    few = size <= LEGEND_UP_TO
+    if few:
+        for index, name in enumerate(table.class_names):
+            mask = label == index
+            title = f"{shorten(name)} ({mask.sum():,})"
+            style = point_style(index)
+            axes.scatter(*_xy(points[mask]), s=18, linewidths=0, alpha=0.8, label=title, **style)
+    elif known.any():
+        dots = axes.scatter(
+            *_xy(points[known]),
+            c=label[known],
+            cmap=colormap("turbo"),
+            vmin=0,
+            vmax=size - 1,
+            s=12,
+            linewidths=0,
+        )
+        figure.colorbar(
+            dots, ax=axes, shrink=0.8, label=f"known class, 0 to {size - 1} ({known.sum():,} images)"
+        )
+    if not known.all():
+        name = f"unknown ({(~known).sum():,})"
+        axes.scatter(*_xy(points[~known]), s=16, linewidths=0.9, color="black", marker="x", label=name)
+    axes.set(title=f"t-SNE of the logits of {len(indices):,} images", xticks=[], yticks=[])
+    axes.set(xlabel="first dimension (no unit)", ylabel="second dimension (no unit)")
+    if few:
+        figure.legend(loc="outside right upper", fontsize="small")
+    elif not known.all():
+        axes.legend(fontsize="small")
+    return figure
+
+
+def confident_mistakes(table: PredictionTable, per_kind: int = 8) -> dict[str, IntArray]:
+    """The rows of the worst mistakes: kind -> at most ``per_kind`` indices, worst first; no empty kinds."""
+    score, known = table.score, table.known
+    wrong = known & ~table.rejected & (table.predicted_class != table.label)
+    kinds = {
+        "unknown, yet accepted (lowest scores)": (~known & ~table.rejected, score),
+        "known, yet rejected (highest scores)": (known & table.rejected, -score),
+        "known and accepted, but the wrong class (lowest scores)": (wrong, score),
+    }
+    worst = {}
+    for kind, (mask, order) in kinds.items():
+        rows = np.flatnonzero(mask)
+        if len(rows):
+            worst[kind] = rows[np.argsort(order[rows], kind="stable")[:per_kind]]
+    return worst
+
+
+def gallery(table: PredictionTable, mistakes: dict[str, IntArray], images: NDArray[np.uint8]) -> Figure:
+    """The worst mistakes with what they are, what they were taken for, and their score.
+
+    Args:
+        table: the test run.
+        mistakes: kind -> rows of the table, of :func:`confident_mistakes`.
+        images: ``(n, C, H, W)`` uint8, those rows' images in the same order; C is 1 (grey) or 3 (RGB).
+    """
+    columns = max(len(rows) for rows in mistakes.values())
+    width = max(1.45 * columns, 5.5)
+    figure = Figure(figsize=(width, 2.3 * len(mistakes)), layout="constrained")
+    names = (*table.class_names, "unknown")
+    remaining = iter(images)
+    for part, (kind, rows) in zip(
+        np.atleast_1d(np.asarray(figure.subfigures(len(mistakes), 1), dtype=object)),
+        mistakes.items(),
+        strict=True,
+    ):
+        part.suptitle(kind, fontsize=11)
+        for axes, row in zip(part.subplots(1, columns, squeeze=False)[0], rows, strict=False):
+            image = np.moveaxis(next(remaining), 0, -1)
+            axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
+            true = names[table.label[row]] if table.known[row] else table.source_names[table.source[row]]
+            axes.set_anchor("N")
+            caption = f"{shorten(true, 14)}\nas {shorten(names[table.prediction[row]], 14)}"
+            axes.set_xlabel(f"{caption}\nscore {table.score[row]:.3g}", fontsize=8)
+        for axes in part.axes:
+            axes.set(xticks=[], yticks=[])
+            axes.set_frame_on(axes.has_data())
+    return figure
+
+
+def _xy(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return points[:, 0], points[:, 1]
+
+
+def _bin_edges(score: FloatArray, threshold: float, bins: int) -> tuple[FloatArray, bool]:
+    """Edges (bins + 1,) over nearly all scores and, where near, the threshold; and whether in log steps."""
+    finite = score[np.isfinite(score)]
+    if not len(finite):
+        return np.linspace(0, 1, bins + 1), False
+    low, middle, high = np.quantile(finite, [0.001, 0.5, 0.999])
+    # a probability or an entropy crowds at 0: on a linear axis all known images would be one bar
+    log = bool(finite.min() >= 0 and high > 0 and middle < 0.05 * high)
+    if log:
+        # half the float64 precision of 1 - p: smaller values are rounding
+        low = max(low, high * 1e-16, 1e-16)
+        if low / 10 <= threshold <= high * 10:
+            low, high = min(low, threshold / 1.2), max(high, threshold * 1.2)
+        return np.geomspace(low, max(high, 2 * low), bins + 1), True
+    if low - (high - low) <= threshold <= high + (high - low):
+        low, high = min(low, threshold), max(high, threshold)
+    margin = 0.02 * (high - low) or 0.5
+    return np.linspace(low - margin, high + margin, bins + 1), False

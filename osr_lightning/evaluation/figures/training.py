@@ -1,0 +1,80 @@
+"""How the run came about: learning curves and the search for a threshold."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from osr_lightning.evaluation.acceptance import FloatArray
+from osr_lightning.evaluation.figures.style import COLORS, GREY, dress, new_axes
+
+Curve = tuple[FloatArray, FloatArray]
+PANELS = {"loss": "loss (nats per image)", "accuracy": "accuracy (share right)"}
+STAGES = {"train": ("training", COLORS[0], "-", "o"), "val": ("validation", COLORS[1], "--", "s")}
+
+
+def read_metrics(path: Path) -> dict[str, Curve]:
+    """Read the curves from the ``metrics.csv`` of Lightning's CSVLogger.
+
+    Training and validation are logged in rows of their own, so every column has gaps; the last value
+    within an epoch counts.
+
+    Returns:
+        Column, such as ``train/loss``, -> epochs ``(E,)`` and values ``(E,)``; only columns with values.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("epoch")]
+    curves = {}
+    for column in (f"{stage}/{panel}" for stage in STAGES for panel in PANELS):
+        values = {int(float(row["epoch"])): float(row[column]) for row in rows if row.get(column)}
+        if values:
+            curves[column] = (np.array([*values], np.float64), np.array([*values.values()], np.float64))
+    return curves
+
+
+def learning_curves(curves: dict[str, Curve]) -> Figure:
+    """Loss and accuracy of training and validation by epoch, of :func:`read_metrics`."""
+    panels = [panel for panel in PANELS if any(name.endswith(f"/{panel}") for name in curves)]
+    figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
+    figure.suptitle("Learning curves")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        dress(axes)
+        for stage, (name, color, line, marker) in STAGES.items():
+            if f"{stage}/{panel}" in curves:
+                epochs, values = curves[f"{stage}/{panel}"]
+                # markers on a long run would merge into a band
+                marker = marker if len(epochs) <= 30 else ""
+                axes.plot(
+                    epochs, values, color=color, linestyle=line, marker=marker, markersize=4, label=name
+                )
+        axes.set(xlabel="epoch", ylabel=PANELS[panel])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(fontsize="small")
+    return figure
+
+
+def optimization_history(trials: Sequence[tuple[float, float]]) -> Figure:
+    """The threshold search, trial by trial.
+
+    Args:
+        trials: ``(threshold, value)`` of every trial in order; a higher value is better.
+    """
+    figure, axes = new_axes()
+    threshold, value = np.array(trials, dtype=np.float64).reshape(-1, 2).T
+    number = np.arange(1, len(value) + 1)
+    best = int(np.argmax(value))
+    axes.plot(number, value, "o", color=GREY, label=f"trials ({len(value):,})")
+    axes.step(number, np.maximum.accumulate(value), where="post", color=COLORS[0], label="best so far")
+    label = f"best: {value[best]:.4f} at threshold {threshold[best]:.4g}"
+    axes.plot(
+        number[best], value[best], "*", color=COLORS[1], markersize=13, markeredgecolor="black", label=label
+    )
+    axes.set(title="Search for the threshold", xlabel="trial", ylabel="total accuracy (share)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="lower right", fontsize="small")
+    return figure

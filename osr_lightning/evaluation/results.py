@@ -1,0 +1,139 @@
+"""The per-image table -> the numbers of ``results.json`` (schema_version 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from osr_lightning.errors import UserError
+from osr_lightning.evaluation import measures
+from osr_lightning.evaluation.acceptance import BoolArray, FloatArray
+from osr_lightning.evaluation.bootstrap import HEADLINE, interval, resample
+from osr_lightning.evaluation.table import PredictionTable
+
+Numbers = dict[str, float | int | None]
+
+
+def evaluate(table: PredictionTable, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Everything that a test run's table says, ready for ``json.dump``.
+
+    Args:
+        table: the test run.
+        resamples: bootstrap resamples behind ``intervals``.
+        seed: of the bootstrap.
+
+    Returns:
+        ``closed_set``; ``open_set`` over all unknown sets pooled; ``unknown``, per set the same keys for
+        the known images and that set alone; ``groups``, per group the sets' names and the mean of their
+        rates (only where the table has groups); ``scores``, per score ``pooled`` and per ``unknown`` set
+        its AUROC and FPR95; ``intervals``, 95% bootstrap intervals ``[low, high]`` of the headline
+        figures. What the images leave undefined is ``None``.
+
+    Raises:
+        UserError: if a score is NaN for any image.
+    """
+    _refuse_nan(table)
+    everything = np.ones(len(table.label), dtype=bool)
+    masks = table.unknown_masks
+    unknown = {name: open_set(table, mask) for name, mask in masks.items()}
+    results: dict[str, Any] = {
+        "closed_set": closed_set(table),
+        "open_set": open_set(table, everything),
+        "unknown": unknown,
+    }
+    if table.groups:
+        results["groups"] = {
+            group: {"sets": list(sets), **_mean([unknown[name] for name in sets])}
+            for group, sets in table.groups.items()
+        }
+    results["scores"] = {
+        name: {
+            "pooled": _ranking(score, ~table.known),
+            "unknown": {set_: _ranking(score[mask], ~table.known[mask]) for set_, mask in masks.items()},
+        }
+        for name, score in table.scores.items()
+    }
+    samples = resample(table, resamples, seed)
+    results["intervals"] = {name: interval(samples, name) for name in HEADLINE}
+    return results
+
+
+def closed_set(table: PredictionTable) -> Numbers:
+    """The known images alone, none rejected.
+
+    Returns:
+        ``count``, ``accuracy``, ``nll`` (mean, nats), ``ece`` (15 bins) and ``aurc`` (of the deciding score).
+    """
+    known = table.known
+    correct = (table.predicted_class == table.label)[known]
+    count = int(known.sum())
+    return {
+        "count": count,
+        "accuracy": float(correct.mean()) if count else None,
+        "nll": _finite(float(table.nll[known].mean())) if count else None,
+        "ece": measures.ece(table.confidence[known], correct),
+        "aurc": measures.aurc(table.score[known], correct),
+    }
+
+
+def open_set(table: PredictionTable, mask: BoolArray) -> Numbers:
+    """Known against unknown on the images of ``mask``.
+
+    Args:
+        table: the test run.
+        mask: ``(N,)`` the images that count.
+
+    Returns:
+        The counts, the measures of the decisions at the table's threshold
+        (:func:`osr_lightning.evaluation.measures.decisions`) and those of the ranking by the deciding
+        score over all thresholds; ``aupr_*_50`` weigh the images to 50% unknown.
+    """
+    label, unknown, score = table.label[mask], ~table.known[mask], table.score[mask]
+    return {
+        "count_known": int((~unknown).sum()),
+        "count_unknown": int(unknown.sum()),
+        **measures.decisions(label, table.prediction[mask], table.num_classes),
+        **_ranking(score, unknown),
+        "oscr": measures.oscr(score, unknown, table.predicted_class[mask] == label),
+        "fpr95_unknown": measures.fpr95_unknown(score, unknown),
+        "detection_error": measures.detection_error(score, unknown),
+        "aupr_known": measures.aupr_known(score, unknown),
+        "aupr_unknown": measures.aupr_unknown(score, unknown),
+        "aupr_known_50": measures.aupr_known(score, unknown, share=0.5),
+        "aupr_unknown_50": measures.aupr_unknown(score, unknown, share=0.5),
+    }
+
+
+def _ranking(score: FloatArray, unknown: BoolArray) -> Numbers:
+    return {
+        "auroc": measures.auroc(score, unknown),
+        "fpr95_known": measures.fpr95_known(score, unknown),
+    }
+
+
+def _mean(sets: list[Numbers]) -> Numbers:
+    """The mean of every rate over the sets that define it; counts have no mean worth reporting."""
+    means: Numbers = {}
+    for key in sets[0] if sets else ():
+        if not key.startswith("count_"):
+            values = [value for numbers in sets if (value := numbers[key]) is not None]
+            means[key] = float(np.mean(values)) if values else None
+    return means
+
+
+def _finite(value: float) -> float | None:
+    # JSON has no infinity
+    return value if math.isfinite(value) else None
+
+
+def _refuse_nan(table: PredictionTable) -> None:
+    scores: Mapping[str, FloatArray] = table.scores
+    for name, score in scores.items():
+        if bad := int(np.isnan(score).sum()):
+            raise UserError(
+                f"the score '{name}' is NaN for {bad} of {len(score)} test images: the checkpoint's weights "
+                "or the images hold NaN; test another checkpoint, or train again with a lower learning rate"
+            )

@@ -1,0 +1,175 @@
+"""The per-image table of one test run: everything later steps need, and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osr_lightning.errors import UserError
+
+CSV_NAME, NPZ_NAME = "predictions.csv", "evaluation.npz"
+CSV_COLUMNS = ("index", "source", "label", "prediction", "confidence", "score", "threshold")
+
+
+@dataclass(frozen=True)
+class PredictionTable:
+    """One row per test image, in data order (``N`` rows, ``K`` known classes).
+
+    Attributes:
+        class_names: the ``K`` known classes' names.
+        source_names: names of the image sets; ``source_names[0]`` is the known set.
+        groups: group name -> names of its unknown sets (``{}`` where the YAML has no groups).
+        score_name: the score that decides, a key of ``scores``.
+        threshold: an image is called unknown when its score is greater than this.
+        source: ``(N,)`` int64, index into ``source_names``.
+        label: ``(N,)`` int64 in ``0 .. K``; ``K`` is unknown.
+        predicted_class: ``(N,)`` int64 in ``0 .. K-1``, the arg max before any rejection.
+        confidence: ``(N,)`` float64 in [0, 1], probability of the predicted class.
+        nll: ``(N,)`` float64, negative log of the mean probability of the true class; NaN where unknown.
+        scores: score name -> ``(N,)`` float64, higher means more unknown.
+        logits: ``(N, K)`` float32, mean over the samples.
+    """
+
+    class_names: tuple[str, ...]
+    source_names: tuple[str, ...]
+    groups: dict[str, tuple[str, ...]]
+    score_name: str
+    threshold: float
+    source: NDArray[np.int64]
+    label: NDArray[np.int64]
+    predicted_class: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    nll: NDArray[np.float64]
+    scores: dict[str, NDArray[np.float64]]
+    logits: NDArray[np.float32]
+
+    @property
+    def num_classes(self) -> int:
+        """``K``, the number of known classes."""
+        return len(self.class_names)
+
+    @property
+    def score(self) -> NDArray[np.float64]:
+        """``(N,)`` the deciding score."""
+        return self.scores[self.score_name]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """``(N,)`` true where the image is of a known class."""
+        return self.label < self.num_classes
+
+    @property
+    def rejected(self) -> NDArray[np.bool_]:
+        """``(N,)`` true where the image is called unknown."""
+        return self.score > self.threshold
+
+    @property
+    def prediction(self) -> NDArray[np.int64]:
+        """``(N,)`` int64 in ``0 .. K``: the predicted class, or ``K`` where rejected."""
+        return np.where(self.rejected, self.num_classes, self.predicted_class)
+
+    @property
+    def unknown_masks(self) -> dict[str, NDArray[np.bool_]]:
+        """Unknown set -> ``(N,)`` true for the known images and that set's: what it is measured on."""
+        names = enumerate(self.source_names[1:], start=1)
+        return {name: self.known | (self.source == index) for index, name in names}
+
+    def save(self, folder: Path) -> None:
+        """Write ``predictions.csv`` and ``evaluation.npz``, from which :meth:`load` rebuilds the table.
+
+        The CSV has one row per image in data order: ``index, source, label, prediction, confidence, score,
+        threshold``, then one column per further score. Floats keep every digit.
+
+        Args:
+            folder: made where it is missing.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        further = [name for name in self.scores if name != self.score_name]
+        columns: list[list[object]] = [
+            list(range(len(self.label))),
+            [self.source_names[index] for index in self.source.tolist()],
+            self.label.tolist(),
+            self.prediction.tolist(),
+            self.confidence.tolist(),
+            self.score.tolist(),
+            [float(self.threshold)] * len(self.label),
+            *(self.scores[name].tolist() for name in further),
+        ]
+        with open(folder / CSV_NAME, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)  # writes a float as its repr, which reads back exactly
+            writer.writerow([*CSV_COLUMNS, *further])
+            writer.writerows(zip(*columns, strict=True))
+        np.savez_compressed(
+            folder / NPZ_NAME,
+            logits=self.logits,
+            predicted_class=self.predicted_class,
+            nll=self.nll,
+            class_names=np.array(self.class_names, dtype=np.str_),
+            source_names=np.array(self.source_names, dtype=np.str_),
+            groups=np.array(json.dumps(self.groups)),
+            score_name=np.array(self.score_name),
+            threshold=np.array(self.threshold, dtype=np.float64),
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> PredictionTable:
+        """Rebuild the table that :meth:`save` wrote; nothing in the files is executed (no pickle).
+
+        Args:
+            folder: the run folder.
+
+        Raises:
+            UserError: if a file is missing or damaged.
+        """
+        with _reading(folder / CSV_NAME) as path, open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file, strict=True)
+            if tuple(header[: len(CSV_COLUMNS)]) != CSV_COLUMNS:
+                raise ValueError(f"its first columns are not {', '.join(CSV_COLUMNS)}")
+            columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
+            label = np.array(columns["label"], dtype=np.int64)
+            confidence = np.array(columns["confidence"], dtype=np.float64)
+            scores = {
+                name: np.array(columns[name], dtype=np.float64)
+                for name in ("score", *header[len(CSV_COLUMNS) :])
+            }
+        with _reading(folder / NPZ_NAME) as path, np.load(path, allow_pickle=False) as arrays:
+            source_names = tuple(arrays["source_names"].tolist())
+            table = cls(
+                class_names=tuple(arrays["class_names"].tolist()),
+                source_names=source_names,
+                groups={name: tuple(sets) for name, sets in json.loads(str(arrays["groups"])).items()},
+                score_name=str(arrays["score_name"]),
+                threshold=float(arrays["threshold"]),
+                source=np.array([source_names.index(name) for name in columns["source"]], dtype=np.int64),
+                label=label,
+                predicted_class=arrays["predicted_class"],
+                confidence=confidence,
+                nll=arrays["nll"],
+                scores={
+                    str(arrays["score_name"]) if name == "score" else name: scores[name] for name in scores
+                },
+                logits=arrays["logits"],
+            )
+            if not len(rows) == len(table.logits) == len(table.predicted_class) == len(table.nll):
+                raise ValueError(f"its number of images differs from {CSV_NAME}'s")
+        return table
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    """Turn whatever a missing or damaged file raises into a mistake the user can act on."""
+    try:
+        yield path
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: write it with 'osr test'") from error
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({error}): write it again with 'osr test'") from error

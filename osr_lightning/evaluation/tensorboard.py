@@ -1,0 +1,77 @@
+"""A test run's results in TensorBoard: figures, hyperparameters beside final metrics, and the Projector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from osr_lightning.evaluation.table import PredictionTable
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from matplotlib.figure import Figure
+
+
+def log_test(
+    logger: TensorBoardLogger,
+    results: dict[str, Any],
+    figures: dict[str, Figure],
+    hyperparameters: dict[str, Any],
+    step: int,
+) -> None:
+    """Add every figure, and one row of the HParams page: settings and final metrics."""
+    for name, figure in figures.items():
+        logger.experiment.add_figure(f"test/{name}", figure, step)
+    numbers = {
+        "final/closed_set_accuracy": results["closed_set"]["accuracy"],
+        **{
+            f"final/{k}": results["open_set"][k]
+            for k in ("known_accuracy", "unknown_accuracy", "total_accuracy")
+        },
+        "final/auroc": results["open_set"]["auroc"],
+        "final/threshold": results["threshold"]["value"],
+    }
+    settings = {k: v for k, v in hyperparameters.items() if isinstance(v, (bool, int, float, str))}
+    logger.log_hyperparams(
+        {"model": results["model"]["class"], "seed": results["seed"], **settings},
+        {name: value for name, value in numbers.items() if value is not None},
+    )
+    logger.save()
+
+
+def log_projector(
+    logger: TensorBoardLogger, table: PredictionTable, images: Tensor, max_points: int, seed: int
+) -> None:
+    """Add the test images' logits to the Projector, with labels and the images as sprites.
+
+    Args:
+        logger: where to.
+        table: the test run, ``N`` rows.
+        images: ``(N, C, H, W)`` uint8.
+        max_points: images to draw by ``seed`` if there are more; 0 for none.
+        seed: of the draw.
+    """
+    count = min(max_points, len(table.label))
+    if not count:
+        return
+    chosen = np.sort(np.random.default_rng(seed).choice(len(table.label), count, replace=False))
+    names = [*table.class_names, "unknown"]
+    metadata = [
+        [
+            names[table.label[i]],
+            names[table.prediction[i]],
+            table.source_names[table.source[i]],
+            f"{table.score[i]:.4g}",
+        ]
+        for i in chosen
+    ]
+    logger.experiment.add_embedding(
+        torch.from_numpy(table.logits[chosen]),
+        metadata=metadata,
+        metadata_header=["label", "prediction", "source", "score"],
+        label_img=images[torch.from_numpy(chosen)].float() / 255,
+        tag="test_logits",
+    )

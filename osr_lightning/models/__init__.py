@@ -1,0 +1,1 @@
+"""Networks, MC-dropout inference, and the LightningModules around them."""

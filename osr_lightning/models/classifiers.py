@@ -1,0 +1,381 @@
+"""The LightningModules: a deterministic baseline and the Monte-Carlo-dropout classifier."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from osr_lightning.data.batch import Batch
+from osr_lightning.distributed import gather_rows
+from osr_lightning.errors import UserError
+from osr_lightning.models.mc_dropout import MaskKind, sample_logits
+from osr_lightning.models.metrics import ScoreAUROC, decision_metrics, rejection_metrics
+from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
+from osr_lightning.scoring.calibration import (
+    NEEDS_UNKNOWNS,
+    Calibration,
+    CalibrationMethod,
+    Costs,
+    calibrate,
+    fixed_calibration,
+)
+from osr_lightning.scoring.scores import SCORES, ScoreName, all_scores, mean_log_probability
+
+
+class OpenSetClassifier(LightningModule):
+    """What both classifiers share: training, the per-image results, the threshold.
+
+    A subclass says what its samples are (:meth:`sample_logits`).
+    """
+
+    threshold: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        score: ScoreName,
+        calibration: CalibrationMethod,
+        alpha: float,
+        threshold: float,
+        costs: Costs | None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise UserError(f"model.num_classes must be at least 2, got {num_classes}")
+        if not 0 < alpha < 1:
+            raise UserError(f"model.alpha must lie between 0 and 1, got {alpha}")
+        if score == "msp" and not 0 <= threshold <= 1:
+            raise UserError(f"model.threshold must lie in [0, 1] for the score msp, got {threshold}")
+        if calibration == "optuna" and score != "msp":
+            raise UserError(
+                f"model.calibration optuna searches a threshold of the score msp only, not of {score}"
+            )
+        self.network = network
+        self.num_classes = num_classes
+        self.score_name = score
+        self.method = calibration
+        self.alpha = alpha
+        self.fixed = threshold
+        self.costs = costs or Costs()
+        # float64, like the scores it is compared with
+        self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float64))
+        self.calibrations: dict[str, Calibration] = {score: fixed_calibration(threshold)}
+        self.search_trials: list[tuple[float, float]] = []
+        self._train_steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._val_batches: list[dict[str, Tensor]] = []
+        self.train_loss, self.train_accuracy = MeanMetric(), MulticlassAccuracy(num_classes, average="micro")
+        self.val_loss, self.val_accuracy = MeanMetric(), MulticlassAccuracy(num_classes, average="micro")
+        self.test_decisions = decision_metrics(num_classes)
+        self.test_rejections = rejection_metrics()
+        self.test_auroc = ScoreAUROC()
+
+    def setup(self, stage: str) -> None:
+        """Check that the network's classes are the data's.
+
+        Raises:
+            UserError: where they are not.
+        """
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if stage == "predict" or not hasattr(datamodule, "class_names"):
+            return
+        if (found := len(datamodule.class_names)) != self.num_classes:
+            raise UserError(
+                f"the model has num_classes={self.num_classes}, but the known set {datamodule.known} has "
+                f"{found} classes; set model.num_classes to {found}"
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of one deterministic pass over ``(B, C, H, W)`` standardised images."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def sample_logits(self, images: Tensor) -> Tensor:
+        """Logits ``(S, B, K)`` of ``S`` samples for ``(B, C, H, W)`` standardised images."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The study's: Adam at 0.01, halved every 10 epochs; the command line may set another."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.5)]
+
+    def classify(self, batch: Batch) -> dict[str, Tensor]:
+        """Per-image results of ``B`` images, on the module's device.
+
+        Returns:
+            ``row``, ``source``, ``label`` and ``predicted_class`` ``(B,)`` int64; ``confidence`` (mean
+            probability of the predicted class) and ``nll`` (of the label; NaN where that is no known
+            class) ``(B,)`` float64; ``logits`` ``(B, K)`` float32, mean over samples; and for every
+            score ``score/NAME`` ``(B,)`` float64.
+        """
+        samples = self.sample_logits(batch.image)
+        if samples.shape[-1] != self.num_classes:
+            raise UserError(
+                f"the network gives {samples.shape[-1]} logits, but model.num_classes is {self.num_classes}; "
+                "make them equal"
+            )
+        log_probability = mean_log_probability(samples)
+        confidence, predicted = log_probability.max(dim=-1)
+        known = (batch.label >= 0) & (batch.label < self.num_classes)
+        nll = -log_probability.gather(1, batch.label.where(known, 0).unsqueeze(1)).squeeze(1)
+        return {
+            "row": batch.row,
+            "source": batch.source,
+            "label": batch.label,
+            "predicted_class": predicted,
+            "confidence": confidence.exp(),
+            "nll": nll.where(known, torch.nan),
+            "logits": samples.float().mean(dim=0),
+            **{f"score/{name}": value for name, value in all_scores(samples).items()},
+        }
+
+    def rejected(self, results: dict[str, Tensor]) -> Tensor:
+        """``(B,)`` whether each image of :meth:`classify` is called unknown."""
+        return results[f"score/{self.score_name}"] > self.threshold
+
+    # training ---------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of one pass."""
+        logits = self(batch.image)
+        loss = F.cross_entropy(logits, batch.label)
+        # metric updates wait for the end of the epoch: one call instead of one a step
+        self._train_steps.append((loss.detach(), logits.detach().argmax(dim=-1), batch.label))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss and accuracy, each image weighing the same."""
+        losses, predictions, labels = zip(*self._train_steps, strict=True)
+        self._train_steps.clear()
+        sizes = torch.tensor([len(label) for label in labels], device=self.device)
+        self.train_loss(torch.stack(losses), weight=sizes)
+        self.train_accuracy(torch.cat(predictions), torch.cat(labels))
+        self.log("train/loss", self.train_loss, prog_bar=True)
+        self.log("train/accuracy", self.train_accuracy, prog_bar=True)
+
+    # validation and calibration -----------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Per-image results of held-out images."""
+        self._val_batches.append(self.classify(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and accuracy of the known images and set the threshold that fits these weights."""
+        batches, self._val_batches = self._val_batches, []
+        if self.trainer.sanity_checking:
+            return
+        for results in batches:
+            known = results["label"] < self.num_classes
+            if known.any():
+                self.val_loss.update(results["nll"][known])
+                self.val_accuracy.update(results["predicted_class"][known], results["label"][known])
+        self.log("val/loss", self.val_loss, prog_bar=True)
+        self.log("val/accuracy", self.val_accuracy, prog_bar=True)
+        if self.trainer.state.fn == "fit" and self.method not in NEEDS_UNKNOWNS:
+            self.calibrate(gather_rows(batches, self.device), "validation images", optimistic=False)
+            self.log("val/threshold", self.threshold.float(), rank_zero_only=True)
+
+    def calibrate(self, results: dict[str, Tensor], calibrated_on: str, *, optimistic: bool) -> None:
+        """Choose the threshold of every score; all processes end with rank 0's choice.
+
+        Args:
+            results: of :meth:`classify`, gathered over batches and processes.
+            calibrated_on: said of the images in the record.
+            optimistic: whether test images are among them.
+
+        Raises:
+            UserError: where the images cannot serve the method.
+        """
+        chosen: tuple[dict[str, Calibration], list[tuple[float, float]]] | None = None
+        if self.method == "fixed":
+            chosen = {self.score_name: fixed_calibration(self.fixed)}, []
+        elif self.trainer.is_global_zero:
+            chosen = calibrate(
+                {n.removeprefix("score/"): v.numpy() for n, v in results.items() if n.startswith("score/")},
+                (results["label"] < self.num_classes).numpy(),
+                (results["predicted_class"] == results["label"]).numpy(),
+                method=self.method,
+                alpha=self.alpha,
+                costs=self.costs,
+                calibrated_on=calibrated_on,
+                optimistic=optimistic,
+            )
+        chosen = self.trainer.strategy.broadcast(chosen)
+        assert chosen is not None
+        self.calibrations, self.search_trials = chosen
+        self.threshold.fill_(self.calibrations[self.score_name].value)
+
+    # test and prediction ------------------------------------------------------------------------------
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Per-image results, for the metrics here and for the evaluation callback."""
+        results = self.classify(batch)
+        rejected = self.rejected(results)
+        unknown = results["label"] == self.num_classes
+        decision = results["predicted_class"].where(~rejected, self.num_classes)
+        self.test_decisions.update(decision, results["label"])
+        self.test_rejections.update(rejected.int(), unknown.int())
+        self.test_auroc.update(results[f"score/{self.score_name}"], unknown)
+        return results
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics that the images at hand define."""
+        auroc = self.test_auroc.compute()
+        metrics = {**self.test_decisions.compute(), "test/auroc": auroc}
+        if not auroc.isnan():  # both known and unknown images are present
+            metrics |= self.test_rejections.compute()
+        self.log_dict({name: value.float() for name, value in metrics.items() if not value.isnan()})
+        for metric in (self.test_decisions, self.test_rejections, self.test_auroc):
+            metric.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Per-image results with the decision: a class in ``0 .. K-1``, or ``K`` for unknown."""
+        results = self.classify(batch)
+        results["prediction"] = results["predicted_class"].where(~self.rejected(results), self.num_classes)
+        return results
+
+    # checkpoints --------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the class and every score's calibration beside the weights."""
+        checkpoint["classifier"] = type(self).__name__
+        checkpoint["experiment"] = getattr(self.trainer, "experiment", "default")
+        checkpoint["seed"] = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        checkpoint["calibrations"] = {name: asdict(record) for name, record in self.calibrations.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the threshold of the score in use, unless a fixed one was asked for.
+
+        Raises:
+            UserError: for a checkpoint of another class, of other sizes, or without this score.
+        """
+        saved = checkpoint.get("classifier")
+        if saved != type(self).__name__:
+            raise UserError(
+                f"the checkpoint holds a {saved or 'model of another project'}, but the model is a "
+                f"{type(self).__name__}; pass the matching --model or leave --config and --model out"
+            )
+        state = checkpoint["state_dict"]
+        for name, tensor in self.state_dict().items():
+            if name not in state or state[name].shape != tensor.shape:
+                found = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
+                raise UserError(
+                    f"{name} {found} in the checkpoint, but has shape {tuple(tensor.shape)} in the model; "
+                    "leave --config and --model out to build the checkpoint's own model"
+                )
+        self.calibrations = {
+            name: Calibration(**record) for name, record in checkpoint["calibrations"].items()
+        }
+        if self.method == "fixed":
+            self.calibrations[self.score_name] = fixed_calibration(self.fixed)
+        if self.score_name not in self.calibrations:
+            raise UserError(
+                f"the checkpoint has no threshold for the score {self.score_name}, only for "
+                f"{', '.join(self.calibrations)}; run calibrate with model.score {self.score_name} first"
+            )
+        value = self.calibrations[self.score_name].value
+        state["threshold"] = torch.tensor(value, dtype=torch.float64)
+
+
+class BaselineClassifier(OpenSetClassifier):
+    """A deterministic network; one pass is its only sample.
+
+    Args:
+        network: images ``(B, C, H, W)`` to logits ``(B, K)``; BaselineCNN with num_classes if not given.
+        num_classes: number of known classes, K.
+        score: what tells unknown images from known ones; higher means more unknown.
+        calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
+            images is rejected; max_accuracy and min_cost: best on validation images with
+            data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
+        alpha: largest share of known images that known_quantile may reject, in (0, 1).
+        threshold: an image is called unknown when its score is greater than this. The final value for
+            fixed, a start for the other methods; in units of the score.
+        costs: of a wrong label, a false alarm and a missed unknown, for min_cost.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        num_classes: int = 10,
+        score: ScoreName = "msp",
+        calibration: CalibrationMethod = "known_quantile",
+        alpha: float = 0.05,
+        threshold: float = 0.5,
+        costs: Costs | None = None,
+    ) -> None:
+        super().__init__(
+            network or BaselineCNN(num_classes), num_classes, score, calibration, alpha, threshold, costs
+        )
+        self.save_hyperparameters()
+
+    def sample_logits(self, images: Tensor) -> Tensor:
+        """Logits ``(1, B, K)`` of the only pass."""
+        logits: Tensor = self(images)
+        return logits.unsqueeze(0)
+
+
+class MCDropoutClassifier(OpenSetClassifier):
+    """Monte-Carlo dropout (Gal & Ghahramani, ICML 2016): dropout stays on when predicting.
+
+    Args:
+        network: images ``(B, C, H, W)`` to logits ``(B, K)``; MCDropoutCNN with num_classes if not given.
+        num_classes: number of known classes, K.
+        num_samples: stochastic passes per image, S.
+        masks: shared (one dropout mask per sample for all images: results do not depend on batches,
+            order or number of processes) or independent (one per image and sample).
+        mask_seed: seed of the dropout masks when predicting.
+        score: what tells unknown images from known ones; higher means more unknown.
+        calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
+            images is rejected; max_accuracy and min_cost: best on validation images with
+            data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
+        alpha: largest share of known images that known_quantile may reject, in (0, 1).
+        threshold: an image is called unknown when its score is greater than this. The final value for
+            fixed, a start for the other methods; in units of the score.
+        costs: of a wrong label, a false alarm and a missed unknown, for min_cost.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        num_classes: int = 10,
+        num_samples: int = 10,
+        masks: MaskKind = "shared",
+        mask_seed: int = 0,
+        score: ScoreName = "msp",
+        calibration: CalibrationMethod = "known_quantile",
+        alpha: float = 0.05,
+        threshold: float = 0.5,
+        costs: Costs | None = None,
+    ) -> None:
+        super().__init__(
+            network or MCDropoutCNN(num_classes), num_classes, score, calibration, alpha, threshold, costs
+        )
+        if num_samples < 1:
+            raise UserError(f"model.num_samples must be at least 1, got {num_samples}")
+        self.save_hyperparameters()
+        self.num_samples = num_samples
+        self.masks: MaskKind = masks
+        self.mask_seed = mask_seed
+        self._generator = torch.Generator().manual_seed(mask_seed)
+
+    def sample_logits(self, images: Tensor) -> Tensor:
+        """Logits ``(S, B, K)`` of ``S = num_samples`` passes with dropout active."""
+        if self.masks == "shared":
+            self._generator.manual_seed(self.mask_seed)
+        return sample_logits(
+            self.network, images, self.num_samples, masks=self.masks, generator=self._generator
+        )
+
+    def _restart_masks(self) -> None:
+        self._generator.manual_seed(self.mask_seed)
+
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _restart_masks

@@ -1,0 +1,289 @@
+"""MC dropout: many stochastic passes for about the price of one.
+
+What comes before the first dropout is the same in every pass, so it runs once. After a *channel* dropout,
+the first linear layer is a sum over channels, ``W x = sum_c m_c (W_c x_c)``: the products ``W_c x_c`` are
+worked out once per image, and every further sample is one row of a small matrix product with the masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from osr_lightning.errors import UserError
+from osr_lightning.models.networks import SplitNetwork
+
+MaskKind: TypeAlias = Literal["shared", "independent"]
+Method: TypeAlias = Literal["auto", "fold", "trunk", "loop"]
+Dropout: TypeAlias = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
+
+# activations of a chunk, in elements: what stays in cache on a CPU, and 64 MB of float32 elsewhere
+_CPU_CHUNK = 2**19
+_GPU_CHUNK = 2**24
+
+
+def sample_logits(
+    network: nn.Module,
+    images: Tensor,
+    num_samples: int,
+    *,
+    masks: MaskKind = "shared",
+    generator: torch.Generator | None = None,
+    method: Method = "auto",
+) -> Tensor:
+    """Logits of ``num_samples`` passes with dropout on, whatever mode the network is in.
+
+    No module changes its mode: a batch norm in eval mode stays there. With the same masks the numbers are
+    those of the plain loop, up to rounding. A network whose dropouts all have ``p = 0`` gives one pass,
+    expanded to ``S`` without copying.
+
+    Fast for a `SplitNetwork` (and for an ``nn.Sequential`` with one dropout in it). Any other network works
+    too: the outputs of the modules that end before the first dropout begins are kept and replayed, for which
+    a module must hand on its result by returning it. For the duration of the call the modules of such a
+    network are patched, so it must not run in another thread. Dimension 0 of what enters a dropout must be
+    the batch. Only ``nn.Dropout`` and ``nn.Dropout1d/2d/3d`` are seen: calls of ``F.dropout`` are not.
+
+    Args:
+        network: images -> logits ``(B, K)``.
+        images: ``(B, C, H, W)``, on the network's device; ``B`` may be 0.
+        num_samples: ``S``, at least 1.
+        masks: ``shared``: one mask per sample, the same for all images, so that an image's logits do not
+            depend on the batch it is in; seed the generator afresh for every batch. ``independent``: one
+            mask per sample and image.
+        generator: a CPU generator, the only source of the masks, so every device decides alike; with more
+            samples from the same seed, the first stay the same. ``None``: a new, randomly seeded one.
+        method: ``fold``: as described at the top of this module, where the head begins with ``nn.Flatten``
+            and ``nn.Linear`` (hooks on these two do not fire). ``trunk``: share what comes before the first
+            dropout. ``loop``: repeat the whole network, the reference for the others. ``auto``: the fastest.
+
+    Returns:
+        ``(S, B, K)``, differentiable where grad is on.
+
+    Raises:
+        UserError: if an argument is out of range, or the network has a dropout of another kind or with
+            ``p = 1``, or cannot be folded though ``method`` says so.
+    """
+    if num_samples < 1:
+        raise UserError(f"num_samples must be at least 1, got {num_samples}.")
+    if masks not in get_args(MaskKind):
+        raise UserError(f"masks must be one of {', '.join(get_args(MaskKind))}, got {masks!r}.")
+    if method not in get_args(Method):
+        raise UserError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}.")
+    if generator is None:
+        generator = torch.Generator()
+        generator.seed()
+    elif generator.device.type != "cpu":
+        raise UserError(f"generator must be a CPU generator, got one on {generator.device}.")
+    dropouts = active_dropouts(network)
+    if not dropouts:
+        return cast(Tensor, network(images)).expand(num_samples, -1, -1)
+
+    source = _Masks(masks == "shared", generator)
+    split = _as_split(network, dropouts)
+    foldable = split is not None and _is_foldable(split)
+    if method == "fold" and not foldable:
+        raise UserError(
+            "method='fold' needs a SplitNetwork whose one dropout drops channels and whose head begins with "
+            f"nn.Flatten and nn.Linear, which {type(network).__name__} is not; use method='auto'."
+        )
+    if split is None or method == "loop":
+        return _repeat(network, dropouts, images, num_samples, source, replay=method != "loop")
+    if foldable and method != "trunk" and (num_samples > 1 or method == "fold"):
+        return _fold(split, dropouts[0], images, num_samples, source)
+    return _share_trunk(split, dropouts[0], images, num_samples, source)
+
+
+def active_dropouts(network: nn.Module) -> list[Dropout]:
+    """The network's dropout modules with ``p > 0``, each once.
+
+    Raises:
+        UserError: if one is of a kind that `sample_logits` cannot sample, or has ``p = 1``.
+    """
+    found: list[Dropout] = []
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.AlphaDropout, nn.FeatureAlphaDropout)) and module.p > 0:
+            raise UserError(f"{name} is {type(module).__name__}, which MC dropout does not support.")
+        if isinstance(module, Dropout) and module.p > 0:
+            if module.p >= 1:
+                raise UserError(f"The dropout {name!r} has p={module.p}, which drops everything.")
+            found.append(module)
+    return found
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """Draws the masks, sample by sample: the order that keeps the first ones when more are asked for."""
+
+    shared: bool
+    generator: torch.Generator
+
+    def draw(self, dropout: Dropout, features: Tensor, num_samples: int) -> Tensor:
+        """0 or ``1 / (1 - p)``, ``(num_samples, 1 or B, ...)``: factors of ``features (B, ...)``."""
+        if isinstance(dropout, nn.Dropout):
+            per_image = tuple(features.shape[1:])
+        else:
+            per_image = (features.shape[1], *[1] * (features.ndim - 2))
+        shape = (num_samples, 1 if self.shared else len(features), *per_image)
+        # device and dtype are named because the defaults of both can be changed from outside
+        keep = torch.rand(shape, generator=self.generator, device="cpu", dtype=torch.float32) >= dropout.p
+        return keep.to(features.device).to(features.dtype) / (1 - dropout.p)
+
+
+def _as_split(network: nn.Module, dropouts: list[Dropout]) -> SplitNetwork | None:
+    """The network as trunk, dropout and head with that one dropout active, or None."""
+    if len(dropouts) != 1:
+        return None
+    if type(network) is nn.Sequential and dropouts[0] in network.children():
+        layers = list(network)
+        if layers.count(dropouts[0]) == 1:
+            at = layers.index(dropouts[0])
+            return SplitNetwork(nn.Sequential(*layers[:at]), layers[at], nn.Sequential(*layers[at + 1 :]))
+    # by its forward, not by its attributes: another forward may do more than these three
+    if isinstance(network, SplitNetwork) and type(network).forward is SplitNetwork.forward:
+        return network if network.dropout is dropouts[0] else None
+    return None
+
+
+def _is_foldable(network: SplitNetwork) -> bool:
+    head = network.head
+    return (
+        not isinstance(network.dropout, nn.Dropout)
+        and len(head) >= 2
+        # exactly these: a subclass may compute something else
+        and type(head[0]) is nn.Flatten
+        and (head[0].start_dim, head[0].end_dim) == (1, -1)
+        and type(head[1]) is nn.Linear
+        and not _mixes_images(head)
+    )
+
+
+def _mixes_images(head: nn.Module) -> bool:
+    """Whether a batch norm in training mode makes the logits depend on which images run together."""
+    return any(isinstance(m, nn.modules.batchnorm._NormBase) and m.training for m in head.modules())
+
+
+def _chunk(features: Tensor, elements_each: int) -> int:
+    """How many parts of ``elements_each`` activations to run at once."""
+    budget = _CPU_CHUNK if features.device.type == "cpu" else _GPU_CHUNK
+    return max(1, budget // max(1, elements_each))
+
+
+def _fold(network: SplitNetwork, dropout: Dropout, images: Tensor, num_samples: int, masks: _Masks) -> Tensor:
+    features = network.trunk(images)  # (B, C, ...)
+    mask = masks.draw(dropout, features, num_samples).flatten(2)  # (S, 1 or B, C)
+    linear, rest = cast(nn.Linear, network.head[1]), network.head[2:]
+    batch, channels, hidden = len(features), features.shape[1], linear.out_features
+    length = linear.in_features // channels
+    inputs = features.reshape(batch, channels, length).transpose(0, 1)  # (C, B, L)
+    weight = linear.weight.view(hidden, channels, length).permute(1, 2, 0).contiguous()  # (C, L, hidden)
+    bias = linear.bias if linear.bias is not None else linear.weight.new_zeros(hidden)
+    size = _chunk(features, num_samples * hidden)
+    logits = []
+    for start in range(0, max(1, batch), size):  # once for an empty batch: its logits have a shape too
+        images_of = slice(start, start + size)
+        products = torch.bmm(inputs[:, images_of], weight)  # (C, b, hidden)
+        count = products.shape[1]
+        if masks.shared:
+            summed = torch.addmm(bias.repeat(count), mask[:, 0], products.flatten(1))  # (S, b * hidden)
+            summed = summed.view(num_samples, count, hidden)
+        else:
+            per_image = mask[:, images_of].transpose(0, 1)  # (b, S, C)
+            summed = torch.baddbmm(bias, per_image, products.transpose(0, 1)).transpose(0, 1)
+        logits.append(torch.unflatten(rest(summed.flatten(0, 1)), 0, (num_samples, count)))
+    return torch.cat(logits, dim=1)
+
+
+def _share_trunk(
+    network: SplitNetwork, dropout: Dropout, images: Tensor, num_samples: int, masks: _Masks
+) -> Tensor:
+    features = network.trunk(images)  # (B, ...)
+    size = 1 if _mixes_images(network.head) else _chunk(features, features.numel())
+    logits = []
+    for start in range(0, num_samples, size):
+        samples = min(size, num_samples - start)
+        dropped = features * masks.draw(dropout, features, samples)  # (s, B, ...)
+        logits.append(torch.unflatten(network.head(dropped.flatten(0, 1)), 0, (samples, len(features))))
+    return torch.cat(logits)
+
+
+def _repeat(
+    network: nn.Module,
+    dropouts: list[Dropout],
+    images: Tensor,
+    num_samples: int,
+    masks: _Masks,
+    *,
+    replay: bool,
+) -> Tensor:
+    """One pass per sample; with ``replay``, what ends before the first dropout begins runs only once."""
+    tape = _Tape()
+
+    def drop(dropout: Dropout, features: Tensor) -> Tensor:
+        tape.dropped = True
+        return features * masks.draw(dropout, features, 1)[0]
+
+    forwards: dict[nn.Module, Callable[..., Any]] = {}
+    if replay:
+        forwards.update((module, partial(tape.run, module, module.forward)) for module in network.modules())
+    forwards.update((dropout, partial(drop, dropout)) for dropout in dropouts)
+    logits = []
+    with _patched(forwards):
+        for _ in range(num_samples):
+            logits.append(network(images))
+            tape.rewind()
+    return torch.stack(logits)
+
+
+@dataclass
+class _Tape:
+    """What the modules returned before the first dropout, in the order in which they returned."""
+
+    outputs: list[tuple[nn.Module, Any]] = field(default_factory=list)
+    recording: bool = True
+    dropped: bool = False
+    position: int = 0
+
+    def run(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Stands in for the module's forward: replays it if it is next on the tape."""
+        if not self.recording and self.position < len(self.outputs):
+            recorded, output = self.outputs[self.position]
+            if recorded is module:
+                self.position += 1
+                return _clone(output)
+        begin = len(self.outputs)
+        output = forward(*args, **kwargs)
+        if self.recording and not self.dropped:
+            # replaying a module replays all that it called
+            self.outputs[begin:] = [(module, _clone(output))]
+        return output
+
+    def rewind(self) -> None:
+        self.recording = self.dropped = False
+        self.position = 0
+
+
+def _clone(output: Any) -> Any:  # noqa: ANN401
+    # the network may change what a module returned in place, as in `out += shortcut`
+    return tree_map_only(Tensor, torch.clone, output)
+
+
+@contextmanager
+def _patched(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Replaces the modules' ``forward``; on leaving, each is as it was found."""
+    before = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
+    try:
+        for module, forward in forwards.items():
+            vars(module)["forward"] = forward
+        yield
+    finally:
+        for module in forwards:
+            del vars(module)["forward"]
+            if module in before:
+                vars(module)["forward"] = before[module]

@@ -1,0 +1,295 @@
+"""The real command line on small data: every config, every command, every promised sentence."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from osr_lightning.__main__ import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+FAST = [
+    *QUIET,
+    "--evaluation.tsne_points=20",
+    "--evaluation.projector_points=10",
+    "--evaluation.bootstrap=20",
+]
+
+
+def tiny(root: Path, runs: Path) -> list[str]:
+    return [f"--data.root={root}", f"--trainer.default_root_dir={runs}", "--trainer.accelerator=cpu", *FAST]
+
+
+def results_of(runs: Path, experiment: str, version: int = 0) -> dict:
+    return json.loads(
+        (runs / "lightning_logs" / experiment / f"version_{version}" / "results.json").read_text()
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_root, tmp_path_factory) -> Path:
+    """The folder of a finished run of the notebook's MC-dropout config on small data."""
+    runs = tmp_path_factory.mktemp("runs")
+    unknown = f"{{noise: 'npz:{tiny_root}/unknown.npz'}}"
+    config = f"--config={CONFIGS}/mc_dropout.yaml"
+    command = ["run", config, f"--data.unknown={unknown}", "--trainer.max_epochs=2", *tiny(tiny_root, runs)]
+    assert main(command) == 0
+    return runs / "lightning_logs" / "mc_dropout" / "version_0"
+
+
+def test_run_folder_is_complete(trained):
+    for name in (
+        "config.yaml",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "metrics.csv",
+        "results.json",
+        "predictions.csv",
+        "calibration.json",
+        "figures/confusion.png",
+        "figures/roc.png",
+        "figures/learning_curves.png",
+        "report.html",
+    ):
+        assert (trained / name).stat().st_size > 0, name
+    assert list(trained.glob("events.out.tfevents.*"))
+    results = json.loads((trained / "results.json").read_text())
+    assert results["schema_version"] == 1
+    assert results["model"]["parameters"] == 76018
+    assert results["closed_set"]["count"] == 101
+    assert results["open_set"]["count_unknown"] == 50
+    assert results["threshold"]["method"] == "known_quantile"
+    assert not results["threshold"]["optimistic"]
+    with (trained / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:7] == ["index", "source", "label", "prediction", "confidence", "score", "threshold"]
+    assert [row["source"] for row in rows] == ["mnist"] * 101 + ["noise"] * 50
+    # the numbers are those of the table
+    right = [row["label"] == row["prediction"] for row in rows]
+    assert results["open_set"]["total_accuracy"] == pytest.approx(np.mean(right), abs=1e-12)
+    assert all((int(r["prediction"]) == 10) == (float(r["score"]) > float(r["threshold"])) for r in rows)
+    # and what the module logged through torchmetrics says the same
+    with (trained / "metrics.csv").open() as file:
+        logged = [row for row in csv.DictReader(file) if row["test/total_accuracy"]][-1]
+    for name in ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc", "f1", "balanced_accuracy"):
+        assert float(logged[f"test/{name}"]) == pytest.approx(results["open_set"][name], abs=1e-6)
+
+
+def test_checkpoint_carries_threshold_and_provenance(trained):
+    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    record = checkpoint["calibrations"]["msp"]
+    assert checkpoint["state_dict"]["threshold"].item() == record["value"]
+    assert record["calibrated_on"] == "validation images: mnist"
+    assert set(checkpoint["calibrations"]) == set(json.loads((trained / "calibration.json").read_text()))
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS)))
+def test_every_config_runs(config, tiny_root, tmp_path):
+    experiment = yaml.safe_load(config.read_text())["trainer"]["experiment"]
+    command = ["run", f"--config={config}", *tiny(tiny_root, tmp_path), "--trainer.max_epochs=1"]
+    if experiment not in ("quickstart", "notebook_baseline"):
+        command.append(f"--data.unknown={{cifar10: 'npz:{tiny_root}/unknown.npz'}}")
+    if experiment == "quickstart":
+        command.append("--trainer.limit_train_batches=2")
+    assert main(command) == 0
+    results = results_of(tmp_path, experiment)
+    assert results["experiment"] == experiment
+    assert results["threshold"]["optimistic"] == (experiment == "notebook_mc_dropout")
+    if experiment == "notebook_mc_dropout":
+        assert results["threshold"]["method"] == "optuna"
+        assert results["open_set"]["count_unknown"] == 10  # a fifth of 50
+        report = (tmp_path / "lightning_logs" / experiment / "version_0" / "report.html").read_text()
+        assert "optimistic" in report
+    if experiment == "notebook_baseline":
+        assert results["open_set"]["auroc"] is None
+        assert results["open_set"]["unknown_accuracy"] is None
+
+
+def test_test_needs_only_the_checkpoint(trained, tmp_path):
+    before = json.loads((trained / "results.json").read_text())
+    command = [
+        "test",
+        f"--ckpt_path={trained}/checkpoints/best.ckpt",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    assert main([*command, *FAST]) == 0
+    after = results_of(tmp_path, "mc_dropout")
+    for section in ("model", "score", "threshold", "closed_set", "open_set", "unknown", "scores"):
+        assert after[section] == before[section], section
+
+
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_results_do_not_depend_on_the_batch_size(trained, tmp_path, batch_size):
+    before = json.loads((trained / "results.json").read_text())
+    command = [
+        "test",
+        f"--ckpt_path={trained}/checkpoints/best.ckpt",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    assert main([*command, f"--data.eval_batch_size={batch_size}", *FAST]) == 0
+    after = results_of(tmp_path, "mc_dropout")
+    assert after["open_set"]["total_accuracy"] == before["open_set"]["total_accuracy"]
+    assert after["open_set"]["auroc"] == pytest.approx(before["open_set"]["auroc"], abs=1e-9)
+
+
+def test_a_change_of_score_finds_its_own_threshold(trained, tmp_path):
+    records = json.loads((trained / "calibration.json").read_text())
+    command = [
+        "test",
+        f"--ckpt_path={trained}/checkpoints/best.ckpt",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    assert main([*command, "--model.score=entropy", *FAST]) == 0
+    results = results_of(tmp_path, "mc_dropout")
+    assert results["score"]["name"] == "entropy"
+    assert results["threshold"] == records["entropy"]
+
+
+def test_fixed_threshold_overrules_the_checkpoint(trained, tmp_path):
+    command = [
+        "test",
+        f"--ckpt_path={trained}/checkpoints/best.ckpt",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    assert main([*command, "--model.calibration=fixed", "--model.threshold=0", *FAST]) == 0
+    results = results_of(tmp_path, "mc_dropout")
+    assert results["threshold"]["method"] == "fixed"
+    assert results["open_set"]["known_accuracy"] == 0  # every score is above 0
+    assert results["open_set"]["unknown_accuracy"] == 1
+
+
+def test_calibrate_rewrites_the_threshold_only(trained, tmp_path):
+    source = tmp_path / "model.ckpt"
+    shutil.copy(trained / "checkpoints" / "best.ckpt", source)
+    command = ["calibrate", f"--ckpt_path={source}", f"--trainer.default_root_dir={tmp_path}", *QUIET]
+    assert main([*command, "--model.alpha=0.5", f"--output={tmp_path}/new.ckpt"]) == 0
+    old, new = (torch.load(path, weights_only=True) for path in (source, tmp_path / "new.ckpt"))
+    assert new["calibrations"]["msp"]["target"] == 0.5
+    assert new["state_dict"]["threshold"] < old["state_dict"]["threshold"]
+    for name, tensor in old["state_dict"].items():
+        if name != "threshold":
+            assert torch.equal(tensor, new["state_dict"][name])
+
+
+def test_calibrate_on_unknown_validation_images(trained, tmp_path, tiny_root):
+    command = ["calibrate", f"--ckpt_path={trained}/checkpoints/best.ckpt", f"--output={tmp_path}/new.ckpt"]
+    command += ["--model.calibration=max_accuracy", "--data.calibration_unknown={noise: 'noise:uniform'}"]
+    assert main([*command, f"--trainer.default_root_dir={tmp_path}", *QUIET]) == 0
+    record = torch.load(tmp_path / "new.ckpt", weights_only=True)["calibrations"]["msp"]
+    assert record["method"] == "max_accuracy"
+    assert record["calibrated_on"] == "validation images: mnist + noise"
+    assert not record["optimistic"]
+
+
+def test_predict_writes_one_row_per_file(trained, tmp_path):
+    from PIL import Image
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index, size in enumerate([(40, 30), (28, 28), (7, 90)]):
+        noise = np.random.default_rng(index).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(photos / f"{index}.png")
+    command = ["predict", f"--ckpt_path={trained}/checkpoints/best.ckpt", f"--data.predict=folder:{photos}"]
+    assert main([*command, f"--trainer.default_root_dir={tmp_path}", *QUIET]) == 0
+    with (tmp_path / "lightning_logs" / "mc_dropout" / "version_0" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["0.png", "1.png", "2.png"]
+    assert all((int(r["prediction"]) == 10) == (float(r["score"]) > float(r["threshold"])) for r in rows)
+
+
+def test_validate_reports_and_leaves_the_threshold(trained, tmp_path, capsys):
+    command = [
+        "validate",
+        f"--ckpt_path={trained}/checkpoints/best.ckpt",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    assert main([*command, *QUIET]) == 0
+    assert "val/accuracy" in capsys.readouterr().out
+
+
+def test_resume_goes_on_in_the_same_folder(tiny_root, tmp_path):
+    config = f"--config={CONFIGS}/baseline.yaml"
+    unknown = f"--data.unknown={{noise: 'npz:{tiny_root}/unknown.npz'}}"
+    command = ["run", config, unknown, *tiny(tiny_root, tmp_path)]
+    assert main(["fit", *command[1:], "--trainer.max_epochs=1"]) == 0
+    assert main([*command, "--trainer.max_epochs=3", "--ckpt_path=last"]) == 0
+    versions = list((tmp_path / "lightning_logs" / "baseline").iterdir())
+    assert [version.name for version in versions] == ["version_0"]
+    with (versions[0] / "metrics.csv").open() as file:
+        epochs = [row["epoch"] for row in csv.DictReader(file) if row.get("train/loss")]
+    assert epochs == ["0", "1", "2"]  # the first was not repeated, and its row is still there
+
+
+def test_compare_and_report_work_from_saved_files(trained, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    (copy / "report.html").unlink()
+    assert main(["report", str(copy)]) == 0
+    assert (copy / "report.html").stat().st_size > 0
+    assert main(["compare", str(trained), str(copy), "--output", str(tmp_path / "comparison")]) == 0
+    assert (tmp_path / "comparison" / "comparison.csv").is_file()
+
+
+MISTAKES = {
+    "unknown source": (["--data.known=mnits"], "mnits"),
+    "unknown unknown source": (["--data.unknown={a: nosuch}"], "nosuch"),
+    "missing folder": (["--data.unknown={a: 'folder:/no/such/folder'}"], "/no/such/folder"),
+    "missing file": (["--data.unknown={a: 'npz:/no/such.npz'}"], "/no/such.npz"),
+    "classes": (["--model.num_classes=7"], "num_classes"),
+    "threshold": (["--model.threshold=1.5"], "threshold"),
+    "alpha": (["--model.alpha=0"], "alpha"),
+    "samples": (["--model.num_samples=0"], "num_samples"),
+    "fraction": (["--data.val_fraction=1"], "val_fraction"),
+    "config key": (["--data.no_such_option=1"], "no_such_option"),
+    "no config": (["--config=/no/such.yaml"], "/no/such.yaml"),
+    "calibration": (["--model.calibration=max_accuracy"], "calibration_unknown"),
+    "run folder": (["--trainer.default_root_dir=/dev/null/x"], "/dev/null/x"),
+    "resume nothing": (["--ckpt_path=last", "--trainer.experiment=none"], "last.ckpt"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_get_one_sentence(mistake, tiny_root, tmp_path, capsys):
+    options, named = MISTAKES[mistake]
+    command = ["run", *tiny(tiny_root, tmp_path), "--trainer.max_epochs=1", "--data.unknown={}", *options]
+    try:
+        status = main(command)
+    except SystemExit as stop:  # the parser's own way
+        status = stop.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict", "calibrate"])
+def test_commands_without_a_checkpoint_ask_for_one(command, tmp_path, capsys):
+    for options, named in (
+        ([], "--ckpt_path"),
+        ([f"--ckpt_path={tmp_path}/no.ckpt"], "no.ckpt"),
+    ):
+        try:
+            status = main([command, *options])
+        except SystemExit as stop:
+            status = stop.code
+        assert status == 2
+        assert named in capsys.readouterr().err
+
+
+def test_checkpoints_that_do_not_fit_are_refused(trained, tmp_path, capsys):
+    ckpt = f"--ckpt_path={trained}/checkpoints/best.ckpt"
+    here = [f"--trainer.default_root_dir={tmp_path}", *FAST]
+    assert main(["test", ckpt, "--model=BaselineClassifier", *here]) == 2
+    assert "MCDropoutClassifier" in capsys.readouterr().err
+    assert main(["test", ckpt, "--model.network=MCDropoutCNN", "--model.network.hidden=7", *here]) == 2
+    assert "shape" in capsys.readouterr().err
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(b"not a checkpoint")
+    assert main(["test", f"--ckpt_path={broken}", *here]) == 2
+    assert "broken.ckpt" in capsys.readouterr().err
