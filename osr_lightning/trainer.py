@@ -110,11 +110,12 @@ class OpenSetTrainer(Trainer):
             datamodule.calibrating = False
         results = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
         model.calibrate(results, datamodule.calibrated_on, optimistic=datamodule.calibrate_on == "test")
+        log_dir = self.log_dir  # every process must ask: it is broadcast
         if self.is_global_zero:
             _write_threshold(model, Path(ckpt_path), Path(output or ckpt_path))
-            if self.log_dir is not None:
+            if log_dir is not None:
                 records = {name: asdict(record) for name, record in model.calibrations.items()}
-                folder = Path(self.log_dir)
+                folder = Path(log_dir)
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "calibration.json").write_text(json.dumps(records, indent=2) + "\n")
         self.strategy.barrier("calibrated")
@@ -145,12 +146,13 @@ class OpenSetTrainer(Trainer):
             weights_only: whether to refuse checkpoints that hold more than plain values and tensors.
         """
         batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, weights_only)
-        if batches and isinstance(self.lightning_module, OpenSetClassifier) and self.log_dir is not None:
+        log_dir = self.log_dir  # every process must ask: it is broadcast
+        if batches and isinstance(self.lightning_module, OpenSetClassifier) and log_dir is not None:
             from osr_lightning.evaluation.predictions import write_predictions
 
             rows = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
             if self.is_global_zero:
-                path = write_predictions(Path(self.log_dir), rows, self.lightning_module, datamodule)
+                path = write_predictions(Path(log_dir), rows, self.lightning_module, datamodule)
                 rank_zero_info(f"{len(rows['row'])} predictions: {path}")
         return batches if return_predictions in (None, True) else None
 

@@ -29,6 +29,7 @@ class Evaluator(Callback):
     """Collects the per-image results of a test and writes numbers, figures and report.
 
     Args:
+        figures: whether to draw; without, the report has numbers and tables alone.
         tsne_points: images in the t-SNE figure, drawn by seed; 0 leaves the figure out.
         projector_points: images in TensorBoard's Projector, drawn by seed; 0 leaves it out.
         bootstrap: resamples behind the 95% intervals.
@@ -36,13 +37,19 @@ class Evaluator(Callback):
     """
 
     def __init__(
-        self, tsne_points: int = 2000, projector_points: int = 2000, bootstrap: int = 1000, seed: int = 0
+        self,
+        figures: bool = True,
+        tsne_points: int = 2000,
+        projector_points: int = 2000,
+        bootstrap: int = 1000,
+        seed: int = 0,
     ) -> None:
         for name, value in {"tsne_points": tsne_points, "projector_points": projector_points}.items():
             if value < 0:
                 raise UserError(f"evaluation.{name} must not be below 0, got {value}")
         if bootstrap < 1:
             raise UserError(f"evaluation.bootstrap must be at least 1, got {bootstrap}")
+        self.figures = figures
         self.tsne_points, self.projector_points = tsne_points, projector_points
         self.bootstrap, self.seed = bootstrap, seed
         self._batches: list[dict[str, Tensor]] = []
@@ -75,7 +82,8 @@ class Evaluator(Callback):
         batches, self._batches = self._batches, []
         rows = gather_rows(batches, pl_module.device)
         test_s = time.perf_counter() - self._begin
-        if not trainer.is_global_zero or trainer.log_dir is None:
+        log_dir = trainer.log_dir  # every process must ask: it is broadcast
+        if not trainer.is_global_zero or log_dir is None:
             return
         assert isinstance(pl_module, OpenSetClassifier)
         datamodule: OpenSetDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -86,7 +94,7 @@ class Evaluator(Callback):
             "images_per_s": len(table.label) / test_s,
         }
         results = run_record(trainer, pl_module, timing) | evaluate(table, self.bootstrap, self.seed)
-        folder = Path(trainer.log_dir)
+        folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         table.save(folder)
         (folder / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
@@ -94,14 +102,16 @@ class Evaluator(Callback):
         images = datamodule.test_set.images
         for logger in trainer.loggers:
             logger.save()  # metrics.csv holds the last epoch before its curves are drawn
-        figures = all_figures(
-            table,
-            images=lambda chosen: images[torch.from_numpy(chosen)].numpy(),
-            metrics=folder / "metrics.csv",
-            trials=pl_module.search_trials,
-            seed=self.seed,
-            tsne_points=self.tsne_points,
-        )
+        figures = {}
+        if self.figures:
+            figures = all_figures(
+                table,
+                images=lambda chosen: images[torch.from_numpy(chosen)].numpy(),
+                metrics=folder / "metrics.csv",
+                trials=pl_module.search_trials,
+                seed=self.seed,
+                tsne_points=self.tsne_points,
+            )
         (folder / "figures").mkdir(exist_ok=True)
         for name, figure in figures.items():
             figure.savefig(folder / "figures" / f"{name}.png", dpi=120)

@@ -94,8 +94,8 @@ def verdict(results: dict[str, Any]) -> str:
         )
     return (
         f"{known}, and {percent(pooled.get('unknown_accuracy'))} of the {count(pooled['count_unknown'])} "
-        f"unknown images are rejected: {percent(pooled.get('total_accuracy'))} right in total, with an AUROC of "
-        f"{rate(pooled.get('auroc'))}."
+        f"unknown images are rejected: {percent(pooled.get('total_accuracy'))} right in total, with an "
+        f"AUROC of {rate(pooled.get('auroc'))}."
     )
 
 

@@ -182,7 +182,7 @@ class OpenSetClassifier(LightningModule):
         self.log("val/accuracy", self.val_accuracy, prog_bar=True)
         if self.trainer.state.fn == "fit" and self.method not in NEEDS_UNKNOWNS:
             self.calibrate(gather_rows(batches, self.device), "validation images", optimistic=False)
-            self.log("val/threshold", self.threshold.float(), rank_zero_only=True)
+            self.log("val/threshold", self.threshold.float(), sync_dist=True)
 
     def calibrate(self, results: dict[str, Tensor], calibrated_on: str, *, optimistic: bool) -> None:
         """Choose the threshold of every score; all processes end with rank 0's choice.

@@ -94,7 +94,7 @@ class BaselineCNN(SplitNetwork):
             ),
         )
         # these small convolutions run about twice as fast this way; nothing outside can tell the difference
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
 
 class MCDropoutCNN(BaselineCNN):

@@ -3,8 +3,9 @@
 All are worked out in float64, and from what the *other* classes add up to rather than from ``1 - max p``:
 in float32, or after that subtraction, confident images tie at 0 and can no longer be ranked.
 
-A new score is one function and one entry in `SCORES` and `ScoreName`. ``p_s`` is the softmax of sample ``s``,
-``p = mean_s p_s`` the predictive distribution, ``z = mean_s logits_s``, ``H(p) = -sum_k p_k log p_k`` in nats.
+A new score is one function and one entry in `SCORES` and `ScoreName`. In the formulas ``p_s`` is the softmax
+of sample ``s``, ``p = mean_s p_s`` the predictive distribution, ``z`` the mean over samples of the logits, and
+``H(p) = -sum_k p_k log p_k`` the entropy in nats.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def generalized_entropy(logits: Logits, gamma: float = 0.1, top: int = 100) -> T
         raise UserError(f"top must be at least 1, got {top}.")
     relative = _relative(_samples(logits).mean_log_probability)
     exps = relative.exps.topk(min(top, relative.exps.shape[-1]), dim=-1).values
-    # p (1 - p) = e (E - e) / E^2 with E = 1 + rest; for the likeliest class E - e is rest, without cancellation
+    # p (1 - p) = e (E - e) / E^2 with E = 1 + rest; for the likeliest class E - e is rest, nothing cancels
     others = torch.cat([relative.rest, 1 + relative.rest - exps[..., 1:]], dim=-1)
     return (exps * others / (1 + relative.rest) ** 2).pow(gamma).sum(-1)
 

@@ -1,0 +1,181 @@
+"""Several run folders -> one table, and how sure their differences are."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osr_lightning.errors import UserError
+from osr_lightning.evaluation.bootstrap import interval, resample
+from osr_lightning.evaluation.render import percent, rate, read_results, render, text
+from osr_lightning.evaluation.table import PredictionTable
+
+# Column of the table -> where results.json has it.
+COLUMNS = {
+    "model": ("model", "class"),
+    "score": ("score", "name"),
+    "threshold": ("threshold", "value"),
+    "optimistic": ("threshold", "optimistic"),
+    "closed_set_accuracy": ("closed_set", "accuracy"),
+    "known_accuracy": ("open_set", "known_accuracy"),
+    "unknown_accuracy": ("open_set", "unknown_accuracy"),
+    "total_accuracy": ("open_set", "total_accuracy"),
+    "auroc": ("open_set", "auroc"),
+    "fpr95_known": ("open_set", "fpr95_known"),
+    "fit_s": ("timing", "fit_s"),
+    "test_s": ("timing", "test_s"),
+    "images_per_s": ("timing", "images_per_s"),
+}
+DIFFERENCES = ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        rows: per run ``run``, its folder, and the columns of ``COLUMNS``; ``None`` where undefined.
+        differences: per further run ``run``; ``same_images``, whether it was tested on the first run's
+            images; and if so per measure of ``DIFFERENCES`` its value minus the first run's with a 95%
+            interval, ``(difference, low, high)``, or ``None`` where undefined.
+    """
+
+    rows: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
+
+
+def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int = 0) -> Comparison:
+    """Put runs side by side, and write ``comparison.csv`` and ``comparison.html``.
+
+    Runs tested on the same images are compared by a paired bootstrap: each resample draws the same images
+    for both, so what the images have in common cancels out. The intervals cover other test images, not
+    another training run.
+
+    Args:
+        run_dirs: at least one run folder; the first is the one that the others are measured against.
+        output: folder of the two files, made where it is missing.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: if a folder is no run folder; it says which and what is missing.
+    """
+    if not run_dirs:
+        raise UserError("there is nothing to compare: name at least one run folder")
+    results = [read_results(run_dir) for run_dir in run_dirs]
+    first = PredictionTable.load(run_dirs[0])
+    samples = resample(first, resamples, seed)
+    rows = [
+        {"run": str(run_dir), **{name: _at(result, path) for name, path in COLUMNS.items()}}
+        for run_dir, result in zip(run_dirs, results, strict=True)
+    ]
+    differences: list[dict[str, Any]] = []
+    for run_dir, row in zip(run_dirs[1:], rows[1:], strict=True):
+        table = PredictionTable.load(run_dir)
+        entry: dict[str, Any] = {"run": str(run_dir), "same_images": _same_images(first, table)}
+        if entry["same_images"]:
+            # equal seeds draw equal images, so the samples pair up
+            other = resample(table, resamples, seed)
+            paired = {name: other[name] - samples[name] for name in samples}
+            for name in DIFFERENCES:
+                bounds = interval(paired, name)
+                defined = bounds and row[name] is not None and rows[0][name] is not None
+                entry[name] = (row[name] - rows[0][name], *bounds) if defined and bounds else None
+        differences.append(entry)
+    comparison = Comparison(rows, differences)
+    _write(comparison, output)
+    return comparison
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print both tables to the console, the runs by number so that the numbers fit 80 columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("run", "closed", "known", "unknown", "total", "AUROC", "FPR95", "test s")
+    for number, row in enumerate(comparison.rows, start=1):
+        warning = ", optimistic: test images chose it" if row["optimistic"] else ""
+        decision = f"{text(row['score'])} > {text(row['threshold'])}{warning}"
+        console.print(
+            f"{number}  {row['run']}: {text(row['model'])}, {decision}", markup=False, soft_wrap=True
+        )
+        table.add_row(
+            str(number),
+            *(percent(row[f"{name}_accuracy"]) for name in ("closed_set", "known", "unknown", "total")),
+            rate(row["auroc"]),
+            percent(row["fpr95_known"]),
+            text(row["test_s"]),
+        )
+    console.print(table)
+    if comparison.differences:
+        title = "difference from run 1 in points of a hundred, 95% interval"
+        table = Table("run", "known", "unknown", "total", "AUROC", title=title)
+        for number, entry in enumerate(comparison.differences, start=2):
+            table.add_row(str(number), *(difference(entry, name) for name in DIFFERENCES))
+        console.print(table)
+
+
+def difference(entry: dict[str, Any], name: str) -> str:
+    """One difference as text, in points of a hundred, with its interval.
+
+    Args:
+        entry: one of :attr:`Comparison.differences`.
+        name: one of ``DIFFERENCES``.
+    """
+    if not entry["same_images"]:
+        return "other images"
+    if entry[name] is None:
+        return "-"
+    middle, low, high = (100 * value for value in entry[name])
+    return f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def main(arguments: list[str]) -> None:
+    """The command ``osr compare``.
+
+    Args:
+        arguments: those after the command's name.
+    """
+    parser = argparse.ArgumentParser("osr compare", description="Put finished runs side by side.")
+    parser.add_argument(
+        "run", nargs="+", type=Path, help="run folders; the others are measured against the first"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("lightning_logs/comparison"),
+        help="folder of comparison.csv and comparison.html (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    print_comparison(compare(options.run, options.output))
+    print(options.output / "comparison.html")
+
+
+def _at(results: dict[str, Any], path: tuple[str, str]) -> Any:  # noqa: ANN401 - whatever the JSON holds
+    return (results.get(path[0]) or {}).get(path[1])
+
+
+def _same_images(first: PredictionTable, other: PredictionTable) -> bool:
+    """Whether two tables have the same rows by index, source and label."""
+    return (
+        first.source_names == other.source_names
+        and first.class_names == other.class_names
+        and np.array_equal(first.source, other.source)
+        and np.array_equal(first.label, other.label)
+    )
+
+
+def _write(comparison: Comparison, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    with open(output / "comparison.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["run", *COLUMNS])
+        writer.writeheader()
+        writer.writerows(comparison.rows)
+    page = render("comparison.html.j2", comparison=comparison, names=DIFFERENCES, difference=difference)
+    (output / "comparison.html").write_text(page, encoding="utf-8")

@@ -1,0 +1,93 @@
+"""Two processes give the numbers of one."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from osr_lightning.__main__ import main
+from osr_lightning.data.datamodule import even_batch_size
+from osr_lightning.distributed import gather_rows
+
+FAST = [
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--evaluation.figures=false",
+    "--evaluation.projector_points=0",
+    "--evaluation.bootstrap=20",
+]
+
+
+def osr(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "osr_lightning", *options, *FAST]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150)
+
+
+@pytest.mark.parametrize(("images", "processes", "batch_size"), [(2049, 2, 1024), (12000, 2, 1024), (7, 3, 1)])
+def test_even_batch_size_gives_every_process_equally_many_batches(images, processes, batch_size):
+    size = even_batch_size(images, processes, batch_size)
+    shards = [len(range(rank, images, processes)) for rank in range(processes)]
+    assert len({-(-shard // size) for shard in shards}) == 1
+    assert batch_size <= size <= batch_size + 2
+
+
+def test_gather_rows_sorts_and_drops_repeated_images():
+    batches = [
+        {"row": torch.tensor([3, 1]), "score": torch.tensor([0.3, 0.1], dtype=torch.float64)},
+        {"row": torch.tensor([0, 3]), "score": torch.tensor([0.0, 0.3], dtype=torch.float64)},
+    ]
+    rows = gather_rows(batches, torch.device("cpu"))
+    assert rows["row"].tolist() == [0, 1, 3]
+    assert rows["score"].tolist() == [0.0, 0.1, 0.3]
+
+
+def test_two_processes_train_and_agree_with_one(tiny_root, tmp_path):
+    """Trains, calibrates and tests in two processes, then tests the same checkpoint in one.
+
+    101 known and 50 unknown test images in batches of 25 leave the two processes shards of 76 and 75
+    images, which would be 4 and 3 batches.
+    """
+    data = [f"--data.root={tiny_root}", f"--data.unknown={{noise: 'npz:{tiny_root}/unknown.npz'}}"]
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = osr(
+        "run",
+        *data,
+        *two,
+        "--trainer.max_epochs=2",
+        "--data.eval_batch_size=25",
+        f"--trainer.default_root_dir={tmp_path}/two",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder") == 1  # only rank 0 prints
+    folder = tmp_path / "two" / "lightning_logs" / "default"
+    assert [entry.name for entry in folder.iterdir()] == ["version_0"]  # and writes
+    checkpoint = folder / "version_0" / "checkpoints" / "best.ckpt"
+    test = ["test", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}/one", *FAST]
+    assert main(test) == 0
+    one, both = (
+        json.loads((root / "results.json").read_text())
+        for root in (tmp_path / "one" / "lightning_logs" / "default" / "version_0", folder / "version_0")
+    )
+    for section in ("model", "score", "threshold", "closed_set", "open_set", "unknown", "scores", "intervals"):
+        _agree(one[section], both[section])
+    # choosing the threshold again in one process gives the two processes' value
+    output = tmp_path / "again.ckpt"
+    again = ["calibrate", f"--ckpt_path={checkpoint}", f"--output={output}", *FAST[:3]]
+    assert main([*again, f"--trainer.default_root_dir={tmp_path}/again"]) == 0
+    thresholds = [torch.load(path, weights_only=True)["state_dict"]["threshold"] for path in (checkpoint, output)]
+    assert thresholds[0].item() == pytest.approx(thresholds[1].item(), abs=1e-7)
+
+
+def _agree(one, both):
+    if isinstance(one, dict):
+        assert one.keys() == both.keys()
+        for key in one:
+            _agree(one[key], both[key])
+    elif isinstance(one, float):
+        np.testing.assert_allclose(one, both, rtol=1e-5, atol=1e-7)
+    else:
+        assert one == both
