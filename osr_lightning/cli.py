@@ -113,6 +113,14 @@ class OpenSetCLI(LightningCLI):
             config.config = [entry for entry in config.config if Path(str(entry)) != base]
         config.ckpt_path = str(path)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command, after a look at its images: a mistake shows before other processes start."""
+        stages = {"run": ["fit", "test"], "calibrate": []}.get(subcommand, [subcommand])
+        if self.trainer.global_rank == 0:
+            for stage in stages:
+                self.datamodule.setup(stage)
+        super()._run_subcommand(subcommand)
+
     def _parse_ckpt_path(self) -> None:
         """Done in :meth:`parse_arguments`; Lightning's own would overrule what the user says."""
 

@@ -72,7 +72,6 @@ class OpenSetTrainer(Trainer):
                 f"model.calibration {model.method} needs unknown images: name some with data.calibration_unknown, "
                 "or use known_quantile"
             )
-        datamodule.prepare_stages = {"test"}
         begin = time.perf_counter()
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         self.timing["fit_s"] = time.perf_counter() - begin
@@ -109,10 +108,10 @@ class OpenSetTrainer(Trainer):
         finally:
             datamodule.calibrating = False
         results = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
-        model.calibrate(results, datamodule.calibrated_on, optimistic=datamodule.calibrate_on == "test")
+        model.calibrate(results, datamodule.calibrated_on, optimistic=datamodule.optimistic)
         log_dir = self.log_dir  # every process must ask: it is broadcast
         if self.is_global_zero:
-            _write_threshold(model, Path(ckpt_path), Path(output or ckpt_path))
+            _write_threshold(model, datamodule, Path(ckpt_path), Path(output or ckpt_path))
             if log_dir is not None:
                 records = {name: asdict(record) for name, record in model.calibrations.items()}
                 folder = Path(log_dir)
@@ -189,12 +188,17 @@ class ResumableCSVLogger(CSVLogger):
         return writer
 
 
-def _write_threshold(model: OpenSetClassifier, source: Path, target: Path) -> None:
+def _write_threshold(
+    model: OpenSetClassifier, datamodule: OpenSetDataModule, source: Path, target: Path
+) -> None:
     """Write ``source`` with the model's threshold and records to ``target``, at once or not at all."""
     checkpoint: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
     state: dict[str, Tensor] = checkpoint["state_dict"]
     state["threshold"] = model.threshold.detach().cpu()
     model.on_save_checkpoint(checkpoint)
+    # a later test starts from these settings, and its leak audit must know what calibrated
+    checkpoint["hyper_parameters"] = dict(model.hparams)
+    checkpoint["datamodule_hyper_parameters"] = dict(datamodule.hparams)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     torch.save(checkpoint, partial)

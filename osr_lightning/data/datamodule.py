@@ -11,6 +11,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from osr_lightning.data.audit import overlaps
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.sources import ImageSet, Split, holdout, load_source
 from osr_lightning.data.transforms import standardise
@@ -75,6 +76,8 @@ class OpenSetDataModule(LightningDataModule):
             split); only the calibration methods max_accuracy and min_cost use them.
         calibrate_on: which images the command calibrate (and run) takes; test is the original
             notebook's protocol, whose results are optimistic and marked so.
+        allow_overlap: go on where the leak audit finds images that both choose the threshold and are
+            tested; the results are then marked optimistic.
         predict: source of the images for the command predict; the test images if not given.
         root: folder of torchvision's data sets, downloaded there when missing.
         image_size: height and width of the network's input, in pixels.
@@ -94,6 +97,7 @@ class OpenSetDataModule(LightningDataModule):
         unknown: UnknownSets | None = None,
         calibration_unknown: dict[str, str] | None = None,
         calibrate_on: Literal["validation", "test"] = "validation",
+        allow_overlap: bool = False,
         predict: str | None = None,
         root: str = "data",
         image_size: int = 28,
@@ -124,6 +128,8 @@ class OpenSetDataModule(LightningDataModule):
         self.known = known
         self.calibration_unknown = dict(calibration_unknown or {})
         self.calibrate_on = calibrate_on
+        self.allow_overlap = allow_overlap
+        self.leaks: list[str] = []
         self.predict_source = predict
         self.root = Path(root)
         self.image_size, self.channels, self.mean, self.std = image_size, channels, mean, std
@@ -132,8 +138,6 @@ class OpenSetDataModule(LightningDataModule):
         self.unknown, self.groups = _flatten(unknown or {})
         # while true, prediction runs over the calibration images (OpenSetTrainer.calibrate)
         self.calibrating = False
-        # stages beyond the current one whose images must be at hand before it begins (`run` adds test)
-        self.prepare_stages: set[str] = set()
         self._sets: dict[tuple[str, str, bool], ImageSet] = {}
         self.train_set: ImageTable | None = None
         self.val_set: ImageTable | None = None
@@ -169,11 +173,8 @@ class OpenSetDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fetch what is missing, on one process only; the others then find it on disk."""
-        stages = set(self.prepare_stages)
         if self.trainer is not None and self.trainer.state.fn is not None:
-            stages.add(self.trainer.state.fn.value)
-        for stage in sorted(stages):
-            self.setup(stage)
+            self.setup(self.trainer.state.fn.value)
 
     def setup(self, stage: str) -> None:
         """Load what ``stage`` (fit, validate, test or predict) needs, once.
@@ -207,9 +208,10 @@ class OpenSetDataModule(LightningDataModule):
     def _setup_test(self) -> None:
         if self.test_set is None:
             known = self._load(self.known, "test", as_known=True)
-            self.test_set = self._with_unknowns(
-                known, {n: self._load(s, "test") for n, s in self.unknown.items()}
-            )
+            unknown = {name: self._load(source, "test") for name, source in self.unknown.items()}
+            test_set = self._with_unknowns(known, unknown)
+            self._audit(test_set)
+            self.test_set = test_set
 
     def _with_unknowns(self, known: ImageSet, unknown: dict[str, ImageSet]) -> ImageTable:
         """Known images, then each unknown set (its share drawn by seed), all of label ``K``."""
@@ -224,6 +226,35 @@ class OpenSetDataModule(LightningDataModule):
             labels.append(torch.full((len(chosen),), len(known.classes)))
             sources.append(torch.full((len(chosen),), position))
         return ImageTable(torch.cat(images), torch.cat(labels), torch.cat(sources))
+
+    def _audit(self, test_set: ImageTable) -> None:
+        """Stop where images that choose the threshold are among those of the test.
+
+        Raises:
+            UserError: unless ``allow_overlap`` is set.
+        """
+        if self.calibrate_on == "test":
+            return  # all of them are, on purpose, and the results say so
+        self.setup("validate")
+        assert self.val_set is not None
+        held_out = {f"{self.known}'s validation images": self.val_set.images}
+        for name, source in self.calibration_unknown.items():
+            held_out[f"the calibration set {name}"] = self._load(source, "validation").images
+        test = {
+            f"the test set {name}": test_set.images[test_set.sources == position]
+            for position, name in enumerate(self.source_names)
+        }
+        self.leaks = overlaps(held_out, test)
+        if self.leaks and not self.allow_overlap:
+            raise UserError(
+                f"images that choose the threshold are also tested: {'; '.join(self.leaks)}; use other sets, or "
+                "set data.allow_overlap true, which marks the results optimistic"
+            )
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether test images take part in choosing the threshold."""
+        return self.calibrate_on == "test" or bool(self.leaks)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled known training images."""

@@ -130,8 +130,8 @@ class PredictionTable:
         Raises:
             UserError: if a file is missing or damaged.
         """
-        with _reading(folder / CSV_NAME) as path, open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file, strict=True)
+        with _reading(folder / CSV_NAME) as path, open(path, newline="", encoding="utf-8") as lines:
+            header, *rows = csv.reader(lines, strict=True)
             if tuple(header[: len(CSV_COLUMNS)]) != CSV_COLUMNS:
                 raise ValueError(f"its first columns are not {', '.join(CSV_COLUMNS)}")
             columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
@@ -141,7 +141,12 @@ class PredictionTable:
                 name: np.array(columns[name], dtype=np.float64)
                 for name in ("score", *header[len(CSV_COLUMNS) :])
             }
-        with _reading(folder / NPZ_NAME) as path, np.load(path, allow_pickle=False) as arrays:
+        # opened here because numpy leaves a damaged file open
+        with (
+            _reading(folder / NPZ_NAME) as path,
+            open(path, "rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             source_names = tuple(arrays["source_names"].tolist())
             table = cls(
                 class_names=tuple(arrays["class_names"].tolist()),

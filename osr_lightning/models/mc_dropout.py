@@ -177,28 +177,23 @@ def _chunk(features: Tensor, elements_each: int) -> int:
 
 def _fold(network: SplitNetwork, dropout: Dropout, images: Tensor, num_samples: int, masks: _Masks) -> Tensor:
     features = network.trunk(images)  # (B, C, ...)
-    mask = masks.draw(dropout, features, num_samples).flatten(2)  # (S, 1 or B, C)
+    mask = masks.draw(dropout, features, num_samples).flatten(2).transpose(0, 1)  # (1 or B, S, C)
     linear, rest = cast(nn.Linear, network.head[1]), network.head[2:]
     batch, channels, hidden = len(features), features.shape[1], linear.out_features
     length = linear.in_features // channels
     # (C, B, L); copied because bmm is up to ten times slower on the strides it has otherwise
     inputs = features.reshape(batch, channels, length).transpose(0, 1).contiguous()
-    weight = linear.weight.view(hidden, channels, length).permute(1, 2, 0).contiguous()  # (C, L, hidden)
+    weight = linear.weight.view(hidden, channels, length).permute(1, 2, 0)  # (C, L, hidden)
     bias = linear.bias if linear.bias is not None else linear.weight.new_zeros(hidden)
     size = _chunk(features, num_samples * hidden)
     logits = []
     for start in range(0, max(1, batch), size):  # once for an empty batch: its logits have a shape too
-        images_of = slice(start, start + size)
-        products = torch.bmm(inputs[:, images_of], weight)  # (C, b, hidden)
-        count = products.shape[1]
-        if masks.shared:
-            summed = torch.addmm(bias.repeat(count), mask[:, 0], products.flatten(1))  # (S, b * hidden)
-            summed = summed.view(num_samples, count, hidden)
-        else:
-            per_image = mask[:, images_of].transpose(0, 1)  # (b, S, C)
-            summed = torch.baddbmm(bias, per_image, products.transpose(0, 1)).transpose(0, 1)
-        logits.append(torch.unflatten(rest(summed.flatten(0, 1)), 0, (num_samples, count)))
-    return torch.cat(logits, dim=1)
+        chunk = slice(start, start + size)
+        products = torch.bmm(inputs[:, chunk], weight).transpose(0, 1)  # (b, C, hidden)
+        mask_chunk = mask.expand(batch, -1, -1)[chunk]  # (b, S, C)
+        activations = torch.baddbmm(bias, mask_chunk, products)  # (b, S, hidden)
+        logits.append(torch.unflatten(rest(activations.flatten(0, 1)), 0, activations.shape[:2]))
+    return torch.cat(logits).transpose(0, 1)
 
 
 def _share_trunk(

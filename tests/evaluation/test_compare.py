@@ -1,0 +1,147 @@
+"""Runs side by side, and the paired intervals of their differences."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from osr_lightning.errors import UserError
+from osr_lightning.evaluation import compare as comparing
+from osr_lightning.evaluation.compare import compare
+from osr_lightning.evaluation.results import evaluate
+from osr_lightning.evaluation.table import PredictionTable
+
+
+def make_table(seed=0, accuracy=0.8, images=0) -> PredictionTable:
+    """Runs of equal ``images`` were tested on the same images, with answers drawn by ``seed``."""
+    labels, rng = np.random.default_rng(images), np.random.default_rng(seed)
+    source = np.repeat([0, 1], [200, 100])
+    true = labels.integers(0, 3, 300)
+    return PredictionTable(
+        class_names=("x", "y", "z"),
+        source_names=("digits", "noise"),
+        groups={},
+        score_name="energy",
+        threshold=1.0,
+        source=source,
+        label=np.where(source == 0, true, 3),
+        predicted_class=np.where(rng.random(300) < accuracy, true, (true + 1) % 3),
+        confidence=rng.uniform(0.4, 1, 300),
+        nll=np.where(source == 0, 1.0, np.nan),
+        scores={"energy": rng.normal(size=300) + 2 * (source > 0)},
+        logits=rng.normal(size=(300, 3)).astype(np.float32),
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Writes a run folder of a table and returns its path."""
+
+    def write(name, table, optimistic=False):
+        table.save(tmp_path / name)
+        results = {
+            "schema_version": 1,
+            "model": {"class": "Baseline<b>"},
+            "score": {"name": "energy"},
+            "threshold": {"value": table.threshold, "optimistic": optimistic},
+            "timing": {"fit_s": None, "test_s": 2.5, "images_per_s": 120.0},
+            **evaluate(table, resamples=5),
+        }
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+        return tmp_path / name
+
+    return write
+
+
+def test_one_row_per_run(run, tmp_path):
+    table = make_table()
+    runs = [run("one", table), run("two", make_table(1), optimistic=True)]
+    rows = compare(runs, tmp_path / "out", resamples=20).rows
+    assert [row["run"] for row in rows] == [str(path) for path in runs]
+    expected = evaluate(table, resamples=5)["open_set"]
+    for name in ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc", "fpr95_known"):
+        assert rows[0][name] == expected[name]
+    assert [row["optimistic"] for row in rows] == [False, True]
+    assert (rows[0]["model"], rows[0]["threshold"], rows[0]["fit_s"]) == ("Baseline<b>", 1.0, None)
+
+
+def test_the_csv_and_the_page(run, tmp_path):
+    compare([run("one", make_table()), run("two", make_table(1), optimistic=True)], tmp_path / "out", 20)
+    with open(tmp_path / "out" / "comparison.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["run", *comparing.COLUMNS]
+    assert rows[1]["optimistic"] == "True"
+    assert rows[0]["fit_s"] == ""
+    assert float(rows[0]["known_accuracy"]) <= 1
+    html = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert html.count('<span class="badge">optimistic</span>') == 1
+    assert "Baseline&lt;b&gt;" in html
+    assert f"{float(rows[1]['auroc']):.4f}" in html
+    assert "http:" not in html
+    assert "https:" not in html
+
+
+def test_differences_are_paired(run, tmp_path):
+    table = make_table()
+    worse = dataclasses.replace(table, predicted_class=table.predicted_class.copy())
+    flipped = np.flatnonzero((table.predicted_class == table.label) & ~table.rejected)[:10]
+    worse.predicted_class[flipped] = (worse.predicted_class[flipped] + 1) % 3
+    same, other = compare(
+        [run("a", table), run("b", table), run("c", worse)], tmp_path / "out", 400
+    ).differences
+    assert same["known_accuracy"] == same["auroc"] == (0, 0, 0)
+    middle, low, high = other["known_accuracy"]
+    assert middle == pytest.approx(-10 / 200)
+    assert low < middle < high < 0
+    # pairing cancels what the runs share: 10 of 200 images differ, whatever the rest do
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.05 * 0.95 / 200), rel=0.25)
+    assert other["auroc"] == (0, 0, 0)
+    assert other["total_accuracy"][0] == pytest.approx(-10 / 300)
+
+
+def test_other_images_are_not_paired(run, tmp_path):
+    first = run("a", make_table())
+    renamed = dataclasses.replace(make_table(), source_names=("digits", "clothes"))
+    differences = compare(
+        [first, run("b", make_table(images=1)), run("c", renamed)], tmp_path, 20
+    ).differences
+    assert differences == [{"run": str(tmp_path / n), "same_images": False} for n in ("b", "c")]
+    assert comparing.difference(differences[0], "auroc") == "other images"
+
+
+def test_runs_without_unknown_images(run, tmp_path):
+    table = make_table()
+    cut = {
+        name: getattr(table, name)[:200]
+        for name in ("source", "label", "predicted_class", "confidence", "nll")
+    }
+    known = dataclasses.replace(table, **cut, logits=table.logits[:200], scores={"energy": table.score[:200]})
+    comparison = compare([run("a", known), run("b", known)], tmp_path / "out", 20)
+    assert comparison.rows[0]["auroc"] is None
+    assert comparison.differences[0]["auroc"] is None
+    assert comparison.differences[0]["known_accuracy"] == (0, 0, 0)
+    comparing.print_comparison(comparison)
+
+
+@pytest.mark.parametrize("missing", ["results.json", "predictions.csv", "evaluation.npz"])
+def test_a_folder_that_is_no_run_folder_is_named(run, tmp_path, missing):
+    good, bad = run("good", make_table()), run("bad", make_table())
+    (bad / missing).unlink()
+    with pytest.raises(UserError, match=rf"bad.*{missing}"):
+        compare([good, bad], tmp_path / "out", 20)
+    with pytest.raises(UserError, match="nowhere is no run folder"):
+        compare([good, tmp_path / "nowhere"], tmp_path / "out", 20)
+    with pytest.raises(UserError, match="nothing to compare"):
+        compare([], tmp_path / "out")
+
+
+def test_the_command_prints_both_tables(run, tmp_path, capsys):
+    paths = [run("one", make_table(), optimistic=True), run("two", make_table(1))]
+    comparing.main([*map(str, paths), "--output", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert f"1  {paths[0]}: Baseline<b>, energy > 1, optimistic: test images chose it" in printed
+    assert "difference from run 1" in printed
+    assert printed.strip().endswith("comparison.html")
+    assert max(len(line) for line in printed.splitlines() if line.startswith(("│", "┃"))) <= 80

@@ -1,0 +1,321 @@
+"""What the figures say: titles, labels, legends, cell texts and the drawn numbers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from osr_lightning.evaluation import figures, measures
+from osr_lightning.evaluation.embedding import tsne_embedding
+from osr_lightning.evaluation.figures.images import _bin_edges
+from osr_lightning.evaluation.table import PredictionTable
+
+OPEN = {"score_histograms", "roc", "precision_recall", "oscr", "binary_confusion", "confusion"}
+CLOSED = {"closed_confusion", "reliability", "risk_coverage"}
+
+
+def make_table(known=60, unknown=(20, 10), classes=3, seed=0) -> PredictionTable:
+    rng = np.random.default_rng(seed)
+    sizes = [known, *unknown]
+    source = np.repeat(np.arange(len(sizes)), sizes)
+    size = len(source)
+    true = rng.integers(0, classes, size)
+    score = rng.normal(size=size) + 2 * (source > 0)
+    return PredictionTable(
+        class_names=tuple(f"class {index}" for index in range(classes)),
+        source_names=("digits", "clothes", "noise")[: len(sizes)],
+        groups={},
+        score_name="energy",
+        threshold=1.0,
+        source=source,
+        label=np.where(source == 0, true, classes),
+        predicted_class=np.where(rng.random(size) < 0.8, true, (true + 1) % classes),
+        confidence=rng.uniform(0.4, 1, size),
+        nll=np.where(source == 0, 1.0, np.nan),
+        scores={"energy": score},
+        logits=rng.normal(size=(size, classes)).astype(np.float32),
+    )
+
+
+def legend(axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def grey_images(rows):
+    return np.zeros((len(rows), 1, 8, 8), np.uint8)
+
+
+def test_all_figures_are_those_that_apply(tmp_path):
+    table = make_table()
+    assert set(figures.all_figures(table, tsne_points=0)) == OPEN | CLOSED
+    drawn = figures.all_figures(
+        table, images=grey_images, metrics=tmp_path / "none.csv", trials=[(0.5, 0.9)], tsne_points=30
+    )
+    assert set(drawn) == OPEN | CLOSED | {"tsne", "gallery", "optimization_history"}
+    for unknown in ((), (0, 0)):
+        assert set(figures.all_figures(make_table(unknown=unknown), tsne_points=0)) == CLOSED | {
+            "score_histograms"
+        }
+    assert figures.all_figures(make_table(0, (9, 9))) == {}
+    assert figures.all_figures(make_table(0, ())) == {}
+
+
+def test_every_figure_is_titled_labelled_and_drawn(tmp_path):
+    drawn = figures.all_figures(make_table(), images=grey_images, trials=[(0.5, 0.9)], tsne_points=30)
+    for name, figure in drawn.items():
+        figure.savefig(tmp_path / f"{name}.png", dpi=40)
+        if name != "gallery":
+            axes = figure.axes[0]
+            assert axes.get_title(), name
+            assert axes.get_ylabel(), name
+            assert axes.get_xlabel() or name == "reliability"
+
+
+@pytest.mark.parametrize("score", [np.inf, -np.inf, 0.0, 1e-300])
+def test_extreme_scores_and_thresholds_can_be_drawn(tmp_path, score):
+    table = make_table()
+    table.scores["energy"][::7] = score
+    for threshold in (1.0, np.finfo(float).max, -np.inf):
+        extreme = dataclasses.replace(table, threshold=threshold)
+        for draw in (figures.score_histograms, figures.roc, figures.precision_recall, figures.risk_coverage):
+            draw(extreme).savefig(tmp_path / "figure.png", dpi=30)
+
+
+def test_confusion_cells_hold_counts_and_shares_of_the_row():
+    label, prediction = np.array([0, 0, 0, 1, 2, 2]), np.array([0, 0, 2, 1, 2, 0])
+    figure = figures.confusion(label, prediction, ("cat", "dog", "unknown"), "Pets")
+    axes = figure.axes[0]
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {
+        (0, 0): "2\n66.7%", (2, 0): "1\n33.3%", (1, 1): "1\n100.0%", (2, 2): "1\n50.0%", (0, 2): "1\n50.0%",
+    }  # fmt: skip
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["cat", "dog", "unknown"]
+    assert axes.get_title() == "Pets (6 images)"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+
+
+def test_many_classes_leave_the_cells_without_text():
+    table = make_table(500, classes=100)
+    axes = figures.open_confusion(table).axes[0]
+    assert not axes.texts
+    names = [text.get_text() for text in axes.get_xticklabels()]
+    assert names == [*table.class_names, "unknown"]
+
+
+def test_long_class_names_are_cut():
+    figure = figures.confusion(np.array([0, 1]), np.array([0, 1]), ("a" * 60, "b"), "")
+    name = figure.axes[0].get_yticklabels()[0].get_text()
+    assert len(name) == 18
+    assert name.endswith("…")
+
+
+def test_the_confusions_of_a_table():
+    table = make_table()
+    closed = figures.closed_confusion(table).axes[0]
+    assert closed.get_title() == "Known images, none rejected (60 images)"
+    assert closed.images[0].get_array().shape == (3, 3)
+    assert figures.open_confusion(table).axes[0].images[0].get_array().shape == (4, 4)
+    cells = {
+        text.get_position(): text.get_text().split("\n")[0]
+        for text in figures.binary_confusion(table).axes[0].texts
+    }
+    assert int(cells[0, 0]) == np.sum(table.known & ~table.rejected)
+    assert int(cells[1, 1]) == np.sum(~table.known & table.rejected)
+    assert sum(map(int, cells.values())) == 90
+
+
+def test_roc_names_every_set_its_count_and_its_auroc():
+    table = make_table()
+    axes = figures.roc(table).axes[0]
+    unknown = ~table.known
+    clothes, noise = (
+        measures.auroc(table.score[mask], unknown[mask]) for mask in table.unknown_masks.values()
+    )
+    assert legend(axes) == [
+        f"clothes (20): AUROC {clothes:.3f}",
+        f"noise (10): AUROC {noise:.3f}",
+        f"all unknown (30): AUROC {measures.auroc(table.score, unknown):.3f}",
+        f"0/1 decisions, all: AUROC {measures.auroc(table.rejected.astype(float), unknown):.3f}",
+        "at the threshold in use",
+    ]
+    decisions = next(line for line in axes.lines if line.get_label().startswith("0/1"))
+    x, y = decisions.get_xydata()[1]
+    assert x == pytest.approx(table.rejected[table.known].mean())
+    assert y == pytest.approx(table.rejected[unknown].mean())
+
+
+def test_roc_of_one_set_has_no_sum():
+    assert legend(figures.roc(make_table(unknown=(20,))).axes[0])[0].startswith("clothes (20)")
+    assert not any("all unknown" in text for text in legend(figures.roc(make_table(unknown=(20, 0))).axes[0]))
+
+
+@pytest.mark.parametrize(("name", "measure"), [("roc", "auroc"), ("oscr_curve", "oscr")])
+def test_the_area_under_the_drawn_curve_is_the_measure(name, measure):
+    table = make_table()
+    axes = getattr(figures, name)(table).axes[0]
+    line = next(line for line in axes.lines if line.get_label().startswith("all unknown"))
+    x, y = line.get_xydata().T
+    area = abs(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
+    args = (table.predicted_class == table.label,) if measure == "oscr" else ()
+    assert area == pytest.approx(getattr(measures, measure)(table.score, ~table.known, *args))
+
+
+def test_precision_recall_says_the_share_and_marks_the_threshold():
+    table = make_table()
+    axes = figures.precision_recall(table).axes[0]
+    assert legend(axes)[1].startswith("noise (10, a share of 14%): AUPR 0.")
+    marks = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    rejected, unknown = table.rejected, ~table.known
+    recall, precision = marks[-1].get_xydata()[0]
+    assert recall == pytest.approx(rejected[unknown].mean())
+    assert precision == pytest.approx(unknown[rejected].mean())
+
+
+def test_risk_coverage_marks_the_threshold():
+    table = make_table()
+    axes = figures.risk_coverage(table).axes[0]
+    assert legend(axes)[0].startswith("known images (60): AURC ")
+    accepted = (~table.rejected)[table.known]
+    coverage, risk = axes.lines[1].get_xydata()[0]
+    wrong = (table.predicted_class != table.label)[table.known]
+    assert (coverage, risk) == (pytest.approx(accepted.mean()), pytest.approx(wrong[accepted].mean()))
+
+
+def test_reliability_bars_are_accuracies():
+    table = make_table()
+    top, bottom = figures.reliability(table, bins=5).axes
+    confidence, right = table.confidence[table.known], (table.predicted_class == table.label)[table.known]
+    assert top.get_title() == f"Reliability of 60 known images: ECE {measures.ece(confidence, right, 5):.3f}"
+    assert sum(bar.get_height() for bar in bottom.patches) == 60
+    last = (confidence > 0.8) & (confidence <= 1)
+    assert top.patches[-1].get_height() == pytest.approx(right[last].mean())
+
+
+def test_score_histograms_name_sets_counts_and_threshold():
+    axes = figures.score_histograms(make_table()).axes[0]
+    assert legend(axes) == [
+        "digits (known, 60)",
+        "clothes (unknown, 20)",
+        "noise (unknown, 10)",
+        "threshold 1",
+    ]
+    assert axes.get_xlabel() == "score 'energy' (higher = more unknown)"
+    assert axes.get_xscale() == "linear"
+    for patch in axes.patches:
+        assert patch.get_data().values.sum() == pytest.approx(1)
+    far_off = dataclasses.replace(make_table(), threshold=np.finfo(float).max)
+    assert legend(figures.score_histograms(far_off).axes[0])[-1] == "threshold 1.798e+308 (off this axis)"
+
+
+def test_scores_crowded_at_zero_get_a_log_axis():
+    score = 10.0 ** np.random.default_rng(0).uniform(-9, 0, 500)
+    edges, log = _bin_edges(score, 0.5, 60)
+    assert log
+    assert edges[0] < 1e-8
+    assert (np.diff(edges) > 0).all()
+    assert not _bin_edges(score - 1, 0.5, 60)[1]
+    score[:300] = 0
+    assert _bin_edges(score, 0.5, 60)[1]
+
+
+def test_tsne_draws_known_images_by_class_and_unknown_ones_black():
+    table = make_table()
+    indices = np.arange(90)
+    axes = figures.tsne(
+        table, indices, np.random.default_rng(0).normal(size=(90, 2)).astype(np.float32)
+    ).axes[0]
+    *classes, unknown = axes.collections
+    assert unknown.get_label() == "unknown (30)"
+    assert unknown.get_edgecolor()[0].tolist() == [0, 0, 0, 1]
+    assert len(unknown.get_offsets()) == 30
+    colors = {tuple(dots.get_facecolor()[0]) for dots in classes}
+    assert len(colors) == 3
+    assert (0, 0, 0, 1) not in colors
+    assert axes.figure.legends[0].get_texts()[0].get_text() == f"class 0 ({np.sum(table.label == 0)})"
+    assert axes.get_title() == "t-SNE of the logits of 90 images"
+
+
+def test_tsne_of_many_classes_has_a_colour_scale():
+    table = make_table(300, classes=50)
+    figure = figures.tsne(table, np.arange(330), np.zeros((330, 2), np.float32))
+    assert figure.axes[1].get_ylabel() == "known class, 0 to 49 (300 images)"
+
+
+def test_the_embedding_is_seeded_and_subsampled():
+    logits = np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32)
+    indices, points = tsne_embedding(logits, seed=1, max_points=40)
+    assert points.shape == (40, 2)
+    assert len(set(indices.tolist())) == 40
+    again = tsne_embedding(logits, seed=1, max_points=40)
+    np.testing.assert_array_equal(indices, again[0])
+    np.testing.assert_array_equal(points, again[1])
+    assert len(tsne_embedding(logits[:, :1], max_points=10)[0]) == 10
+
+
+@pytest.mark.parametrize(
+    "logits", [np.zeros((0, 3)), np.eye(4), np.ones((50, 3))], ids=["none", "few", "equal"]
+)
+def test_nothing_to_embed(logits):
+    indices, points = tsne_embedding(logits.astype(np.float32))
+    assert len(indices) == len(points) == 0
+
+
+def test_the_worst_mistakes_come_first():
+    table = make_table()
+    mistakes = figures.confident_mistakes(table, per_kind=4)
+    accepted, rejected, wrong = mistakes.values()
+    assert next(iter(mistakes)).startswith("unknown, yet accepted")
+    assert table.score[accepted].tolist() == sorted(table.score[~table.known & ~table.rejected])[:4]
+    assert (
+        table.score[rejected].tolist() == sorted(table.score[table.known & table.rejected], reverse=True)[:4]
+    )
+    assert (table.predicted_class[wrong] != table.label[wrong]).all()
+    assert not table.rejected[wrong].any()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_gallery_captions_truth_answer_and_score(channels):
+    table = make_table()
+    mistakes = figures.confident_mistakes(table, per_kind=3)
+    rows = np.concatenate([*mistakes.values()])
+    images = np.random.default_rng(0).integers(0, 256, (len(rows), channels, 6, 5), dtype=np.uint8)
+    figure = figures.gallery(table, mistakes, images)
+    pictures = [axes for axes in figure.axes if axes.images]
+    assert len(pictures) == len(rows)
+    row = rows[0]
+    name = table.source_names[table.source[row]]
+    expected = f"{name}\nas class {table.predicted_class[row]}\nscore {table.score[row]:.3g}"
+    assert pictures[0].get_xlabel() == expected
+    assert pictures[3].get_xlabel().split("\n")[1] == "as unknown"
+    shown = pictures[4].images[0].get_array()
+    np.testing.assert_array_equal(shown if channels == 3 else shown[..., None], np.moveaxis(images[4], 0, -1))
+
+
+def test_learning_curves_take_the_last_value_of_each_epoch(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(
+        "epoch,step,train/loss,val/accuracy,val/loss,test/loss\n"
+        "0,5,9.0,,,\n0,9,2.0,,,\n0,9,,0.5,1.5,\n1,19,1.0,,,\n1,19,,0.75,nan,\n2,19,,,,0.1\n"
+    )
+    curves = figures.read_metrics(path)
+    assert {name: (x.tolist(), y.tolist()) for name, (x, y) in curves.items() if name != "val/loss"} == {
+        "train/loss": ([0, 1], [2, 1]),
+        "val/accuracy": ([0, 1], [0.5, 0.75]),
+    }
+    figure = figures.learning_curves(curves)
+    loss, accuracy = figure.axes
+    assert loss.get_ylabel() == "loss (nats per image)"
+    assert legend(loss) == ["training", "validation"]
+    assert legend(accuracy) == ["validation"]
+    assert accuracy.get_xlabel() == "epoch"
+    assert "learning_curves" in figures.all_figures(make_table(0, ()), metrics=path)
+    path.write_text("epoch,step,test/loss\n0,1,0.5\n")
+    assert figures.all_figures(make_table(0, ()), metrics=path) == {}
+
+
+def test_optimization_history_shows_the_best_so_far():
+    axes = figures.optimization_history([(0.1, 0.5), (0.7, 0.9), (0.3, 0.6)]).axes[0]
+    assert legend(axes) == ["trials (3)", "best so far", "best: 0.9000 at threshold 0.7"]
+    best = next(line for line in axes.lines if line.get_label() == "best so far")
+    assert best.get_ydata().tolist() == [0.5, 0.9, 0.9]
+    assert axes.get_xlabel() == "trial"

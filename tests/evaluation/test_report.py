@@ -1,0 +1,292 @@
+"""The report: what the page says, and that it needs nothing but itself."""
+
+import base64
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from osr_lightning.errors import UserError
+from osr_lightning.evaluation import report
+from osr_lightning.evaluation.results import evaluate
+from osr_lightning.evaluation.table import PredictionTable
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+class Page(HTMLParser):
+    """Rows of every table by its id, attributes of every tag, and the text outside of scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.text, self.scripts = "", {}
+        self._id, self._script, self._cell = "", None, False
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, *pair) for pair in attrs]
+        found = dict(attrs)
+        if tag == "table":
+            self._id = found["id"]
+            self.tables[self._id] = []
+        elif tag == "tr":
+            self.tables[self._id].append([])
+        elif tag in ("td", "th"):
+            self.tables[self._id][-1].append("")
+            self._cell = True
+        elif tag in ("script", "style"):
+            self._script = found.get("id", tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._cell = False
+        elif tag in ("script", "style"):
+            self._script = None
+
+    def handle_data(self, data):
+        if self._script:
+            self.scripts[self._script] = self.scripts.get(self._script, "") + data
+            return
+        self.text += data
+        if self._cell:
+            self.tables[self._id][-1][-1] += data
+
+
+def make_table(unknown=(20, 10), groups=None) -> PredictionTable:
+    rng = np.random.default_rng(0)
+    sizes = [60, *unknown]
+    source = np.repeat(np.arange(len(sizes)), sizes)
+    size = len(source)
+    true = rng.integers(0, 3, size)
+    return PredictionTable(
+        class_names=("x", "y", "z"),
+        source_names=("digits", "clothes", "<noise>")[: len(sizes)],
+        groups=groups or {},
+        score_name="energy",
+        threshold=1.0,
+        source=source,
+        label=np.where(source == 0, true, 3),
+        predicted_class=np.where(rng.random(size) < 0.8, true, (true + 1) % 3),
+        confidence=rng.uniform(0.4, 1, size),
+        nll=np.where(source == 0, 1.0, np.nan),
+        scores={"energy": np.round(rng.normal(size=size) + 2 * (source > 0), 1), "msp": rng.random(size)},
+        logits=rng.normal(size=(size, 3)).astype(np.float32),
+    )
+
+
+def make_run(folder, table, **changes):
+    """Write a run folder and return its results."""
+    results = {
+        "schema_version": 1,
+        "experiment": "mc_dropout",
+        "checkpoint": "checkpoints/best.ckpt",
+        "seed": 7,
+        "model": {
+            "class": "MCDropoutClassifier",
+            "parameters": 1199882,
+            "num_samples": 50,
+            "masks": "shared",
+        },
+        "score": {"name": "energy"},
+        "threshold": {
+            "value": table.threshold,
+            "method": "known_quantile",
+            "target": 0.05,
+            "calibrated_on": "validation split",
+            "optimistic": False,
+        },
+        **evaluate(table, resamples=50),
+        "timing": {"fit_s": 12.5, "calibrate_s": None, "test_s": 3.25, "images_per_s": 4000.0},
+        "versions": {"python": "3.12.1", "torch": "2.6.0"},
+    } | changes
+    table.save(folder)
+    (folder / "results.json").write_text(json.dumps(results, allow_nan=False))
+    return results
+
+
+def read(folder) -> Page:
+    return Page(report.write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_the_page_shows_the_numbers(tmp_path):
+    results = make_run(tmp_path, make_table(groups={"far": ("clothes", "<noise>")}))
+    page = read(tmp_path)
+    open_set, low_high = results["open_set"], results["intervals"]["auroc"]
+    # a measure's name is followed by what it says
+    headline = {row[0].split(" ", 1)[0]: row[1:] for row in page.tables["headline"]}
+    assert headline["AUROC"] == [f"{open_set['auroc']:.4f}", f"{low_high[0]:.4f} to {low_high[1]:.4f}"]
+    assert headline["known"][0] == f"{open_set['known_accuracy']:.2%}"
+    assert headline["closed-set"] == [f"{results['closed_set']['accuracy']:.2%}", "-"]
+    sets = {row[0]: row[1:] for row in page.tables["sets"]}
+    noise = results["unknown"]["<noise>"]
+    assert sets["<noise>"][:3] == ["10", f"{noise['unknown_accuracy']:.2%}", f"{noise['total_accuracy']:.2%}"]
+    assert sets["<noise>"][-1] == f"{noise['fpr95_unknown']:.2%}"
+    group = page.tables["groups"][1]
+    assert group[:3] == ["far", "clothes, <noise>", f"{results['groups']['far']['unknown_accuracy']:.2%}"]
+    scores = {row[0]: row[1:] for row in page.tables["scores"]}
+    assert set(scores) == {"score", "energy (decides)", "msp"}
+    assert scores["msp"][0] == f"{results['scores']['msp']['pooled']['auroc']:.4f}"
+    assert scores["msp"][3] == f"{results['scores']['msp']['unknown']['<noise>']['auroc']:.4f}"
+
+
+def test_the_page_says_what_was_run(tmp_path):
+    make_run(tmp_path, make_table())
+    (tmp_path / "config.yaml").write_text("model: <script>alert('&')</script>\n")
+    page = read(tmp_path)
+    for text in (
+        "mc_dropout",
+        "checkpoints/best.ckpt",
+        "MCDropoutClassifier",
+        "1,199,882",
+        "seed 7",
+        "torch 2.6.0",
+    ):
+        assert text in page.text
+    assert "model: <script>alert('&')</script>" in page.text  # as text, not as a tag
+    assert page.attributes.count(("script", "id", "sweep")) == 1
+
+
+def test_the_verdict_is_one_sentence(tmp_path):
+    results = make_run(tmp_path, make_table())
+    sentence = report.verdict(results)
+    assert sentence in read(tmp_path).text
+    assert sentence.startswith(
+        f"{results['open_set']['known_accuracy']:.2%} of the 60 known images are accepted"
+    )
+    assert f"{results['open_set']['unknown_accuracy']:.2%} of the 30 unknown images are rejected" in sentence
+
+
+@pytest.mark.parametrize("optimistic", [True, False])
+def test_a_threshold_from_test_images_is_warned_of(tmp_path, optimistic):
+    threshold = {
+        "value": 1.0,
+        "method": "optuna",
+        "target": None,
+        "calibrated_on": "test",
+        "optimistic": optimistic,
+    }
+    make_run(tmp_path, make_table(), threshold=threshold)
+    text = read(tmp_path).text
+    assert ("Optimistic:" in text) == ("Test images chose this threshold." in text) == optimistic
+
+
+def test_the_guarantee_and_what_was_achieved_are_shown(tmp_path):
+    threshold = {"value": 1.0, "target": {"false_alarm": 2.0}, "guarantee": "At most 5% of knowns."}
+    make_run(tmp_path, make_table(), threshold=threshold, achieved={"known_rejected": 0.0417})
+    text = read(tmp_path).text
+    for part in ("At most 5% of knowns.", "false_alarm 2", "known rejected", "0.0417"):
+        assert part in text
+
+
+def test_the_figures_are_embedded_in_reading_order(tmp_path):
+    make_run(tmp_path, make_table())
+    (tmp_path / "figures").mkdir()
+    for name in ("a_new_one", "gallery", "roc", "score_histograms"):
+        (tmp_path / "figures" / f"{name}.png").write_bytes(PIXEL)
+    page = read(tmp_path)
+    assert [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")] == [
+        "score histograms", "roc", "gallery", "a new one",
+    ]  # fmt: skip
+    source = next(value for tag, name, value in page.attributes if (tag, name) == ("img", "src"))
+    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == PIXEL
+
+
+def test_nothing_is_fetched(tmp_path):
+    make_run(tmp_path, make_table())
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "roc.png").write_bytes(PIXEL)
+    html = report.write_report(tmp_path).read_text(encoding="utf-8")
+    page = Page(html)
+    links = [
+        value for _, name, value in page.attributes if name in ("src", "href", "srcset", "action", "data")
+    ]
+    assert links
+    assert all(link.startswith("data:") for link in links)
+    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(|fetch\(|XMLHttp", html)
+
+
+def test_the_slider_holds_exact_accuracies(tmp_path):
+    table = make_table()
+    make_run(tmp_path, table)
+    page = read(tmp_path)
+    sweep = json.loads(page.scripts["sweep"])
+    assert sweep["threshold"] == sorted(sweep["threshold"])
+    assert sweep["threshold"][sweep["start"]] == table.threshold
+    right = table.predicted_class == table.label
+    for index, threshold in enumerate(sweep["threshold"]):
+        accepted = table.score <= threshold
+        answer = np.where(table.known, accepted & right, ~accepted)
+        assert sweep["known"][index] == answer[table.known].mean()
+        assert sweep["unknown"][index] == answer[~table.known].mean()
+        assert sweep["total"][index] == answer.mean()
+    assert (sweep["known"][0], sweep["unknown"][0], sweep["unknown"][-1]) == (0, 1, 0)
+    limits = {name: value for tag, name, value in page.attributes if tag == "input"}
+    assert (limits["min"], limits["max"]) == ("0", str(len(sweep["threshold"]) - 1))
+    assert limits["value"] == str(sweep["start"])
+
+
+def test_the_slider_has_about_as_many_positions_as_asked_for():
+    sweep = report.threshold_sweep(make_table((3000, 3000)), positions=20)
+    assert 20 <= len(sweep["threshold"]) <= 22
+    assert {len(sweep[name]) for name in ("known", "unknown", "total")} == {len(sweep["threshold"])}
+
+
+@pytest.mark.parametrize("threshold", [np.inf, -np.inf, np.finfo(float).max])
+def test_a_threshold_beyond_all_scores(tmp_path, threshold):
+    table = dataclasses.replace(make_table(), threshold=threshold)
+    table.scores["energy"][0] = np.inf
+    json.dumps(report.threshold_sweep(table), allow_nan=False)
+
+
+@pytest.mark.parametrize("unknown", [(), (0, 0)])
+def test_a_run_without_unknown_images(tmp_path, unknown):
+    make_run(tmp_path, make_table(unknown))
+    page = read(tmp_path)
+    assert "no unknown images" in page.text
+    assert set(json.loads(page.scripts["sweep"])["unknown"]) == {None}
+    assert "nan" not in page.text.lower()
+
+
+def test_an_empty_test_set_and_nulls_everywhere(tmp_path):
+    table = make_table()
+    arrays = ("source", "label", "predicted_class", "confidence", "nll", "logits")
+    empty = {name: getattr(table, name)[:0] for name in arrays}
+    table = dataclasses.replace(table, **empty, scores={"energy": np.zeros(0)})
+    results = make_run(tmp_path, table)
+    for nulls in ({name: None for name in results if name != "schema_version"}, {}):
+        (tmp_path / "results.json").write_text(json.dumps({"schema_version": 1} | nulls))
+        text = read(tmp_path).text
+        assert "None" not in text
+        assert "Undefined" not in text
+
+
+@pytest.mark.parametrize("name", ["results.json", "predictions.csv", "evaluation.npz"])
+def test_a_missing_file_is_named(tmp_path, name):
+    make_run(tmp_path, make_table())
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=re.escape(name)):
+        report.write_report(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 2}'])
+def test_damaged_results_are_named(tmp_path, text):
+    make_run(tmp_path, make_table())
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UserError, match=r"results\.json is .*'osr test'"):
+        report.write_report(tmp_path)
+
+
+def test_the_command(tmp_path, capsys):
+    make_run(tmp_path, make_table())
+    report.main([str(tmp_path)])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    with pytest.raises(UserError, match="does not exist"):
+        report.main([str(tmp_path / "nowhere")])
