@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.evaluator import Evaluator
+from osr_lightning.evaluation.summary import print_summary
 from osr_lightning.models.classifiers import MCDropoutClassifier, OpenSetClassifier
 from osr_lightning.trainer import OpenSetTrainer
 
@@ -48,6 +49,8 @@ class OpenSetCLI(LightningCLI):
             OpenSetDataModule,
             trainer_class=OpenSetTrainer,
             subclass_mode_model=True,
+            # Lightning's save_last is the last *best*; this one is the state to resume from
+            trainer_defaults={"callbacks": [ModelCheckpoint(filename="last", enable_version_counter=False)]},
             seed_everything_default=0,
             # a resumed run goes on in its own folder
             save_config_kwargs={"overwrite": True},
@@ -77,7 +80,6 @@ class OpenSetCLI(LightningCLI):
                 "checkpoint.filename": "best",
                 "checkpoint.monitor": "val/accuracy",
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
                 "checkpoint.auto_insert_metric_name": False,
                 # a better checkpoint replaces best.ckpt instead of becoming best-v1.ckpt
                 "checkpoint.enable_version_counter": False,
@@ -121,6 +123,14 @@ class OpenSetCLI(LightningCLI):
                 self.datamodule.setup(stage)
         super()._run_subcommand(subcommand)
 
+    def after_test(self) -> None:
+        """Print the summary, once the progress bar is out of the way."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Evaluator) and callback.outcome is not None:
+                print_summary(*callback.outcome)
+
+    after_run = after_test
+
     def _parse_ckpt_path(self) -> None:
         """Done in :meth:`parse_arguments`; Lightning's own would overrule what the user says."""
 
@@ -153,7 +163,7 @@ def _checkpoint_path(config: Namespace, command: str) -> Path | None:
         found = list(runs.glob(f"version_*/checkpoints/{given}.ckpt"))
         if not found:
             raise UserError(
-                f"no {given}.ckpt under {runs}; pass --config or --trainer.experiment of the run to go on with, "
+                f"no {given}.ckpt under {runs}; pass --config or --trainer.experiment of the run, "
                 "or the path of a checkpoint"
             )
         return max(found, key=lambda path: path.stat().st_mtime)
@@ -172,7 +182,8 @@ def _settings(path: Path) -> dict[str, Any]:
         classifier = checkpoint["classifier"]
     except Exception as error:
         raise UserError(
-            f"{path} is no readable checkpoint of this project ({type(error).__name__}); train one with run or fit"
+            f"{path} is no readable checkpoint of this project ({type(error).__name__}); "
+            "train one with run or fit"
         ) from error
     class_path = model.pop("_class_path", f"{OpenSetClassifier.__module__}.{classifier}")
     for hyperparameters in (model, data):

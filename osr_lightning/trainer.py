@@ -69,8 +69,8 @@ class OpenSetTrainer(Trainer):
         if model.method in NEEDS_UNKNOWNS and no_unknowns:
             # calibrate would say so too, but only after the training
             raise UserError(
-                f"model.calibration {model.method} needs unknown images: name some with data.calibration_unknown, "
-                "or use known_quantile"
+                f"model.calibration {model.method} needs unknown images: name some with "
+                "data.calibration_unknown, or use known_quantile"
             )
         begin = time.perf_counter()
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
@@ -120,9 +120,10 @@ class OpenSetTrainer(Trainer):
         self.strategy.barrier("calibrated")
         self.timing["calibrate_s"] = time.perf_counter() - begin
         chosen = model.calibrations[model.score_name]
+        flattered = "; optimistic: test images chose it" if chosen.optimistic else ""
         rank_zero_info(
-            f"threshold {chosen.value:.6g} on {model.score_name} by {chosen.method} from {chosen.calibrated_on}"
-            f" ({'optimistic: test images chose it; ' if chosen.optimistic else ''}{output or ckpt_path})"
+            f"threshold {chosen.value:.6g} on {model.score_name} by {chosen.method}, from "
+            f"{chosen.calibrated_on}{flattered} ({output or ckpt_path})"
         )
 
     def predict(

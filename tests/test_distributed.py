@@ -27,7 +27,9 @@ def osr(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=150)
 
 
-@pytest.mark.parametrize(("images", "processes", "batch_size"), [(2049, 2, 1024), (12000, 2, 1024), (7, 3, 1)])
+@pytest.mark.parametrize(
+    ("images", "processes", "batch_size"), [(2049, 2, 1024), (12000, 2, 1024), (7, 3, 1)]
+)
 def test_even_batch_size_gives_every_process_equally_many_batches(images, processes, batch_size):
     size = even_batch_size(images, processes, batch_size)
     shards = [len(range(rank, images, processes)) for rank in range(processes)]
@@ -72,13 +74,24 @@ def test_two_processes_train_and_agree_with_one(tiny_root, tmp_path):
         json.loads((root / "results.json").read_text())
         for root in (tmp_path / "one" / "lightning_logs" / "default" / "version_0", folder / "version_0")
     )
-    for section in ("model", "score", "threshold", "closed_set", "open_set", "unknown", "scores", "intervals"):
+    for section in (
+        "model",
+        "score",
+        "threshold",
+        "closed_set",
+        "open_set",
+        "unknown",
+        "scores",
+        "intervals",
+    ):
         _agree(one[section], both[section])
     # choosing the threshold again in one process gives the two processes' value
     output = tmp_path / "again.ckpt"
     again = ["calibrate", f"--ckpt_path={checkpoint}", f"--output={output}", *FAST[:3]]
     assert main([*again, f"--trainer.default_root_dir={tmp_path}/again"]) == 0
-    thresholds = [torch.load(path, weights_only=True)["state_dict"]["threshold"] for path in (checkpoint, output)]
+    thresholds = [
+        torch.load(path, weights_only=True)["state_dict"]["threshold"] for path in (checkpoint, output)
+    ]
     assert thresholds[0].item() == pytest.approx(thresholds[1].item(), abs=1e-7)
 
 

@@ -189,8 +189,8 @@ class OpenSetDataModule(LightningDataModule):
             train, val = holdout(pool.labels, self.val_fraction, self.seed)
             if not len(train) or not len(val):
                 raise UserError(
-                    f"data.val_fraction {self.val_fraction} leaves {len(train)} training and {len(val)} validation "
-                    f"images of the {len(pool.labels)} in {self.known}; choose another share"
+                    f"data.val_fraction {self.val_fraction} leaves {len(train)} training and {len(val)} "
+                    f"validation images of the {len(pool.labels)} in {self.known}; choose another share"
                 )
             self.train_set = ImageTable(pool.images[train], pool.labels[train], torch.zeros_like(train))
             self.val_set = ImageTable(pool.images[val], pool.labels[val], torch.zeros_like(val))
@@ -247,8 +247,8 @@ class OpenSetDataModule(LightningDataModule):
         self.leaks = overlaps(held_out, test)
         if self.leaks and not self.allow_overlap:
             raise UserError(
-                f"images that choose the threshold are also tested: {'; '.join(self.leaks)}; use other sets, or "
-                "set data.allow_overlap true, which marks the results optimistic"
+                f"images that choose the threshold are also tested: {'; '.join(self.leaks)}; use other sets, "
+                "or set data.allow_overlap true, which marks the results optimistic"
             )
 
     @property

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class Evaluator(Callback):
     """Collects the per-image results of a test and writes numbers, figures and report.
 
+    After a test, ``outcome`` holds the content of ``results.json`` and the run folder, on rank 0.
+
     Args:
         figures: whether to draw; without, the report has numbers and tables alone.
         tsne_points: images in the t-SNE figure, drawn by seed; 0 leaves the figure out.
@@ -54,6 +56,7 @@ class Evaluator(Callback):
         self.bootstrap, self.seed = bootstrap, seed
         self._batches: list[dict[str, Tensor]] = []
         self._begin = 0.0
+        self.outcome: tuple[dict[str, Any], Path] | None = None
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -63,7 +66,7 @@ class Evaluator(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,
+        outputs: Any,  # noqa: ANN401
         *args: Any,  # noqa: ANN401
     ) -> None:
         """Keep a batch's results."""
@@ -75,7 +78,6 @@ class Evaluator(Callback):
         from osr_lightning.evaluation.figures import all_figures
         from osr_lightning.evaluation.report import write_report
         from osr_lightning.evaluation.results import evaluate
-        from osr_lightning.evaluation.summary import print_summary
         from osr_lightning.evaluation.tensorboard import log_projector, log_test
         from osr_lightning.models.classifiers import OpenSetClassifier
 
@@ -118,9 +120,9 @@ class Evaluator(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 log_test(logger, results, figures, dict(pl_module.hparams), trainer.global_step)
-                log_projector(logger, table, images, self.projector_points, self.seed)
+                log_projector(logger, table, images, self.projector_points, self.seed, trainer.global_step)
         write_report(folder)
-        print_summary(results, folder)
+        self.outcome = results, folder
 
 
 def prediction_table(

@@ -45,8 +45,8 @@ def print_summary(results: dict[str, Any], folder: Path) -> None:
     console.print(table)
     threshold = results["threshold"]
     console.print(
-        f"threshold {threshold['value']:.6g} on the score {results['score']['name']} by {threshold['method']}, "
-        f"from {threshold['calibrated_on']}",
+        f"threshold {threshold['value']:.6g} on the score {results['score']['name']} "
+        f"by {threshold['method']}, from {threshold['calibrated_on']}",
         soft_wrap=True,
         highlight=False,
     )

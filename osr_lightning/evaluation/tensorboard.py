@@ -43,7 +43,7 @@ def log_test(
 
 
 def log_projector(
-    logger: TensorBoardLogger, table: PredictionTable, images: Tensor, max_points: int, seed: int
+    logger: TensorBoardLogger, table: PredictionTable, images: Tensor, max_points: int, seed: int, step: int
 ) -> None:
     """Add the test images' logits to the Projector, with labels and the images as sprites.
 
@@ -53,6 +53,7 @@ def log_projector(
         images: ``(N, C, H, W)`` uint8.
         max_points: images to draw by ``seed`` if there are more; 0 for none.
         seed: of the draw.
+        step: the training step of the tested weights.
     """
     count = min(max_points, len(table.label))
     if not count:
@@ -74,4 +75,5 @@ def log_projector(
         metadata_header=["label", "prediction", "source", "score"],
         label_img=images[torch.from_numpy(chosen)].float() / 255,
         tag="test_logits",
+        global_step=step,
     )

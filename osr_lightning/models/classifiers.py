@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +29,30 @@ from osr_lightning.scoring.calibration import (
     calibrate,
     fixed_calibration,
 )
-from osr_lightning.scoring.scores import SCORES, ScoreName, all_scores, mean_log_probability
+from osr_lightning.scoring.scores import ScoreName, all_scores, mean_log_probability
+
+Schedule = Literal["step", "one_cycle"]
 
 
 class OpenSetClassifier(LightningModule):
     """What both classifiers share: training, the per-image results, the threshold.
 
     A subclass says what its samples are (:meth:`sample_logits`).
+
+    Args:
+        network: images ``(B, C, H, W)`` to logits ``(B, K)``.
+        num_classes: number of known classes, K.
+        score: what tells unknown images from known ones; higher means more unknown.
+        calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
+            images is rejected; max_accuracy and min_cost: best on validation images with
+            data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
+        alpha: largest share of known images that known_quantile may reject, in (0, 1).
+        threshold: an image is called unknown when its score is greater than this. The final value for
+            fixed, a start for the other methods; in units of the score.
+        costs: of a wrong label, a false alarm and a missed unknown, for min_cost.
+        learning_rate: of Adam; the peak of one_cycle.
+        schedule: step halves the learning rate every 10 epochs, as the study did; one_cycle (Smith & Topin
+            2019) raises it over the first 30% of the steps and then lowers it to almost 0.
     """
 
     threshold: Tensor
@@ -42,14 +60,18 @@ class OpenSetClassifier(LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        num_classes: int,
-        score: ScoreName,
-        calibration: CalibrationMethod,
-        alpha: float,
-        threshold: float,
-        costs: Costs | None,
+        num_classes: int = 10,
+        score: ScoreName = "msp",
+        calibration: CalibrationMethod = "known_quantile",
+        alpha: float = 0.05,
+        threshold: float = 0.5,
+        costs: Costs | None = None,
+        learning_rate: float = 0.01,
+        schedule: Schedule = "step",
     ) -> None:
         super().__init__()
+        if not learning_rate > 0:
+            raise UserError(f"model.learning_rate must be above 0, got {learning_rate}")
         if num_classes < 2:
             raise UserError(f"model.num_classes must be at least 2, got {num_classes}")
         if not 0 < alpha < 1:
@@ -60,6 +82,7 @@ class OpenSetClassifier(LightningModule):
             raise UserError(
                 f"model.calibration optuna searches a threshold of the score msp only, not of {score}"
             )
+        self._save_plain_hyperparameters()
         self.network = network
         self.num_classes = num_classes
         self.score_name = score
@@ -67,6 +90,8 @@ class OpenSetClassifier(LightningModule):
         self.alpha = alpha
         self.fixed = threshold
         self.costs = costs or Costs()
+        self.learning_rate = learning_rate
+        self.schedule = schedule
         # float64, like the scores it is compared with
         self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float64))
         self.calibrations: dict[str, Calibration] = {score: fixed_calibration(threshold)}
@@ -104,9 +129,14 @@ class OpenSetClassifier(LightningModule):
         raise NotImplementedError
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The study's: Adam at 0.01, halved every 10 epochs; the command line may set another."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.5)]
+        """Adam and the schedule; the command line's --optimizer and --lr_scheduler take their place."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        if self.schedule == "step":
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.5)]
+        one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": one_cycle, "interval": "step"}}
 
     def classify(self, batch: Batch) -> dict[str, Tensor]:
         """Per-image results of ``B`` images, on the module's device.
@@ -141,6 +171,21 @@ class OpenSetClassifier(LightningModule):
     def rejected(self, results: dict[str, Tensor]) -> Tensor:
         """``(B,)`` whether each image of :meth:`classify` is called unknown."""
         return results[f"score/{self.score_name}"] > self.threshold
+
+    def _save_plain_hyperparameters(self) -> None:
+        """Save the arguments as plain values, which ``torch.load`` reads with ``weights_only=True``.
+
+        The command line saves a network as class path and arguments. One made in Python cannot be saved
+        so; ``load_from_checkpoint`` then needs it as an argument.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is an instance of `nn.Module`.*")
+            self.save_hyperparameters()
+        for name, value in list(self.hparams.items()):
+            if isinstance(value, nn.Module):
+                del self.hparams[name]
+            elif isinstance(value, Costs):
+                self.hparams[name] = asdict(value)
 
     # training ---------------------------------------------------------------------------------------
 
@@ -292,30 +337,16 @@ class BaselineClassifier(OpenSetClassifier):
     Args:
         network: images ``(B, C, H, W)`` to logits ``(B, K)``; BaselineCNN with num_classes if not given.
         num_classes: number of known classes, K.
-        score: what tells unknown images from known ones; higher means more unknown.
-        calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
-            images is rejected; max_accuracy and min_cost: best on validation images with
-            data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
-        alpha: largest share of known images that known_quantile may reject, in (0, 1).
-        threshold: an image is called unknown when its score is greater than this. The final value for
-            fixed, a start for the other methods; in units of the score.
-        costs: of a wrong label, a false alarm and a missed unknown, for min_cost.
+        kwargs: see :class:`OpenSetClassifier`.
     """
 
     def __init__(
         self,
         network: nn.Module | None = None,
         num_classes: int = 10,
-        score: ScoreName = "msp",
-        calibration: CalibrationMethod = "known_quantile",
-        alpha: float = 0.05,
-        threshold: float = 0.5,
-        costs: Costs | None = None,
+        **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(
-            network or BaselineCNN(num_classes), num_classes, score, calibration, alpha, threshold, costs
-        )
-        self.save_hyperparameters()
+        super().__init__(network or BaselineCNN(num_classes), num_classes, **kwargs)
 
     def sample_logits(self, images: Tensor) -> Tensor:
         """Logits ``(1, B, K)`` of the only pass."""
@@ -333,14 +364,7 @@ class MCDropoutClassifier(OpenSetClassifier):
         masks: shared (one dropout mask per sample for all images: results do not depend on batches,
             order or number of processes) or independent (one per image and sample).
         mask_seed: seed of the dropout masks when predicting.
-        score: what tells unknown images from known ones; higher means more unknown.
-        calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
-            images is rejected; max_accuracy and min_cost: best on validation images with
-            data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
-        alpha: largest share of known images that known_quantile may reject, in (0, 1).
-        threshold: an image is called unknown when its score is greater than this. The final value for
-            fixed, a start for the other methods; in units of the score.
-        costs: of a wrong label, a false alarm and a missed unknown, for min_cost.
+        kwargs: see :class:`OpenSetClassifier`.
     """
 
     def __init__(
@@ -350,18 +374,11 @@ class MCDropoutClassifier(OpenSetClassifier):
         num_samples: int = 10,
         masks: MaskKind = "shared",
         mask_seed: int = 0,
-        score: ScoreName = "msp",
-        calibration: CalibrationMethod = "known_quantile",
-        alpha: float = 0.05,
-        threshold: float = 0.5,
-        costs: Costs | None = None,
+        **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(
-            network or MCDropoutCNN(num_classes), num_classes, score, calibration, alpha, threshold, costs
-        )
         if num_samples < 1:
             raise UserError(f"model.num_samples must be at least 1, got {num_samples}")
-        self.save_hyperparameters()
+        super().__init__(network or MCDropoutCNN(num_classes), num_classes, **kwargs)
         self.num_samples = num_samples
         self.masks: MaskKind = masks
         self.mask_seed = mask_seed

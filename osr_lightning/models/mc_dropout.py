@@ -95,9 +95,12 @@ def sample_logits(
         )
     if split is None or method == "loop":
         return _repeat(network, dropouts, images, num_samples, source, replay=method != "loop")
-    if foldable and method != "trunk" and (num_samples > 1 or method == "fold"):
-        return _fold(split, dropouts[0], images, num_samples, source)
-    return _share_trunk(split, dropouts[0], images, num_samples, source)
+    features = split.trunk(images)  # (B, C, ...), or of any shape that starts with B
+    # folding saves the multiplications of all but one sample, within each channel
+    worthwhile = foldable and num_samples > 1 and features.shape[2:].numel() > 1
+    if method == "fold" or (method == "auto" and worthwhile):
+        return _fold(split.head, dropouts[0], features, num_samples, source)
+    return _share_trunk(split.head, dropouts[0], features, num_samples, source)
 
 
 def active_dropouts(network: nn.Module) -> list[Dropout]:
@@ -175,17 +178,16 @@ def _chunk(features: Tensor, elements_each: int) -> int:
     return max(1, budget // max(1, elements_each))
 
 
-def _fold(network: SplitNetwork, dropout: Dropout, images: Tensor, num_samples: int, masks: _Masks) -> Tensor:
-    features = network.trunk(images)  # (B, C, ...)
+def _fold(head: nn.Sequential, dropout: Dropout, features: Tensor, num_samples: int, masks: _Masks) -> Tensor:
     mask = masks.draw(dropout, features, num_samples).flatten(2).transpose(0, 1)  # (1 or B, S, C)
-    linear, rest = cast(nn.Linear, network.head[1]), network.head[2:]
+    linear, rest = cast(nn.Linear, head[1]), head[2:]
     batch, channels, hidden = len(features), features.shape[1], linear.out_features
     length = linear.in_features // channels
     # (C, B, L); copied because bmm is up to ten times slower on the strides it has otherwise
     inputs = features.reshape(batch, channels, length).transpose(0, 1).contiguous()
     weight = linear.weight.view(hidden, channels, length).permute(1, 2, 0)  # (C, L, hidden)
     bias = linear.bias if linear.bias is not None else linear.weight.new_zeros(hidden)
-    size = _chunk(features, num_samples * hidden)
+    size = _chunk(features, max(num_samples, channels) * hidden)
     logits = []
     for start in range(0, max(1, batch), size):  # once for an empty batch: its logits have a shape too
         chunk = slice(start, start + size)
@@ -193,19 +195,18 @@ def _fold(network: SplitNetwork, dropout: Dropout, images: Tensor, num_samples: 
         mask_chunk = mask.expand(batch, -1, -1)[chunk]  # (b, S, C)
         activations = torch.baddbmm(bias, mask_chunk, products)  # (b, S, hidden)
         logits.append(torch.unflatten(rest(activations.flatten(0, 1)), 0, activations.shape[:2]))
-    return torch.cat(logits).transpose(0, 1)
+    return torch.cat(logits).transpose(0, 1).contiguous()
 
 
 def _share_trunk(
-    network: SplitNetwork, dropout: Dropout, images: Tensor, num_samples: int, masks: _Masks
+    head: nn.Sequential, dropout: Dropout, features: Tensor, num_samples: int, masks: _Masks
 ) -> Tensor:
-    features = network.trunk(images)  # (B, ...)
-    size = 1 if _mixes_images(network.head) else _chunk(features, features.numel())
+    size = 1 if _mixes_images(head) else _chunk(features, features.numel())
     logits = []
     for start in range(0, num_samples, size):
         samples = min(size, num_samples - start)
         dropped = features * masks.draw(dropout, features, samples)  # (s, B, ...)
-        logits.append(torch.unflatten(network.head(dropped.flatten(0, 1)), 0, (samples, len(features))))
+        logits.append(torch.unflatten(head(dropped.flatten(0, 1)), 0, (samples, len(features))))
     return torch.cat(logits)
 
 

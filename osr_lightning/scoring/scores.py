@@ -4,8 +4,8 @@ All are worked out in float64, and from what the *other* classes add up to rathe
 in float32, or after that subtraction, confident images tie at 0 and can no longer be ranked.
 
 A new score is one function and one entry in `SCORES` and `ScoreName`. In the formulas ``p_s`` is the softmax
-of sample ``s``, ``p = mean_s p_s`` the predictive distribution, ``z`` the mean over samples of the logits, and
-``H(p) = -sum_k p_k log p_k`` the entropy in nats.
+of sample ``s``, ``p = mean_s p_s`` the predictive distribution, ``z`` the mean over samples of the logits,
+and ``H(p) = -sum_k p_k log p_k`` the entropy in nats.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def msp(logits: Logits) -> Tensor:
 
     Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples, ICLR 2017.
     """
-    rest = _relative(_samples(logits).mean_log_probability).rest
+    rest = _Relative(_samples(logits).mean_log_probability).rest
     return (rest / (1 + rest)).squeeze(-1)
 
 
@@ -152,7 +152,7 @@ def generalized_entropy(logits: Logits, gamma: float = 0.1, top: int = 100) -> T
         raise UserError(f"gamma must lie in (0, 1), got {gamma}.")
     if top < 1:
         raise UserError(f"top must be at least 1, got {top}.")
-    relative = _relative(_samples(logits).mean_log_probability)
+    relative = _Relative(_samples(logits).mean_log_probability)
     exps = relative.exps.topk(min(top, relative.exps.shape[-1]), dim=-1).values
     # p (1 - p) = e (E - e) / E^2 with E = 1 + rest; for the likeliest class E - e is rest, nothing cancels
     others = torch.cat([relative.rest, 1 + relative.rest - exps[..., 1:]], dim=-1)
@@ -192,7 +192,7 @@ def _samples(logits: Logits) -> Samples:
     return logits if isinstance(logits, Samples) else Samples(logits)
 
 
-class _relative:
+class _Relative:
     """``exp(logits)`` relative to the largest, and the sum of all but that one.
 
     The largest is exactly 1. Left out of the sum, it cannot swallow the others: ``1 + 1e-20`` is 1 in
@@ -208,6 +208,6 @@ class _relative:
 
 def _entropy(logits: Tensor) -> Tensor:
     # H = log(1 + rest) - sum p_k shifted_k: both terms are positive, so nothing cancels for confident images
-    relative = _relative(logits)
+    relative = _Relative(logits)
     dot = (relative.exps * relative.shifted).sum(-1, keepdim=True)
     return (relative.rest.log1p() - dot / (1 + relative.rest)).squeeze(-1)
