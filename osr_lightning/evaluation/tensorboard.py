@@ -34,7 +34,8 @@ def log_test(
         "final/auroc": results["open_set"]["auroc"],
         "final/threshold": results["threshold"]["value"],
     }
-    settings = {k: v for k, v in hyperparameters.items() if isinstance(v, (bool, int, float, str))}
+    plain = (bool, int, float, str)
+    settings = {k: v for k, v in hyperparameters.items() if isinstance(v, plain) and not k.startswith("_")}
     logger.log_hyperparams(
         {"model": results["model"]["class"], "seed": results["seed"], **settings},
         {name: value for name, value in numbers.items() if value is not None},

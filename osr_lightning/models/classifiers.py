@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from dataclasses import asdict
@@ -61,7 +62,7 @@ class OpenSetClassifier(LightningModule):
         self,
         network: nn.Module,
         num_classes: int = 10,
-        score: ScoreName = "msp",
+        score: ScoreName = "generalized_entropy",
         calibration: CalibrationMethod = "known_quantile",
         alpha: float = 0.05,
         threshold: float = 0.5,
@@ -188,6 +189,20 @@ class OpenSetClassifier(LightningModule):
                 self.hparams[name] = asdict(value)
 
     # training ---------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Refuse to resume beyond the end of a one-cycle schedule.
+
+        Raises:
+            UserError: where the checkpoint's schedule is shorter than the training asked for.
+        """
+        for config in self.trainer.lr_scheduler_configs:
+            planned = getattr(config.scheduler, "total_steps", math.inf)
+            if planned < self.trainer.estimated_stepping_batches:
+                raise UserError(
+                    f"the checkpoint's one_cycle schedule ends at step {planned}, before trainer.max_epochs; "
+                    "resume with the epochs it was planned for, or train anew"
+                )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of one pass."""

@@ -65,7 +65,7 @@ def test_independent_masks_start_again_with_every_epoch():
 
 @torch.no_grad()
 def test_classify_against_the_definitions():
-    model = MCDropoutClassifier(num_samples=3).eval()
+    model = MCDropoutClassifier(num_samples=3, score="msp").eval()
     batch = batch_of(20)
     results = model.classify(batch)
     probability = model.sample_logits(batch.image).double().softmax(-1).mean(0)  # (B, K)
@@ -122,7 +122,7 @@ def test_hyperparameters_are_plain_values():
         ({"num_classes": 1}, "num_classes"),
         ({"num_samples": 0}, "num_samples"),
         ({"alpha": 1.0}, "alpha"),
-        ({"threshold": -0.1}, "threshold"),
+        ({"score": "msp", "threshold": -0.1}, "threshold"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"calibration": "optuna", "score": "energy"}, "energy"),
     ],

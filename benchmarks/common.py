@@ -1,0 +1,127 @@
+"""What the benchmarks share: options, the machine, interleaved repeats, tables and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+T = TypeVar("T")
+console = Console()
+
+
+class Target(NamedTuple):
+    """A claim, what was measured and what it is to reach."""
+
+    claim: str
+    measured: float
+    bound: float
+    at_least: bool = True
+
+    @property
+    def met(self) -> bool:
+        """Whether the measured value reaches the bound."""
+        return self.measured >= self.bound if self.at_least else self.measured <= self.bound
+
+
+def new_parser(description: str | None, name: str, repeats: int) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data-root", type=Path, default=Path("../shared/data"), help="folder of MNIST/")
+    parser.add_argument("--repeats", type=int, default=repeats, help="rounds, of which the median is taken")
+    parser.add_argument("--threads", type=int, help="torch's threads; torch's own choice if not given")
+    results = Path(__file__).parent / "results" / f"{name}.json"
+    parser.add_argument("--json", type=Path, default=results, help="results go here")
+    return parser
+
+
+def start(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Set the threads, here and for child processes, and say what machine this is."""
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def interleave(sides: dict[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+    """Every side once per round, so that a slow minute of the machine hits all of them."""
+    runs: dict[str, list[T]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            runs[name].append(side())
+    return runs
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's remarks out of the tables."""
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated.*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table whose first column is text and whose others are numbers."""
+    table = Table(title=title, title_justify="left")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position else "left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    console.print(table)
+
+
+def finish(
+    arguments: argparse.Namespace, machine: dict[str, Any], results: dict[str, Any], targets: list[Target]
+) -> None:
+    """Print the machine and the targets, and write everything to the JSON file."""
+    machine["load_after"] = os.getloadavg()[0]
+    console.print(", ".join(f"{key}: {value}" for key, value in machine.items()))
+    if targets:
+        print_table(
+            "Targets",
+            ["", "measured", "target", "met"],
+            [
+                (
+                    target.claim,
+                    f"{target.measured:.4g}",
+                    f"{'at least' if target.at_least else 'at most'} {target.bound:g}",
+                    "yes" if target.met else "no",
+                )
+                for target in targets
+            ],
+        )
+    options = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()
+    }
+    ratios = [target._asdict() | {"met": target.met} for target in targets]
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    document = {"machine": machine, "options": options, **results, "targets": ratios}
+    arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    console.print(f"Written to {arguments.json}")

@@ -1,0 +1,201 @@
+"""How long MC dropout takes: the plain loop, the shared trunk, the folded head, and one deterministic pass.
+
+All sides take turns within one process on the same MNIST test images; the table shows medians. Where
+pytorch-ood or torch-uncertainty is installed, its MC dropout takes part too. The weights are random: the
+time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torchvision.datasets import MNIST
+
+from osr_lightning.models.mc_dropout import Method, sample_logits
+from osr_lightning.models.networks import MCDropoutCNN
+
+SAMPLES = (1, 10, 50, 200)
+LOOP_LIMIT = 50  # a loop's time is proportional to the samples; 200 would only cost patience
+DETERMINISTIC, LOOP, TRUNK, FOLD = "one deterministic pass", "plain loop", "shared trunk", "folded"
+
+Side = Callable[[Tensor, int], object]
+
+
+def plain_loop(network: MCDropoutCNN) -> Side:
+    network.dropout.train()
+    return lambda images, samples: torch.stack([network(images) for _ in range(samples)])
+
+
+def ours(network: MCDropoutCNN, method: Method) -> Side:
+    generator = torch.Generator()
+    return lambda images, samples: sample_logits(
+        network, images, samples, generator=generator.manual_seed(0), method=method
+    )
+
+
+def opponents(network: MCDropoutCNN) -> dict[str, Side]:
+    """The other libraries' sides, as far as they are installed."""
+    found: dict[str, Side] = {}
+    try:
+        from pytorch_ood.detector import MCD  # type: ignore[import-not-found]
+    except ImportError:
+        pass
+    else:
+        theirs = copy.deepcopy(network)
+        found["pytorch-ood"] = lambda images, samples: MCD.run_mean(theirs, images, samples)
+    try:
+        from torch_uncertainty.methods.mc_dropout import mc_dropout  # type: ignore[import-not-found]
+    except ImportError:
+        pass
+    else:
+        wrapped = {n: mc_dropout(copy.deepcopy(network), n).eval() for n in SAMPLES}
+        found["torch-uncertainty"] = lambda images, samples: wrapped[samples](images)
+    return found
+
+
+def load_images(root: Path, count: int) -> Tensor:
+    try:
+        images: Tensor = MNIST(root=str(root), train=False).data[:count]
+    except RuntimeError as error:
+        raise SystemExit(f"There is no MNIST in {root}; name its folder with --data-root.") from error
+    return images[:, None].float() / 255
+
+
+def cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def measure(
+    sides: dict[str, Side], images: Tensor, batch_size: int, repeats: int
+) -> dict[tuple[str, int], list[float]]:
+    """Seconds for all images, every side and number of samples once per round."""
+    batches = torch.split(images, batch_size)
+    runs = [(DETERMINISTIC, 1)]
+    runs += [(name, n) for n in SAMPLES for name in sides if name != DETERMINISTIC]
+    runs = [(name, n) for name, n in runs if name in (DETERMINISTIC, TRUNK, FOLD) or n <= LOOP_LIMIT]
+    seconds: dict[tuple[str, int], list[float]] = {run: [] for run in runs}
+    for name, _ in runs:
+        sides[name](batches[0], 1)  # warm-up
+    for _ in range(repeats):
+        for name, samples in runs:
+            start = time.perf_counter()
+            for batch in batches:
+                sides[name](batch, samples)
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            seconds[name, samples].append(time.perf_counter() - start)
+    return seconds
+
+
+def targets(medians: dict[tuple[str, int], float]) -> list[tuple[str, float, str, bool]]:
+    """What is claimed, the ratio measured, the target, and whether it is met."""
+    one = medians[DETERMINISTIC, 1]
+    faster = medians[LOOP, 10] / medians[FOLD, 10]
+    ten, many = medians[FOLD, 10] / one, medians[FOLD, 200] / one
+    return [
+        ("10 samples: times faster than the plain loop", faster, "at least 9", faster >= 9),
+        ("10 samples: times one deterministic pass", ten, "at most 1.15", ten <= 1.15),
+        ("200 samples: times one deterministic pass", many, "at most 3", many <= 3),
+    ]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--data-root", type=Path, default=Path("../shared/data"), help="folder that holds MNIST/"
+    )
+    parser.add_argument("--images", type=int, default=10_000, help="how many test images")
+    parser.add_argument("--batch-size", type=int, default=1000, help="images per batch")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the median is taken")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path(__file__).parent / "results" / "mc_dropout.json",
+        help="results go here",
+    )
+    return parser.parse_args()
+
+
+@torch.inference_mode()
+def main() -> None:
+    arguments = parse_arguments()
+    images = load_images(arguments.data_root, arguments.images).to(arguments.device)
+    torch.manual_seed(0)
+    network = MCDropoutCNN().eval().to(arguments.device)
+    sides: dict[str, Side] = {
+        DETERMINISTIC: lambda batch, _: network(batch),
+        LOOP: plain_loop(copy.deepcopy(network)),
+        **opponents(network),
+        TRUNK: ours(network, "trunk"),
+        FOLD: ours(network, "fold"),
+    }
+    exact, folded = (
+        sample_logits(network, images[:256], 10, generator=torch.Generator().manual_seed(0), method=method)
+        for method in ("loop", "fold")
+    )
+    machine = {
+        "cpu": cpu_model(),
+        "device": torch.cuda.get_device_name() if images.is_cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "load_before": round(os.getloadavg()[0], 1),
+    }
+    seconds = measure(sides, images, arguments.batch_size, arguments.repeats)
+    medians = {run: median(times) for run, times in seconds.items()}
+    machine["load_after"] = round(os.getloadavg()[0], 1)
+
+    console = Console()
+    console.print(", ".join(f"{key}: {value}" for key, value in machine.items()))
+    table = Table(title=f"{len(images)} images in batches of {arguments.batch_size}, milliseconds (median)")
+    table.add_column("")
+    for samples in SAMPLES:
+        table.add_column(f"{samples} sample{'s' * (samples > 1)}", justify="right")
+    for name in sides:
+        cells = [f"{1000 * medians[name, n]:.0f}" if (name, n) in medians else "-" for n in SAMPLES]
+        table.add_row(name, *cells)
+    console.print(table)
+    console.print(f"Loops are not run for more than {LOOP_LIMIT} samples.")
+    console.print(
+        f"Largest difference of a logit between folded and loop: {(exact - folded).abs().max():.1e}"
+    )
+    ratios = Table("", "measured", "target", "met")
+    for claim, ratio, target, met in targets(medians):
+        ratios.add_row(claim, f"{ratio:.2f}", target, "yes" if met else "no")
+    console.print(ratios)
+
+    results = {
+        "machine": machine,
+        "images": len(images),
+        "batch_size": arguments.batch_size,
+        "seconds": [{"side": name, "samples": n, "runs": times} for (name, n), times in seconds.items()],
+        "ratios": [
+            {"claim": claim, "measured": ratio, "target": target, "met": met}
+            for claim, ratio, target, met in targets(medians)
+        ],
+    }
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    console.print(f"Written to {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()
