@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from osr_lightning.data.datamodule import OpenSetDataModule
@@ -49,8 +48,6 @@ class OpenSetCLI(LightningCLI):
             OpenSetDataModule,
             trainer_class=OpenSetTrainer,
             subclass_mode_model=True,
-            # Lightning's save_last is the last *best*; this one is the state to resume from
-            trainer_defaults={"callbacks": [ModelCheckpoint(filename="last", enable_version_counter=False)]},
             seed_everything_default=0,
             # a resumed run goes on in its own folder
             save_config_kwargs={"overwrite": True},
@@ -71,20 +68,10 @@ class OpenSetCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run folder's callbacks and the defaults of model, optimizer and schedule."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        """The evaluation's options and the default model."""
         parser.add_lightning_class_args(Evaluator, "evaluation")
-        parser.set_defaults(
-            {
-                "model": {"class_path": f"{MCDropoutClassifier.__module__}.{MCDropoutClassifier.__name__}"},
-                "checkpoint.filename": "best",
-                "checkpoint.monitor": "val/accuracy",
-                "checkpoint.mode": "max",
-                "checkpoint.auto_insert_metric_name": False,
-                # a better checkpoint replaces best.ckpt instead of becoming best-v1.ckpt
-                "checkpoint.enable_version_counter": False,
-            }
-        )
+        default = f"{MCDropoutClassifier.__module__}.{MCDropoutClassifier.__name__}"
+        parser.set_defaults({"model": {"class_path": default}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
         """Parse; where a checkpoint is named, start from the settings it was trained with.

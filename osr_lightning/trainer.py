@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_info
@@ -20,6 +21,7 @@ from torch import Tensor
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.distributed import gather_rows
 from osr_lightning.errors import UserError
+from osr_lightning.evaluation.evaluator import Evaluator
 from osr_lightning.models.classifiers import OpenSetClassifier
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS
 
@@ -33,6 +35,8 @@ class OpenSetTrainer(Trainer):
         default_root_dir: folder that holds lightning_logs.
         max_epochs: training stops after so many passes over the training images.
         logger: TensorBoard and metrics.csv if not given; false for none, which leaves no run folder.
+        callbacks: more of them, beside those that keep checkpoints and evaluate.
+        enable_checkpointing: whether to write best.ckpt (by validation accuracy) and last.ckpt.
         kwargs: all other arguments of lightning.pytorch.Trainer.
     """
 
@@ -43,6 +47,8 @@ class OpenSetTrainer(Trainer):
         default_root_dir: str = ".",
         max_epochs: int = 15,
         logger: Logger | Iterable[Logger] | bool | None = None,
+        callbacks: list[Callback] | Callback | None = None,
+        enable_checkpointing: bool = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         self.experiment = experiment
@@ -50,7 +56,17 @@ class OpenSetTrainer(Trainer):
         self.timing: dict[str, float | None] = {"fit_s": None, "calibrate_s": None}
         if logger is None or logger is True:
             logger = run_folder_loggers(default_root_dir, experiment, version)
-        super().__init__(default_root_dir=default_root_dir, max_epochs=max_epochs, logger=logger, **kwargs)
+        given = [callbacks] if isinstance(callbacks, Callback) else callbacks or []
+        if not any(isinstance(callback, Evaluator) for callback in given):
+            given = [*given, Evaluator()]
+        super().__init__(
+            default_root_dir=default_root_dir,
+            max_epochs=max_epochs,
+            logger=logger,
+            callbacks=[*(checkpoints() if enable_checkpointing else []), *given],
+            enable_checkpointing=enable_checkpointing,
+            **kwargs,
+        )
 
     def run(
         self,
@@ -155,6 +171,21 @@ class OpenSetTrainer(Trainer):
                 path = write_predictions(Path(log_dir), rows, self.lightning_module, datamodule)
                 rank_zero_info(f"{len(rows['row'])} predictions: {path}")
         return batches if return_predictions in (None, True) else None
+
+
+def checkpoints() -> list[Callback]:
+    """Callbacks that keep ``best.ckpt``, by validation accuracy, and ``last.ckpt``, to resume from.
+
+    Lightning's own ``save_last`` is the last best one, not the last epoch.
+    """
+    best = ModelCheckpoint(
+        filename="best",
+        monitor="val/accuracy",
+        mode="max",
+        # a better checkpoint replaces best.ckpt instead of becoming best-v1.ckpt
+        enable_version_counter=False,
+    )
+    return [best, ModelCheckpoint(filename="last", enable_version_counter=False)]
 
 
 def run_folder_loggers(root: str, experiment: str, version: int | None) -> list[Logger]:
