@@ -3,8 +3,8 @@
 Nothing here is ours: torchvision's data sets, PIL transforms for each image each time it is read, DataLoaders
 without workers, a forward pass of the whole network for every sample of MC dropout, and a threshold search
 that evaluates the combined test set again in every trial. Three things differ from the notebook, none of
-them to its cost: plain loops take the place of Lightning, the validation loss is that of the mean probability,
-and the last evaluation keeps the dropout on.
+them to its cost: plain loops take the place of Lightning, the validation loss is that of the mean
+probability, and the last evaluation keeps the dropout on.
 """
 
 from __future__ import annotations

@@ -8,6 +8,14 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Neither read nor fill the user's cache of preprocessed images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OSR_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def data_dir() -> Path:
     """Real images; see the variable OSR_DATA_DIR."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
-from torch import Tensor
+import torch
+
+from osr_lightning.data.stream import Images
 
 
-def overlaps(held_out: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> list[str]:
+def overlaps(held_out: Mapping[str, Images], test: Mapping[str, Images]) -> list[str]:
     """Count the images that two collections share, after preprocessing, pixel for pixel.
 
     Args:
@@ -28,6 +31,11 @@ def overlaps(held_out: Mapping[str, Tensor], test: Mapping[str, Tensor]) -> list
     return found
 
 
-def _keys(images: Tensor) -> set[bytes]:
-    rows = np.ascontiguousarray(images.numpy()).reshape(len(images), -1)
-    return {row.tobytes() for row in rows}
+def _keys(images: Images) -> set[bytes]:
+    """A digest of each image; those on disk are read a thousand at a time."""
+    keys: set[bytes] = set()
+    for start in range(0, len(images), 1000):
+        rows = torch.arange(start, min(start + 1000, len(images)))
+        pixels = np.ascontiguousarray(images[rows].numpy())
+        keys.update(hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels)
+    return keys

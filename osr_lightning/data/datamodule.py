@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from osr_lightning.data.audit import overlaps
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.sources import ImageSet, Split, holdout, load_source
+from osr_lightning.data.stream import Images, chain, select
 from osr_lightning.data.transforms import standardise
 from osr_lightning.errors import UserError
 
@@ -21,15 +22,15 @@ UnknownSets = dict[str, str | dict[str, str]]
 
 
 class ImageTable(Dataset[Batch]):
-    """Several image sets end to end, held in memory as ``uint8`` and served in whole batches.
+    """Several image sets end to end, held as ``uint8`` and served in whole batches.
 
     Args:
-        images: ``(N, C, H, W)`` uint8.
+        images: ``(N, C, H, W)`` uint8, in memory or streamed from disk.
         labels: ``(N,)`` int64.
         sources: ``(N,)`` int64, which set each image belongs to.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, sources: Tensor) -> None:
+    def __init__(self, images: Images, labels: Tensor, sources: Tensor) -> None:
         self.images, self.labels, self.sources = images, labels, sources
 
     def __len__(self) -> int:
@@ -88,6 +89,8 @@ class OpenSetDataModule(LightningDataModule):
         unknown_fraction: share of each unknown set to use, drawn by seed, in (0, 1].
         batch_size: images per training step and process.
         eval_batch_size: images per step of validation, test and prediction.
+        memory_limit: GiB; a folder whose images would take more is read from disk, batch by batch.
+        num_workers: processes that read such a folder.
         seed: of the splits and of the drawn shares.
     """
 
@@ -108,6 +111,8 @@ class OpenSetDataModule(LightningDataModule):
         unknown_fraction: float = 1.0,
         batch_size: int = 128,
         eval_batch_size: int = 1024,
+        memory_limit: float = 4.0,
+        num_workers: int = 2,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -135,6 +140,7 @@ class OpenSetDataModule(LightningDataModule):
         self.image_size, self.channels, self.mean, self.std = image_size, channels, mean, std
         self.val_fraction, self.unknown_fraction = val_fraction, unknown_fraction
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+        self.memory_limit, self.num_workers = memory_limit, num_workers
         self.unknown, self.groups = _flatten(unknown or {})
         # while true, prediction runs over the calibration images (OpenSetTrainer.calibrate)
         self.calibrating = False
@@ -168,6 +174,7 @@ class OpenSetDataModule(LightningDataModule):
                 channels=self.channels,
                 seed=self.seed,
                 as_known=as_known,
+                memory_limit=self.memory_limit * 2**30,
             )
         return self._sets[key]
 
@@ -192,8 +199,10 @@ class OpenSetDataModule(LightningDataModule):
                     f"data.val_fraction {self.val_fraction} leaves {len(train)} training and {len(val)} "
                     f"validation images of the {len(pool.labels)} in {self.known}; choose another share"
                 )
-            self.train_set = ImageTable(pool.images[train], pool.labels[train], torch.zeros_like(train))
-            self.val_set = ImageTable(pool.images[val], pool.labels[val], torch.zeros_like(val))
+            self.train_set, self.val_set = (
+                ImageTable(select(pool.images, rows), pool.labels[rows], torch.zeros_like(rows))
+                for rows in (train, val)
+            )
         if stage == "test" or (stage == "predict" and self.predict_source is None):
             self._setup_test()
         if stage == "predict" and self.predict_set is None:
@@ -210,7 +219,7 @@ class OpenSetDataModule(LightningDataModule):
             known = self._load(self.known, "test", as_known=True)
             unknown = {name: self._load(source, "test") for name, source in self.unknown.items()}
             test_set = self._with_unknowns(known, unknown)
-            self._audit(test_set)
+            self._audit({self.known: known, **unknown})
             self.test_set = test_set
 
     def _with_unknowns(self, known: ImageSet, unknown: dict[str, ImageSet]) -> ImageTable:
@@ -221,13 +230,14 @@ class OpenSetDataModule(LightningDataModule):
             if self.unknown_fraction < 1:
                 generator = torch.Generator().manual_seed(self.seed)
                 count = max(1, round(self.unknown_fraction * len(chosen)))
-                chosen = chosen[torch.randperm(len(chosen), generator=generator)[:count].sort().values]
+                rows = torch.randperm(len(chosen), generator=generator)[:count].sort().values
+                chosen = select(chosen, rows)
             images.append(chosen)
             labels.append(torch.full((len(chosen),), len(known.classes)))
             sources.append(torch.full((len(chosen),), position))
-        return ImageTable(torch.cat(images), torch.cat(labels), torch.cat(sources))
+        return ImageTable(chain(images), torch.cat(labels), torch.cat(sources))
 
-    def _audit(self, test_set: ImageTable) -> None:
+    def _audit(self, tested: dict[str, ImageSet]) -> None:
         """Stop where images that choose the threshold are among those of the test.
 
         Raises:
@@ -237,13 +247,10 @@ class OpenSetDataModule(LightningDataModule):
             return  # all of them are, on purpose, and the results say so
         self.setup("validate")
         assert self.val_set is not None
-        held_out = {f"{self.known}'s validation images": self.val_set.images}
+        held_out: dict[str, Images] = {f"{self.known}'s validation images": self.val_set.images}
         for name, source in self.calibration_unknown.items():
             held_out[f"the calibration set {name}"] = self._load(source, "validation").images
-        test = {
-            f"the test set {name}": test_set.images[test_set.sources == position]
-            for position, name in enumerate(self.source_names)
-        }
+        test = {f"the test set {name}": images.images for name, images in tested.items()}
         self.leaks = overlaps(held_out, test)
         if self.leaks and not self.allow_overlap:
             raise UserError(
@@ -313,6 +320,8 @@ class OpenSetDataModule(LightningDataModule):
             shuffle=shuffle,
             sampler=sampler,
             collate_fn=_identity,
+            # images in memory are there sooner than a worker could send them
+            num_workers=0 if isinstance(table.images, Tensor) else self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
 

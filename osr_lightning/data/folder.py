@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from torch import Tensor
 
+from osr_lightning.data.cache import cached
 from osr_lightning.data.image_set import ImageSet, Split
+from osr_lightning.data.stream import Images, StreamedImages
 from osr_lightning.data.transforms import pil_to_tensor, to_uint8_images
 from osr_lightning.errors import UserError
 
@@ -24,7 +29,9 @@ def has_splits(path: Path) -> bool:
     return (path / "train").is_dir() and (path / "test").is_dir()
 
 
-def load_folder(path: Path, split: Split, *, size: int, channels: int) -> ImageSet:
+def load_folder(
+    path: Path, split: Split, *, size: int, channels: int, memory_limit: float = math.inf
+) -> ImageSet:
     """Load the images of a folder, or of its ``train`` or ``test`` subfolder where it has both.
 
     Args:
@@ -34,6 +41,7 @@ def load_folder(path: Path, split: Split, *, size: int, channels: int) -> ImageS
             without both of them is given as a whole, whatever the split.
         size: Height and width of the result.
         channels: Channels of the result, 1 or 3.
+        memory_limit: Images that would take more bytes stay on disk and are read when asked for.
 
     Returns:
         The images ``(N, channels, size, size)``, sorted by path, and the files relative to ``path``.
@@ -58,8 +66,15 @@ def load_folder(path: Path, split: Split, *, size: int, channels: int) -> ImageS
                 "remove it, or make it an unknown set of its own."
             )
     index = {name: label for label, name in enumerate(classes)}
+    read = partial(read_images, size=size, channels=channels)
+    images: Images
+    if len(files) * channels * size * size > memory_limit:
+        images = StreamedImages(files, read)
+        rank_zero_info(f"{here}: {len(files)} images pass data.memory_limit and are read from disk as needed")
+    else:
+        images = cached(map(_read_bytes, files), (size, channels), lambda: read(files))
     return ImageSet(
-        images=read_images(files, size=size, channels=channels),
+        images=images,
         labels=torch.tensor([index[name] for name in names]),
         classes=tuple(classes),
         files=tuple(file.relative_to(path).as_posix() for file in files),
@@ -102,6 +117,13 @@ def _decode(file: Path) -> Tensor:
         with Image.open(file) as image:
             return pil_to_tensor(image)
     except Exception as error:  # PIL's decoders raise a dozen kinds on damaged and on huge files
+        raise UserError(f"Cannot read the image {file} ({error}): remove or replace it.") from error
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
         raise UserError(f"Cannot read the image {file} ({error}): remove or replace it.") from error
 
 

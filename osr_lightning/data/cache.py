@@ -1,0 +1,72 @@
+"""Preprocessed pixels kept between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+from torch import Tensor
+
+WORTH_KEEPING = 1.0  # seconds; what takes less is quicker made again than looked up by anybody
+
+
+def cache_folder() -> Path:
+    """``OSR_CACHE_DIR``, or ``osr_lightning`` in the user's cache folder; may be deleted at any time."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "osr_lightning"
+    return Path(os.environ.get("OSR_CACHE_DIR", default))
+
+
+def cached(
+    content: Iterable[bytes], settings: tuple[int | str, ...], compute: Callable[[], Tensor]
+) -> Tensor:
+    """``compute()``, or what it gave before for the same content, settings and code.
+
+    The key is a digest of the raw content, of the settings, of this package's own data code and of the
+    versions of the libraries that decode and resize, so an entry can never be stale.
+
+    Args:
+        content: the raw bytes that the result depends on, in order.
+        settings: what else it depends on.
+        compute: makes the result, a uint8 tensor.
+
+    Returns:
+        The result; kept on disk if it took more than a second and the cache folder can be written.
+    """
+    digest = hashlib.blake2b(digest_size=20)
+    libraries = (torch.__version__, torchvision.__version__, PIL.__version__)
+    code = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
+    for part in (repr((settings, libraries)).encode(), *code):
+        digest.update(part)
+    for part in content:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    path = cache_folder() / f"{digest.hexdigest()}.npy"
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError):
+        pass  # not there, or cut short by a full disk: made again
+    begin = time.perf_counter()
+    result = compute()
+    if time.perf_counter() - begin > WORTH_KEEPING:
+        _keep(path, result)
+    return result
+
+
+def _keep(path: Path, result: Tensor) -> None:
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.save(file, result.numpy(), allow_pickle=False)
+        partial.replace(path)  # another process never sees half a file
+    except OSError:  # a run does without its cache
+        with suppress(OSError):
+            partial.unlink()

@@ -1,0 +1,73 @@
+"""Image sets too large for memory: read from disk when a batch asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+class StreamedImages:
+    """``N`` image files that are indexed like a tensor ``(N, C, H, W)`` of uint8.
+
+    Args:
+        files: the ``N`` paths.
+        read: turns some of them into ``(n, C, H, W)`` uint8.
+    """
+
+    def __init__(self, files: Sequence[Path], read: Callable[[Sequence[Path]], Tensor]) -> None:
+        self.files, self.read = files, read
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.files)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Read the images at ``rows`` ``(n,)``."""
+        return self.read([self.files[row] for row in rows.tolist()])
+
+    def take(self, rows: Tensor) -> StreamedImages:
+        """The images at ``rows`` ``(n,)``, still on disk."""
+        return StreamedImages([self.files[row] for row in rows.tolist()], self.read)
+
+
+class ChainedImages:
+    """Image sets end to end, some of them streamed, indexed like one tensor."""
+
+    def __init__(self, parts: Sequence[Images]) -> None:
+        self.parts = parts
+        self.ends = torch.tensor(list(accumulate(len(part) for part in parts)))
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return int(self.ends[-1])
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """The images at ``rows`` ``(n,)``, in that order."""
+        owner = torch.searchsorted(self.ends, rows, right=True)
+        found: list[Tensor] = []
+        order: list[Tensor] = []
+        for index, part in enumerate(self.parts):
+            mine = (owner == index).nonzero().flatten()
+            if len(mine):
+                found.append(part[rows[mine] - (self.ends[index] - len(part))])
+                order.append(mine)
+        return torch.cat(found)[torch.cat(order).argsort()]
+
+
+Images: TypeAlias = Tensor | StreamedImages | ChainedImages
+
+
+def chain(parts: Sequence[Images]) -> Images:
+    """Put image sets end to end: in memory where all of them are."""
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    return torch.cat(tensors) if len(tensors) == len(parts) else ChainedImages(parts)
+
+
+def select(images: Images, rows: Tensor) -> Images:
+    """The images at ``rows`` ``(n,)``, without reading streamed ones."""
+    return images.take(rows) if isinstance(images, StreamedImages) else images[rows]
