@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 T = TypeVar("T")
-console = Console()
+# tables keep their width when the output goes to a file
+console = Console(width=None if sys.stdout.isatty() else 110)
 
 
 class Target(NamedTuple):

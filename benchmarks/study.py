@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,10 +32,17 @@ BASELINE_ACCURACY, TOTAL_ACCURACY = 0.9884, 0.9886  # the notebook's own figures
 Run = dict[str, Any]  # seconds by phase, and results
 
 
-def timed_process(command: list[str]) -> float:
+def timed_process(command: list[str], **environment: str) -> float:
     """Wall seconds of a command; what it prints is shown only if it fails."""
     begin = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}\nended with status {done.returncode}")
     return time.perf_counter() - begin
@@ -51,7 +59,9 @@ def osr_run(config: str, arguments: argparse.Namespace, folder: str, *options: s
             *("--data.root", str(arguments.data_root)),
             *("--evaluation.tsne_points", "0"),
             *options,
-        ]
+        ],
+        # nothing is left from earlier runs, not even preprocessed pixels
+        OSR_CACHE_DIR=f"{folder}/cache",
     )
     (results,) = Path(folder).glob("lightning_logs/*/version_*/results.json")
     return seconds, results.parent

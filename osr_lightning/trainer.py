@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.distributed import gather_rows
@@ -225,8 +224,8 @@ def _write_threshold(
 ) -> None:
     """Write ``source`` with the model's threshold and records to ``target``, at once or not at all."""
     checkpoint: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
-    state: dict[str, Tensor] = checkpoint["state_dict"]
-    state["threshold"] = model.threshold.detach().cpu()
+    # the weights as they were, the new threshold, and fitted detectors if there are any
+    checkpoint["state_dict"] = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     model.on_save_checkpoint(checkpoint)
     # a later test starts from these settings, and its leak audit must know what calibrated
     checkpoint["hyper_parameters"] = dict(model.hparams)

@@ -35,7 +35,8 @@ def trained(tiny_root, tmp_path_factory) -> Path:
     unknown = f"{{noise: 'npz:{tiny_root}/unknown.npz'}}"
     config = f"--config={CONFIGS}/mc_dropout.yaml"
     command = ["run", config, f"--data.unknown={unknown}", "--trainer.max_epochs=2", *tiny(tiny_root, runs)]
-    assert main([*command, *FIGURES]) == 0
+    # 80 validation images are too few for the config's own alpha
+    assert main([*command, "--model.alpha=0.1", *FIGURES]) == 0
     return runs / "lightning_logs" / "mc_dropout" / "version_0"
 
 
@@ -89,7 +90,12 @@ def test_checkpoint_carries_threshold_and_provenance(trained):
 def test_every_config_runs(config, tiny_root, tmp_path):
     experiment = yaml.safe_load(config.read_text())["trainer"]["experiment"]
     command = ["run", f"--config={config}", *tiny(tiny_root, tmp_path), "--trainer.max_epochs=1"]
-    if experiment not in ("quickstart", "notebook_baseline"):
+    if experiment == "near_far":
+        sets = (
+            f"{{near: {{a: 'npz:{tiny_root}/unknown.npz', b: 'noise:uniform'}}, far: {{c: photo_patches}}}}"
+        )
+        command.append(f"--data.unknown={sets}")
+    elif experiment not in ("quickstart", "notebook_baseline"):
         command.append(f"--data.unknown={{cifar10: 'npz:{tiny_root}/unknown.npz'}}")
     if experiment == "quickstart":
         command.append("--trainer.limit_train_batches=2")
@@ -102,6 +108,11 @@ def test_every_config_runs(config, tiny_root, tmp_path):
         assert results["open_set"]["count_unknown"] == 10  # a fifth of 50
         report = (tmp_path / "lightning_logs" / experiment / "version_0" / "report.html").read_text()
         assert "optimistic" in report
+    if experiment == "near_far":
+        assert list(results["groups"]) == ["near", "far"]
+        assert list(results["unknown"]) == ["a", "b", "c"]
+        means = [results["unknown"][name]["auroc"] for name in ("a", "b")]
+        assert results["groups"]["near"]["auroc"] == pytest.approx(np.mean(means))
     if experiment == "notebook_baseline":
         assert results["open_set"]["auroc"] is None
         assert results["open_set"]["unknown_accuracy"] is None
@@ -170,6 +181,27 @@ def test_calibrate_rewrites_the_threshold_only(trained, tmp_path):
     for name, tensor in old["state_dict"].items():
         if name != "threshold":
             assert torch.equal(tensor, new["state_dict"][name])
+
+
+def test_calibrate_fits_detectors_and_keeps_them_in_the_checkpoint(trained, tmp_path):
+    here = [f"--trainer.default_root_dir={tmp_path}"]
+    command = ["calibrate", f"--ckpt_path={trained}/checkpoints/best.ckpt", f"--output={tmp_path}/new.ckpt"]
+    assert main([*command, "--model.score=knn", "--model.detectors=[mahalanobis]", *here, *QUIET]) == 0
+    checkpoint = torch.load(tmp_path / "new.ckpt", weights_only=True)
+    assert {"knn", "mahalanobis", "energy"} < set(checkpoint["calibrations"])
+    assert main(["test", f"--ckpt_path={tmp_path}/new.ckpt", *here, *FAST]) == 0
+    results = results_of(tmp_path, "mc_dropout", 1)
+    assert results["score"]["name"] == "knn"
+    assert results["threshold"] == checkpoint["calibrations"]["knn"]
+    assert set(results["scores"]) == set(checkpoint["calibrations"])
+    # the images that calibrated are rejected at the promised rate; so are about as many of the test's
+    assert results["achieved"]["known_rejected"] <= results["achieved"]["bound"] + 0.1
+
+
+def test_a_score_that_is_not_fitted_asks_for_calibrate(trained, tmp_path, capsys):
+    command = ["test", f"--ckpt_path={trained}/checkpoints/best.ckpt", "--model.score=vim"]
+    assert main([*command, f"--trainer.default_root_dir={tmp_path}", *FAST]) == 2
+    assert "calibrate" in capsys.readouterr().err
 
 
 def test_calibrate_on_unknown_validation_images(trained, tmp_path, tiny_root):

@@ -51,7 +51,7 @@ def load_folder(
             class that ``train`` lacks.
     """
     if not path.is_dir():
-        raise UserError(f"There is no folder {path.absolute()}.")
+        raise UserError(f"There is no folder {path.absolute()}: name another with folder:PATH.")
     splits, flat = has_splits(path), path.resolve().name  # resolved, as "." has no name
     here = path if not splits else path / ("test" if split == "test" else "train")
     files = _find_images(here)

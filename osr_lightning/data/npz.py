@@ -29,7 +29,7 @@ def load_npz(path: Path) -> ImageSet:
         UserError: The file is missing or damaged, or its arrays are not as above.
     """
     if not path.is_file():
-        raise UserError(f"There is no file {path.absolute()}.")
+        raise UserError(f"There is no file {path.absolute()}: put it there, or name another with npz:PATH.")
     try:
         # opened here, as numpy leaves the file open when it is damaged
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:

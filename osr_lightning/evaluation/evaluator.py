@@ -77,7 +77,7 @@ class Evaluator(Callback):
         # drawing and scikit-learn take seconds to load, and only a test needs them
         from osr_lightning.evaluation.figures import all_figures
         from osr_lightning.evaluation.report import write_report
-        from osr_lightning.evaluation.results import evaluate
+        from osr_lightning.evaluation.results import achieved, evaluate
         from osr_lightning.evaluation.tensorboard import log_projector, log_test
         from osr_lightning.models.classifiers import OpenSetClassifier
 
@@ -96,6 +96,10 @@ class Evaluator(Callback):
             "images_per_s": len(table.label) / test_s,
         }
         results = run_record(trainer, pl_module, timing) | evaluate(table, self.bootstrap, self.seed)
+        threshold = pl_module.calibrations[pl_module.score_name]
+        if threshold.method == "known_quantile":
+            assert isinstance(threshold.target, float)
+            results["achieved"] = achieved(table, threshold.target, threshold.count_known)
         folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         table.save(folder)

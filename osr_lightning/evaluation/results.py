@@ -13,6 +13,7 @@ from osr_lightning.evaluation import measures
 from osr_lightning.evaluation.acceptance import BoolArray, FloatArray
 from osr_lightning.evaluation.bootstrap import HEADLINE, interval, resample
 from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.scoring.calibration import conformal_rank
 
 Numbers = dict[str, float | int | None]
 
@@ -104,6 +105,40 @@ def open_set(table: PredictionTable, mask: BoolArray) -> Numbers:
         "aupr_unknown": measures.aupr_unknown(score, unknown),
         "aupr_known_50": measures.aupr_known(score, unknown, share=0.5),
         "aupr_unknown_50": measures.aupr_unknown(score, unknown, share=0.5),
+    }
+
+
+def achieved(table: PredictionTable, alpha: float, calibration_images: int) -> Numbers | None:
+    """How the promise of a ``known_quantile`` threshold turned out on the test.
+
+    The promise, a rejection probability of at most ``alpha``, is one on average over calibration sets.
+    For one set of ``n`` images the probability that the threshold really has is ``Beta(n + 1 - k, k)``
+    distributed, ``k = ceil((n + 1)(1 - alpha))``, and the number of rejected among ``m`` test images
+    beta-binomially (Angelopoulos & Bates 2023, section 3.2).
+
+    Args:
+        table: the test run.
+        alpha: the target.
+        calibration_images: ``n``.
+
+    Returns:
+        ``known_rejected``, the share of the known test images, with its exact 95% interval
+        ``low``, ``high`` (Clopper & Pearson 1934), and ``bound``, which the share stays within for 95 of
+        100 calibration and test sets if all are exchangeable; ``None`` without known images, or where
+        ``n`` was too small for any threshold.
+    """
+    from scipy.stats import betabinom, binomtest
+
+    count, rank = int(table.known.sum()), conformal_rank(calibration_images, alpha)
+    if not count or rank > calibration_images:
+        return None
+    rejected = int(table.rejected[table.known].sum())
+    interval_95 = binomtest(rejected, count).proportion_ci()
+    return {
+        "known_rejected": rejected / count,
+        "low": float(interval_95.low),
+        "high": float(interval_95.high),
+        "bound": float(betabinom.ppf(0.95, count, calibration_images + 1 - rank, rank)) / count,
     }
 
 

@@ -17,8 +17,10 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from osr_lightning.data.batch import Batch
+from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.distributed import gather_rows
 from osr_lightning.errors import UserError
+from osr_lightning.models.features import features_and_logits, last_linear
 from osr_lightning.models.mc_dropout import MaskKind, sample_logits
 from osr_lightning.models.metrics import ScoreAUROC, decision_metrics, rejection_metrics
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
@@ -30,6 +32,7 @@ from osr_lightning.scoring.calibration import (
     calibrate,
     fixed_calibration,
 )
+from osr_lightning.scoring.detectors import DETECTORS, Detector, DetectorName
 from osr_lightning.scoring.scores import ScoreName, all_scores, mean_log_probability
 
 Schedule = Literal["step", "one_cycle"]
@@ -44,6 +47,9 @@ class OpenSetClassifier(LightningModule):
         network: images ``(B, C, H, W)`` to logits ``(B, K)``.
         num_classes: number of known classes, K.
         score: what tells unknown images from known ones; higher means more unknown.
+        detectors: scores to fit to the training images as well (each the score may also be):
+            mahalanobis, relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features
+            of passes without dropout.
         calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
             images is rejected; max_accuracy and min_cost: best on validation images with
             data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
@@ -62,7 +68,8 @@ class OpenSetClassifier(LightningModule):
         self,
         network: nn.Module,
         num_classes: int = 10,
-        score: ScoreName = "generalized_entropy",
+        score: ScoreName | DetectorName = "generalized_entropy",
+        detectors: list[DetectorName] | None = None,
         calibration: CalibrationMethod = "known_quantile",
         alpha: float = 0.05,
         threshold: float = 0.5,
@@ -87,6 +94,8 @@ class OpenSetClassifier(LightningModule):
         self.network = network
         self.num_classes = num_classes
         self.score_name = score
+        fitted = [name for name in DETECTORS if name == score or name in (detectors or [])]
+        self.detectors = nn.ModuleDict({name: DETECTORS[name]() for name in fitted})
         self.method = calibration
         self.alpha = alpha
         self.fixed = threshold
@@ -158,6 +167,12 @@ class OpenSetClassifier(LightningModule):
         confidence, predicted = log_probability.max(dim=-1)
         known = (batch.label >= 0) & (batch.label < self.num_classes)
         nll = -log_probability.gather(1, batch.label.where(known, 0).unsqueeze(1)).squeeze(1)
+        scores = {f"score/{name}": value for name, value in all_scores(samples).items()}
+        if self.detectors:
+            features = features_and_logits(self.network, batch.image)
+            for name, detector in self.detectors.items():
+                if detector.fitted:  # not before the end of training
+                    scores[f"score/{name}"] = detector(*features)
         return {
             "row": batch.row,
             "source": batch.source,
@@ -166,12 +181,42 @@ class OpenSetClassifier(LightningModule):
             "confidence": confidence.exp(),
             "nll": nll.where(known, torch.nan),
             "logits": samples.float().mean(dim=0),
-            **{f"score/{name}": value for name, value in all_scores(samples).items()},
+            **scores,
         }
 
     def rejected(self, results: dict[str, Tensor]) -> Tensor:
-        """``(B,)`` whether each image of :meth:`classify` is called unknown."""
+        """``(B,)`` whether each image of :meth:`classify` is called unknown.
+
+        Raises:
+            UserError: if the score is to be fitted and is not.
+        """
+        if f"score/{self.score_name}" not in results:
+            raise UserError(f"the score {self.score_name} is not fitted yet; run calibrate first")
         return results[f"score/{self.score_name}"] > self.threshold
+
+    def on_predict_start(self) -> None:
+        """While calibrating, first fit the detectors to the training images."""
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if self.detectors and getattr(datamodule, "calibrating", False):
+            self._fit_detectors(datamodule)
+
+    def _fit_detectors(self, datamodule: OpenSetDataModule) -> None:
+        # every process fits to all images: quicker than to send features around, and the same everywhere
+        datamodule.setup("fit")
+        table, size = datamodule.train_set, datamodule.eval_batch_size
+        assert table is not None
+        features, logits, labels = [], [], []
+        for start in range(0, len(table), size):
+            batch = table.__getitems__(list(range(start, min(start + size, len(table)))))
+            batch = Batch(*(tensor.to(self.device) for tensor in batch))
+            found = features_and_logits(self.network, datamodule.on_after_batch_transfer(batch, 0).image)
+            features.append(found[0])
+            logits.append(found[1])
+            labels.append(batch.label)
+        images = torch.cat(features), torch.cat(logits), torch.cat(labels)
+        for detector in self.detectors.values():
+            assert isinstance(detector, Detector)
+            detector.fit(*images, last_linear(self.network))
 
     def _save_plain_hyperparameters(self) -> None:
         """Save the arguments as plain values, which ``torch.load`` reads with ``weights_only=True``.
@@ -272,6 +317,8 @@ class OpenSetClassifier(LightningModule):
         chosen = self.trainer.strategy.broadcast(chosen)
         assert chosen is not None
         self.calibrations, self.search_trials = chosen
+        if self.score_name not in self.calibrations:  # a detector, which is fitted after the training
+            self.calibrations[self.score_name] = fixed_calibration(self.fixed)
         self.threshold.fill_(self.calibrations[self.score_name].value)
 
     # test and prediction ------------------------------------------------------------------------------
@@ -325,6 +372,9 @@ class OpenSetClassifier(LightningModule):
                 f"{type(self).__name__}; pass the matching --model or leave --config and --model out"
             )
         state = checkpoint["state_dict"]
+        for name in list(state):
+            if name.startswith("detectors.") and name.split(".")[1] not in self.detectors:
+                del state[name]
         for name, tensor in self.state_dict().items():
             if name not in state or state[name].shape != tensor.shape:
                 found = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
@@ -336,6 +386,9 @@ class OpenSetClassifier(LightningModule):
             name: Calibration(**record) for name, record in checkpoint["calibrations"].items()
         }
         if self.method == "fixed":
+            self.calibrations[self.score_name] = fixed_calibration(self.fixed)
+        calibrating = getattr(getattr(self.trainer, "datamodule", None), "calibrating", False)
+        if self.score_name not in self.calibrations and calibrating:
             self.calibrations[self.score_name] = fixed_calibration(self.fixed)
         if self.score_name not in self.calibrations:
             raise UserError(

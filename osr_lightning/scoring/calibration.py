@@ -49,6 +49,7 @@ class Calibration:
         target: what the method aims at, e.g. the largest share of knowns to reject; null for none.
         calibrated_on: the images whose scores chose the value.
         optimistic: true if test images were among them.
+        count_known: number of known images among them.
         guarantee: one sentence on what may be expected of the threshold.
     """
 
@@ -57,6 +58,7 @@ class Calibration:
     target: float | dict[str, float] | None
     calibrated_on: str
     optimistic: bool
+    count_known: int
     guarantee: str
 
 
@@ -76,11 +78,16 @@ def known_quantile(known_scores: Floats, alpha: float) -> float:
         The threshold, in units of the score.
     """
     n = len(known_scores)
-    # the small slack keeps (n + 1)(1 - alpha) from being rounded up past a whole number
-    rank = math.ceil((n + 1) * (1 - alpha) - 1e-9)
+    rank = conformal_rank(n, alpha)
     if rank > n:
         return float(np.finfo(np.float64).max)
     return float(np.partition(known_scores, rank - 1)[rank - 1])
+
+
+def conformal_rank(n: int, alpha: float) -> int:
+    """``ceil((n + 1) (1 - alpha))``; above ``n`` where ``n`` scores are too few for ``alpha``."""
+    # the small slack keeps the product from being rounded up past a whole number
+    return math.ceil((n + 1) * (1 - alpha) - 1e-9)
 
 
 def min_cost(scores: Floats, known: Bools, correct: Bools, costs: Costs) -> float:
@@ -186,21 +193,21 @@ def calibrate(
             f"calibration by {method} needs unknown images, and there are none in {calibrated_on}; name some "
             "with data.calibration_unknown, or use known_quantile"
         )
+    count = int(known.sum())
     trials: list[tuple[float, float]] = []
     chosen: dict[str, Calibration] = {}
 
     def record(score: str, value: float, target: float | dict[str, float] | None, guarantee: str) -> None:
-        chosen[score] = Calibration(value, method, target, calibrated_on, optimistic, guarantee)
+        chosen[score] = Calibration(value, method, target, calibrated_on, optimistic, count, guarantee)
 
     for score, values in scores.items():
         if method == "known_quantile":
-            n = int(known.sum())
             record(
                 score,
                 known_quantile(values[known], alpha),
                 alpha,
-                f"a known image exchangeable with the {n} calibration images is rejected with probability "
-                f"at most {alpha:g} (split conformal)",
+                f"a known image exchangeable with the {count} calibration images is rejected with "
+                f"probability at most {alpha:g} (split conformal)",
             )
         elif method == "max_accuracy":
             text = "the greatest total accuracy on the calibration images; no guarantee beyond them"
@@ -222,5 +229,5 @@ def calibrate(
 def fixed_calibration(value: float) -> Calibration:
     """The record of a threshold that was given as a number."""
     return Calibration(
-        value, "fixed", value, "nothing", False, "none: the threshold is a number that was given"
+        value, "fixed", value, "nothing", False, 0, "none: the threshold is a number that was given"
     )

@@ -110,7 +110,7 @@ def _take_shapes(detector: Detector, state_dict: dict[str, Any], prefix: str, *_
 class Mahalanobis(Detector):
     """``min_k (f - m_k)' C^-1 (f - m_k)``, 0 or more: squared distance to the nearest class mean.
 
-    ``m_k`` are the means of the classes that occur, ``C`` is the covariance that they share, divided by ``N``.
+    ``m_k`` are the means of the classes that occur, ``C`` is the covariance that they share, over ``N``.
     Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples, NeurIPS 2018; without
     its input perturbation and its ensemble over layers.
 
@@ -153,7 +153,8 @@ class Mahalanobis(Detector):
         variances, axes = torch.linalg.eigh(centered.T @ centered / len(centered))
         variances = variances.clamp(min=0)  # rounding
         # where nothing varies at all, every direction counts the same
-        return axes / (variances + self.ridge * (float(variances.mean()) or 1.0)).sqrt()
+        whitening: Tensor = axes / (variances + self.ridge * (float(variances.mean()) or 1.0)).sqrt()
+        return whitening
 
 
 class RelativeMahalanobis(Mahalanobis):
@@ -264,7 +265,7 @@ class ViM(Detector):
             raise UserError(f"dimension must be below the {width} features there are, got {dimension}.")
         origin = features.new_zeros(width)
         if layer.bias is not None:
-            origin = -torch.linalg.pinv(layer.weight.double()) @ layer.bias.double()
+            origin = -torch.linalg.pinv(layer.weight.to(features)) @ layer.bias.to(features)
         centered = features - origin
         axes = torch.linalg.eigh(centered.T @ centered).eigenvectors  # least variance first
         residual = axes[:, : width - dimension]
@@ -273,7 +274,7 @@ class ViM(Detector):
         return {"origin": origin, "residual": residual, "alpha": logits.amax(1).mean() / length}
 
     def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        virtual = self.alpha * ((features - self.origin) @ self.residual).norm(dim=1)
+        virtual: Tensor = self.alpha * ((features - self.origin) @ self.residual).norm(dim=1)
         return virtual - logits.logsumexp(1)
 
 
@@ -330,7 +331,7 @@ class OpenMax(Detector):
         distances = _squared_distance(logits, self.means).sqrt() - self.smallest + _SHIFT  # (B, K)
         hazard = ((distances.clamp(min=0) / self.scale).log() * self.shape).exp()
         rank = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # 0 is the largest
-        weight = (1 - rank / min(self.top, logits.shape[1])).clamp(min=0)
+        weight: Tensor = (1 - rank.double() / min(self.top, logits.shape[1])).clamp(min=0)
         moved = logits * weight * -(-hazard).expm1()
         return moved.sum(1) - (logits - moved).logsumexp(1)
 

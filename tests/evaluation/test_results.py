@@ -10,8 +10,9 @@ import pytest
 
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation import bootstrap, measures
-from osr_lightning.evaluation.results import closed_set, evaluate, open_set
+from osr_lightning.evaluation.results import achieved, closed_set, evaluate, open_set
 from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.scoring.calibration import known_quantile
 
 OPEN_SET = {
     "count_known", "count_unknown", "known_accuracy", "unknown_accuracy", "total_accuracy", "binary_accuracy",
@@ -186,3 +187,31 @@ def test_start_up_loads_neither_scikit_learn_nor_matplotlib_nor_jinja():
         [sys.executable, "-c", check], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"sklearn", "matplotlib", "jinja2", "rich"} & set(loaded)
+
+
+def test_achieved_share_against_simulation():
+    """The bound holds for about 95 of 100 calibration and test sets, the share is that of the table."""
+    rng = np.random.default_rng(0)
+    within = []
+    for _ in range(400):
+        scores = rng.normal(size=150)
+        table = PredictionTable(
+            class_names=("a", "b"),
+            source_names=("known",),
+            groups={},
+            score_name="s",
+            threshold=known_quantile(scores[:50], 0.1),
+            source=np.zeros(100, np.int64),
+            label=np.zeros(100, np.int64),
+            predicted_class=np.zeros(100, np.int64),
+            confidence=np.ones(100),
+            nll=np.zeros(100),
+            scores={"s": scores[50:]},
+            logits=np.zeros((100, 2), np.float32),
+        )
+        found = achieved(table, 0.1, 50)
+        assert found["known_rejected"] == np.mean(scores[50:] > table.threshold)
+        assert found["low"] <= found["known_rejected"] <= found["high"]
+        within.append(found["known_rejected"] <= found["bound"])
+    assert 0.93 <= np.mean(within) <= 0.99
+    assert achieved(table, 0.01, 50) is None  # 50 images are too few for 1%
