@@ -376,6 +376,8 @@ class OpenSetClassifier(LightningModule):
             if name.startswith("detectors.") and name.split(".")[1] not in self.detectors:
                 del state[name]
         for name, tensor in self.state_dict().items():
+            if name.startswith("detectors."):
+                continue  # they take whatever fit the checkpoint has, or none
             if name not in state or state[name].shape != tensor.shape:
                 found = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
                 raise UserError(

@@ -1,0 +1,87 @@
+"""Distances to class means."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from osr_lightning.errors import UserError
+from osr_lightning.scoring.detectors.base import Buffers, Detector, DetectorName, squared_distance
+
+
+class Mahalanobis(Detector):
+    """``min_k (f - m_k)' C^-1 (f - m_k)``, 0 or more: squared distance to the nearest class mean.
+
+    ``m_k`` are the means of the classes that occur, ``C`` is the covariance that they share, over ``N``.
+    Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples, NeurIPS 2018; without
+    its input perturbation and its ensemble over layers.
+
+    Deviation: ``ridge`` times the mean variance is added to the diagonal of ``C``. The authors' code takes
+    the pseudo-inverse, to which a direction without training variance, such as a unit that no training image
+    activates, counts nothing; here it counts most.
+
+    Args:
+        ridge: above 0.
+        normalize: bring features to unit length first (Mueller and Hein, Mahalanobis++, ICML 2025), for
+            networks that answer unknown images with short features.
+    """
+
+    name: ClassVar[DetectorName] = "mahalanobis"
+    state: ClassVar[tuple[str, ...]] = ("means", "whitening")
+    means: Tensor  # (classes that occur, D), whitened
+    whitening: Tensor  # (D, D), times its own transpose it is C^-1
+
+    def __init__(self, ridge: float = 1e-6, normalize: bool = False) -> None:
+        if not ridge > 0:
+            raise UserError(f"ridge must be above 0, got {ridge}.")
+        super().__init__()
+        self.ridge = ridge
+        self.normalize = normalize
+
+    def _fit(self, features: Tensor, logits: Tensor, labels: Tensor, layer: nn.Linear | None) -> Buffers:
+        features = self._prepare(features)
+        classes, index = torch.unique(labels, return_inverse=True)
+        means = torch.stack([features[labels == k].mean(0) for k in classes])
+        whitening = self._whiten(features - means[index])
+        return {"means": means @ whitening, "whitening": whitening}
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        return squared_distance(self._prepare(features) @ self.whitening, self.means).amin(1)
+
+    def _prepare(self, features: Tensor) -> Tensor:
+        return F.normalize(features) if self.normalize else features
+
+    def _whiten(self, centered: Tensor) -> Tensor:
+        variances, axes = torch.linalg.eigh(centered.T @ centered / len(centered))
+        variances = variances.clamp(min=0)  # rounding
+        # where nothing varies at all, every direction counts the same
+        whitening: Tensor = axes / (variances + self.ridge * (float(variances.mean()) or 1.0)).sqrt()
+        return whitening
+
+
+class RelativeMahalanobis(Mahalanobis):
+    """``min_k d_k(f) - d_0(f)``, any real number: `Mahalanobis` less what all training images share.
+
+    ``d_k`` is the distance there, with its arguments and its ridge; ``d_0`` is the squared distance to the
+    mean of all training images under their own covariance.
+    Ren et al., A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, 2021.
+    """
+
+    name = "relative_mahalanobis"
+    state = (*Mahalanobis.state, "mean", "total_whitening")
+    mean: Tensor  # (1, D), whitened
+    total_whitening: Tensor  # (D, D)
+
+    def _fit(self, features: Tensor, logits: Tensor, labels: Tensor, layer: nn.Linear | None) -> Buffers:
+        classes = super()._fit(features, logits, labels, layer)
+        features = self._prepare(features)
+        mean = features.mean(0, keepdim=True)
+        whitening = self._whiten(features - mean)
+        return classes | {"mean": mean @ whitening, "total_whitening": whitening}
+
+    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+        background = squared_distance(self._prepare(features) @ self.total_whitening, self.mean)
+        return super()._score(features, logits) - background.squeeze(1)
