@@ -11,6 +11,7 @@ left out of its images per second and part of the column "whole fit".
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,7 @@ CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
 FIT, BARE, NOTEBOOK, ITS_NETWORK = "our fit", "bare loop", "notebook's data path", "and its network"
 BATCH = 128
 MEAN, STD = 0.1307, 0.3081
+NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -94,13 +96,18 @@ def loop(
 ) -> dict[str, float]:
     """Nothing but training."""
     network.train()
+    # importing Lightning sets this; it makes Adam look for a GPU in every step, which no bare loop would pay
+    check = os.environ.pop(NVML_CHECK, None)
     begin = time.perf_counter()
     for _ in range(epochs):
         for images, labels in batches():
             optimizer.zero_grad()
             F.cross_entropy(network(images), labels).backward()
             optimizer.step()
-    return {"seconds": time.perf_counter() - begin}
+    seconds = time.perf_counter() - begin
+    if check is not None:
+        os.environ[NVML_CHECK] = check
+    return {"seconds": seconds}
 
 
 def bare_loop(name: str, images: Tensor, labels: Tensor, steps: int, epochs: int) -> dict[str, float]:

@@ -141,14 +141,14 @@ class OpenSetTrainer(Trainer):
             f"{chosen.calibrated_on}{flattered} ({output or ckpt_path})"
         )
 
-    def predict(
+    def predict(  # type: ignore[override]
         self,
         model: LightningModule | None = None,
         dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
         datamodule: LightningDataModule | None = None,
         return_predictions: bool | None = None,
         ckpt_path: str | Path | None = None,
-        weights_only: bool | None = None,
+        **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
     ) -> list[Any] | None:
         """Classify images and write one row per image to predictions.csv.
 
@@ -158,9 +158,9 @@ class OpenSetTrainer(Trainer):
             datamodule: the images.
             return_predictions: whether to return the rows too; true if not given.
             ckpt_path: the checkpoint whose weights and threshold decide.
-            weights_only: whether to refuse checkpoints that hold more than plain values and tensors.
+            kwargs: see lightning.pytorch.Trainer.predict.
         """
-        batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, weights_only)
+        batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, **kwargs)
         log_dir = self.log_dir  # every process must ask: it is broadcast
         if batches and isinstance(self.lightning_module, OpenSetClassifier) and log_dir is not None:
             from osr_lightning.evaluation.predictions import write_predictions

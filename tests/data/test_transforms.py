@@ -25,7 +25,7 @@ def test_bulk_agrees_with_the_pil_way_of_the_notebook():
     )
     ours = to_uint8_images(crops, size=28, channels=1)[:, 0]
     assert (ours.int() - expected.int()).abs().max() <= 2
-    assert (ours.float() - expected.float()).mean().abs() < 0.05
+    assert (ours.float() - expected.float()).mean().abs() < 0.1
 
 
 def test_grey_is_itu_601_rounded_and_keeps_white():
