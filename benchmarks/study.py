@@ -48,23 +48,20 @@ def timed_process(command: list[str], **environment: str) -> float:
     return time.perf_counter() - begin
 
 
-def osr_run(config: str, arguments: argparse.Namespace, folder: str, *options: str) -> tuple[float, Path]:
-    """One command `osr run`: wall seconds, start-up included, and its run folder."""
-    seconds = timed_process(
+def osr_run(config: str, arguments: argparse.Namespace, folder: Path, cache: Path, *options: str) -> float:
+    """One command `osr run`: wall seconds, start-up included."""
+    return timed_process(
         [
             *(sys.executable, "-m", "osr_lightning", "run"),
             *("--config", str(ROOT / "configs" / config)),
-            *("--trainer.default_root_dir", folder),
+            *("--trainer.default_root_dir", str(folder)),
             *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
             *("--data.root", str(arguments.data_root)),
             *("--evaluation.tsne_points", "0"),
             *options,
         ],
-        # nothing is left from earlier runs, not even preprocessed pixels
-        OSR_CACHE_DIR=f"{folder}/cache",
+        OSR_CACHE_DIR=str(cache),
     )
-    (results,) = Path(folder).glob("lightning_logs/*/version_*/results.json")
-    return seconds, results.parent
 
 
 def our_runs(configs: str, arguments: argparse.Namespace, options: list[str], *, tsne: bool) -> Run:
@@ -72,24 +69,27 @@ def our_runs(configs: str, arguments: argparse.Namespace, options: list[str], *,
     cifar = json.dumps({"cifar10": f"folder:{arguments.data_root}/cifar10/test"})
     phases: dict[str, float] = {}
     results: dict[str, float] = {}
-    for model in ("baseline", "mc_dropout"):
-        # the notebook judges its baseline on known digits alone
-        unknown = [] if (configs, model) == ("notebook/", "baseline") else ["--data.unknown", cifar]
-        with tempfile.TemporaryDirectory() as folder:
-            wall, run = osr_run(f"{configs}{model}.yaml", arguments, folder, *unknown, *options)
+    with tempfile.TemporaryDirectory() as temporary:
+        # preprocessed pixels are kept from the first command to the second, but not from earlier runs
+        folder, cache = Path(temporary), Path(temporary, "cache")
+        for model in ("baseline", "mc_dropout"):
+            # the notebook judges its baseline on known digits alone
+            unknown = [] if (configs, model) == ("notebook/", "baseline") else ["--data.unknown", cifar]
+            wall = osr_run(f"{configs}{model}.yaml", arguments, folder / model, cache, *unknown, *options)
+            (run,) = folder.glob(f"{model}/lightning_logs/*/version_*")
             found = json.loads((run / "results.json").read_text())
-            if tsne and model == "mc_dropout":
-                phases["t-SNE"] = our_tsne(run)
-        timing = found["timing"]
-        phases[f"fit {model}"] = timing["fit_s"]
-        phases[f"threshold, {model}"] = timing["calibrate_s"]
-        phases[f"test, {model}"] = timing["test_s"]
-        inside = timing["fit_s"] + timing["calibrate_s"] + timing["test_s"]
-        phases[f"start-up, figures and report, {model}"] = wall - inside
-        if model == "baseline":
-            results["baseline_accuracy"] = found["closed_set"]["accuracy"]
-        else:
-            results |= found["open_set"]
+            timing = found["timing"]
+            phases[f"fit {model}"] = timing["fit_s"]
+            phases[f"threshold, {model}"] = timing["calibrate_s"]
+            phases[f"test, {model}"] = timing["test_s"]
+            inside = timing["fit_s"] + timing["calibrate_s"] + timing["test_s"]
+            phases[f"start-up, figures and report, {model}"] = wall - inside
+            if model == "baseline":
+                results["baseline_accuracy"] = found["closed_set"]["accuracy"]
+            else:
+                results |= found["open_set"]
+                if tsne:
+                    phases["t-SNE"] = our_tsne(run)
     return {"seconds": phases, "results": results}
 
 

@@ -55,6 +55,9 @@ class OpenSetTrainer(Trainer):
         self.timing: dict[str, float | None] = {"fit_s": None, "calibrate_s": None}
         if logger is None or logger is True:
             logger = run_folder_loggers(default_root_dir, experiment, version)
+        if not torch.cuda.is_available():
+            # Lightning sets this, and with it torch's optimizers look for a GPU driver at every step
+            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         given = [callbacks] if isinstance(callbacks, Callback) else callbacks or []
         if not any(isinstance(callback, Evaluator) for callback in given):
             given = [*given, Evaluator()]

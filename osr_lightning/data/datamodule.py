@@ -44,7 +44,10 @@ class ImageTable(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         """One gather per field for a whole batch, instead of one Python call per image."""
         row = torch.tensor(indices)
-        return Batch(self.images[row], self.labels[row], self.sources[row], row)
+        images = self.images
+        # index_select is several times quicker than indexing
+        image = images.index_select(0, row) if isinstance(images, Tensor) else images[row]
+        return Batch(image, self.labels.index_select(0, row), self.sources.index_select(0, row), row)
 
 
 def _identity(batch: Any) -> Any:  # noqa: ANN401 - `__getitems__` gives a batch where a list is expected
@@ -110,7 +113,7 @@ class OpenSetDataModule(LightningDataModule):
         val_fraction: float = 0.2,
         unknown_fraction: float = 1.0,
         batch_size: int = 128,
-        eval_batch_size: int = 1024,
+        eval_batch_size: int = 256,
         memory_limit: float = 4.0,
         num_workers: int = 2,
         seed: int = 0,

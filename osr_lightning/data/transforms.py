@@ -101,8 +101,11 @@ def standardise(
     """
     if images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8, not {images.dtype}")
+    pixels = images.to(torch.float32)
+    if isinstance(mean, float) and isinstance(std, float):  # numbers are quicker than tensors of one
+        return pixels.mul_(1 / (255 * std)).sub_(mean / std)
     mean, std = (
         torch.as_tensor(value, dtype=torch.float32, device=images.device).view(-1, 1, 1)
         for value in (mean, std)
     )
-    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+    return pixels.div_(255).sub_(mean).div_(std)

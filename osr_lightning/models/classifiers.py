@@ -33,7 +33,7 @@ from osr_lightning.scoring.calibration import (
     fixed_calibration,
 )
 from osr_lightning.scoring.detectors import DETECTORS, Detector, DetectorName
-from osr_lightning.scoring.scores import ScoreName, all_scores, mean_log_probability
+from osr_lightning.scoring.scores import ScoreName, summarise
 
 Schedule = Literal["step", "one_cycle"]
 
@@ -140,7 +140,7 @@ class OpenSetClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam and the schedule; the command line's --optimizer and --lr_scheduler take their place."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
         if self.schedule == "step":
             return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.5)]
         one_cycle = torch.optim.lr_scheduler.OneCycleLR(
@@ -163,16 +163,16 @@ class OpenSetClassifier(LightningModule):
                 f"the network gives {samples.shape[-1]} logits, but model.num_classes is {self.num_classes}; "
                 "make them equal"
             )
-        log_probability = mean_log_probability(samples)
+        summary = summarise(samples)
+        log_probability = summary.pop("log_probability")
         confidence, predicted = log_probability.max(dim=-1)
         known = (batch.label >= 0) & (batch.label < self.num_classes)
         nll = -log_probability.gather(1, batch.label.where(known, 0).unsqueeze(1)).squeeze(1)
-        scores = {f"score/{name}": value for name, value in all_scores(samples).items()}
         if self.detectors:
             features = features_and_logits(self.network, batch.image)
             for name, detector in self.detectors.items():
                 if detector.fitted:  # not before the end of training
-                    scores[f"score/{name}"] = detector(*features)
+                    summary[f"score/{name}"] = detector(*features)
         return {
             "row": batch.row,
             "source": batch.source,
@@ -180,8 +180,7 @@ class OpenSetClassifier(LightningModule):
             "predicted_class": predicted,
             "confidence": confidence.exp(),
             "nll": nll.where(known, torch.nan),
-            "logits": samples.float().mean(dim=0),
-            **scores,
+            **summary,
         }
 
     def rejected(self, results: dict[str, Tensor]) -> Tensor:

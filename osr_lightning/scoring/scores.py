@@ -20,6 +20,8 @@ from torch import Tensor
 
 from osr_lightning.errors import UserError
 
+_CHUNK = 2**17  # sampled logits that are summarised at once
+
 
 class Samples:
     """Sampled logits, with what several scores share worked out once.
@@ -186,6 +188,29 @@ def all_scores(logits: Logits) -> dict[str, Tensor]:
     """Logits ``(S, B, K)`` -> every score of `SCORES`, ``(B,)`` float64 each, sharing the work."""
     samples = _samples(logits)
     return {name: score(samples) for name, score in SCORES.items()}
+
+
+def summarise(logits: Tensor) -> dict[str, Tensor]:
+    """Logits ``(S, B, K)`` -> all that is kept of the samples of ``B`` images.
+
+    Works on a few images at a time: the float64 temporaries of many samples then stay in cache, and a large
+    batch does not fragment the memory.
+
+    Returns:
+        ``log_probability`` ``(B, K)`` float64, the log of the mean over samples of the softmax; ``logits``
+        ``(B, K)`` float32, their mean; and ``score/NAME`` ``(B,)`` float64 for every score of `SCORES`.
+    """
+    parts = []
+    for chunk in torch.split(logits, max(1, _CHUNK // (logits.shape[0] * logits.shape[2])), dim=1):
+        samples = Samples(chunk)
+        parts.append(
+            {
+                "log_probability": samples.mean_log_probability,
+                "logits": samples.mean_logits.float(),
+                **{f"score/{name}": value for name, value in all_scores(samples).items()},
+            }
+        )
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
 def _samples(logits: Logits) -> Samples:
