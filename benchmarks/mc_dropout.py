@@ -123,7 +123,7 @@ def parse_arguments() -> argparse.Namespace:
         "--data-root", type=Path, default=Path("../shared/data"), help="folder that holds MNIST/"
     )
     parser.add_argument("--images", type=int, default=10_000, help="how many test images")
-    parser.add_argument("--batch-size", type=int, default=1000, help="images per batch")
+    parser.add_argument("--batch-size", type=int, default=512, help="images per batch")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the median is taken")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(

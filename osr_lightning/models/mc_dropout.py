@@ -26,6 +26,7 @@ Dropout: TypeAlias = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 
 # activations of a chunk, in elements: what stays in cache on a CPU, and 64 MB of float32 elsewhere
 _CPU_CHUNK = 2**19
+_TRUNK_IMAGES = 128  # the most that go through the trunk at once on a CPU
 _GPU_CHUNK = 2**24
 
 
@@ -95,7 +96,7 @@ def sample_logits(
         )
     if split is None or method == "loop":
         return _repeat(network, dropouts, images, num_samples, source, replay=method != "loop")
-    features = split.trunk(images)  # (B, C, ...), or of any shape that starts with B
+    features = _run_trunk(split.trunk, images)  # (B, C, ...), or of any shape that starts with B
     # folding saves the multiplications of all but one sample, within each channel
     worthwhile = foldable and num_samples > 1 and features.shape[2:].numel() > 1
     if method == "fold" or (method == "auto" and worthwhile):
@@ -170,6 +171,17 @@ def _is_foldable(network: SplitNetwork) -> bool:
 def _mixes_images(head: nn.Module) -> bool:
     """Whether a batch norm in training mode makes the logits depend on which images run together."""
     return any(isinstance(m, nn.modules.batchnorm._NormBase) and m.training for m in head.modules())
+
+
+def _run_trunk(trunk: nn.Module, images: Tensor) -> Tensor:
+    """The trunk's features, on a CPU a few images at a time.
+
+    The first activations of a thousand images are tens of megabytes, which the allocator maps and the kernel
+    fills with zeros anew in every batch: that takes as long as the first convolution itself.
+    """
+    if images.device.type != "cpu" or len(images) <= _TRUNK_IMAGES or _mixes_images(trunk):
+        return cast(Tensor, trunk(images))
+    return torch.cat([trunk(chunk) for chunk in torch.split(images, _TRUNK_IMAGES)])
 
 
 def _chunk(features: Tensor, elements_each: int) -> int:
