@@ -47,7 +47,7 @@ def main() -> None:
         print_scores(name, results)
         within = [r["achieved"]["known_rejected"] <= r["achieved"]["bound"] for r in results]
         print_table(
-            f"{name}: known test images rejected at alpha = 5%, and right answers on MNIST + 2,000 of CIFAR-10",
+            f"{name}: known test images rejected at alpha = 5%; total accuracy with 2,000 of CIFAR-10",
             ["seed", "rejected", "bound", "total accuracy at alpha = 0.2%"],
             [
                 (

@@ -18,7 +18,8 @@ from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.evaluator import Evaluator
 from osr_lightning.evaluation.summary import print_summary
-from osr_lightning.models.classifiers import MCDropoutClassifier, OpenSetClassifier
+from osr_lightning.models.classifiers import MCDropoutClassifier
+from osr_lightning.models.open_set import OpenSetClassifier
 from osr_lightning.trainer import OpenSetTrainer
 
 TRAINING = ("fit", "run")
@@ -172,7 +173,7 @@ def _settings(path: Path) -> dict[str, Any]:
             f"{path} is no readable checkpoint of this project ({type(error).__name__}); "
             "train one with run or fit"
         ) from error
-    class_path = model.pop("_class_path", f"{OpenSetClassifier.__module__}.{classifier}")
+    class_path = model.pop("_class_path", f"{MCDropoutClassifier.__module__}.{classifier}")
     for hyperparameters in (model, data):
         hyperparameters.pop("_instantiator", None)
     settings: dict[str, Any] = {"model": {"class_path": class_path, "init_args": model}, "data": data}

@@ -21,7 +21,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.distributed import gather_rows
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.evaluator import Evaluator
-from osr_lightning.models.classifiers import OpenSetClassifier
+from osr_lightning.models.open_set import OpenSetClassifier
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from osr_lightning.__main__ import main
-from osr_lightning.data.datamodule import even_batch_size
+from osr_lightning.data.table import even_batch_size
 from osr_lightning.distributed import gather_rows
 
 FAST = [

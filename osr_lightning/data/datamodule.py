@@ -9,61 +9,17 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from osr_lightning.data.audit import overlaps
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.sources import ImageSet, Split, holdout, load_source
 from osr_lightning.data.stream import Images, chain, select
+from osr_lightning.data.table import ImageTable, even_batch_size, whole_batch
 from osr_lightning.data.transforms import standardise
 from osr_lightning.errors import UserError
 
 UnknownSets = dict[str, str | dict[str, str]]
-
-
-class ImageTable(Dataset[Batch]):
-    """Several image sets end to end, held as ``uint8`` and served in whole batches.
-
-    Args:
-        images: ``(N, C, H, W)`` uint8, in memory or streamed from disk.
-        labels: ``(N,)`` int64.
-        sources: ``(N,)`` int64, which set each image belongs to.
-    """
-
-    def __init__(self, images: Images, labels: Tensor, sources: Tensor) -> None:
-        self.images, self.labels, self.sources = images, labels, sources
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Batch:
-        """One image as a batch of one."""
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """One gather per field for a whole batch, instead of one Python call per image."""
-        row = torch.tensor(indices)
-        images = self.images
-        # index_select is several times quicker than indexing
-        image = images.index_select(0, row) if isinstance(images, Tensor) else images[row]
-        return Batch(image, self.labels.index_select(0, row), self.sources.index_select(0, row), row)
-
-
-def _identity(batch: Any) -> Any:  # noqa: ANN401 - `__getitems__` gives a batch where a list is expected
-    return batch
-
-
-def even_batch_size(images: int, processes: int, batch_size: int) -> int:
-    """The smallest size from ``batch_size`` on that gives every process equally many batches.
-
-    Unpadded shards may differ by one image, hence by one batch; DDP synchronises the network's buffers
-    at each validation batch of a fit, so the process with one batch more would wait for ever.
-    """
-    smaller, larger = images // processes, -(-images // processes)
-    while -(-smaller // batch_size) != -(-larger // batch_size):
-        batch_size += 1
-    return batch_size
 
 
 class OpenSetDataModule(LightningDataModule):
@@ -144,7 +100,7 @@ class OpenSetDataModule(LightningDataModule):
         self.val_fraction, self.unknown_fraction = val_fraction, unknown_fraction
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self.memory_limit, self.num_workers = memory_limit, num_workers
-        self.unknown, self.groups = _flatten(unknown or {})
+        self.unknown, self.groups = flatten(unknown or {})
         # while true, prediction runs over the calibration images (OpenSetTrainer.calibrate)
         self.calibrating = False
         self._sets: dict[tuple[str, str, bool], ImageSet] = {}
@@ -322,7 +278,7 @@ class OpenSetDataModule(LightningDataModule):
             batch_size=batch_size,
             shuffle=shuffle,
             sampler=sampler,
-            collate_fn=_identity,
+            collate_fn=whole_batch,
             # images in memory are there sooner than a worker could send them
             num_workers=0 if isinstance(table.images, Tensor) else self.num_workers,
             pin_memory=torch.cuda.is_available(),
@@ -333,7 +289,7 @@ class OpenSetDataModule(LightningDataModule):
         return batch._replace(image=standardise(batch.image, self.mean, self.std))
 
 
-def _flatten(unknown: UnknownSets) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+def flatten(unknown: UnknownSets) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """Unknown sets by name, and the names in each group."""
     flat: dict[str, str] = {}
     groups: dict[str, tuple[str, ...]] = {}

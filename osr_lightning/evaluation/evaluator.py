@@ -22,7 +22,7 @@ from osr_lightning.evaluation.table import PredictionTable
 
 if TYPE_CHECKING:
     from osr_lightning.data.datamodule import OpenSetDataModule
-    from osr_lightning.models.classifiers import OpenSetClassifier
+    from osr_lightning.models.open_set import OpenSetClassifier
 
 
 class Evaluator(Callback):
@@ -79,7 +79,7 @@ class Evaluator(Callback):
         from osr_lightning.evaluation.report import write_report
         from osr_lightning.evaluation.results import achieved, evaluate
         from osr_lightning.evaluation.tensorboard import log_projector, log_test
-        from osr_lightning.models.classifiers import OpenSetClassifier
+        from osr_lightning.models.open_set import OpenSetClassifier
 
         batches, self._batches = self._batches, []
         rows = gather_rows(batches, pl_module.device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from osr_lightning.models.classifiers import OpenSetClassifier
+    from osr_lightning.models.open_set import OpenSetClassifier
 
 
 def write_predictions(

@@ -7,18 +7,17 @@ worked out once per image, and every further sample is one row of a small matrix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.networks import SplitNetwork
+from osr_lightning.models.replay import Tape, patched
 
 MaskKind: TypeAlias = Literal["shared", "independent"]
 Method: TypeAlias = Literal["auto", "fold", "trunk", "loop"]
@@ -232,7 +231,7 @@ def _repeat(
     replay: bool,
 ) -> Tensor:
     """One pass per sample; with ``replay``, what ends before the first dropout begins runs only once."""
-    tape = _Tape()
+    tape = Tape()
 
     def drop(dropout: Dropout, features: Tensor) -> Tensor:
         tape.dropped = True
@@ -243,56 +242,8 @@ def _repeat(
         forwards.update((module, partial(tape.run, module, module.forward)) for module in network.modules())
     forwards.update((dropout, partial(drop, dropout)) for dropout in dropouts)
     logits = []
-    with _patched(forwards):
+    with patched(forwards):
         for _ in range(num_samples):
             logits.append(network(images))
             tape.rewind()
     return torch.stack(logits)
-
-
-@dataclass
-class _Tape:
-    """What the modules returned before the first dropout, in the order in which they returned."""
-
-    outputs: list[tuple[nn.Module, Any]] = field(default_factory=list)
-    recording: bool = True
-    dropped: bool = False
-    position: int = 0
-
-    def run(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Stands in for the module's forward: replays it if it is next on the tape."""
-        if not self.recording and self.position < len(self.outputs):
-            recorded, output = self.outputs[self.position]
-            if recorded is module:
-                self.position += 1
-                return _clone(output)
-        begin = len(self.outputs)
-        output = forward(*args, **kwargs)
-        if self.recording and not self.dropped:
-            # replaying a module replays all that it called
-            self.outputs[begin:] = [(module, _clone(output))]
-        return output
-
-    def rewind(self) -> None:
-        self.recording = self.dropped = False
-        self.position = 0
-
-
-def _clone(output: Any) -> Any:  # noqa: ANN401
-    # the network may change what a module returned in place, as in `out += shortcut`
-    return tree_map_only(Tensor, torch.clone, output)
-
-
-@contextmanager
-def _patched(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Replaces the modules' ``forward``; on leaving, each is as it was found."""
-    before = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
-    try:
-        for module, forward in forwards.items():
-            vars(module)["forward"] = forward
-        yield
-    finally:
-        for module in forwards:
-            del vars(module)["forward"]
-            if module in before:
-                vars(module)["forward"] = before[module]
