@@ -6,6 +6,18 @@ import os
 import sys
 
 
+COMMANDS = {
+    "run": "train, calibrate and test the best checkpoint, and write the complete run folder",
+    "fit": "train only",
+    "calibrate": "choose the threshold of a trained checkpoint again, without training",
+    "validate": "loss and accuracy on the validation images",
+    "test": "judge a checkpoint on known and unknown images",
+    "predict": "classify images and write one row per image to predictions.csv",
+    "compare": "put finished runs side by side",
+    "report": "write a run's report.html again from its saved files",
+}
+
+
 def main(args: list[str] | None = None) -> int:
     """Run one command.
 
@@ -20,7 +32,9 @@ def main(args: list[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if args is None else args
     try:
-        if arguments[:1] == ["compare"]:
+        if arguments in ([], ["-h"], ["--help"]):
+            print(_overview())  # at once: Lightning takes seconds to load
+        elif arguments[:1] == ["compare"]:
             from osr_lightning.evaluation.compare import main as compare
 
             compare(arguments[1:])
@@ -46,6 +60,15 @@ def main(args: list[str] | None = None) -> int:
             cause = cause.__cause__
         raise
     return 0
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    return (
+        'Open-set recognition: train a classifier that says "unknown" to images of no class it has learned.\n\n'
+        f"usage: osr COMMAND [--config FILE] [options]\n\n{commands}\n\n"
+        "`osr COMMAND --help` explains every option. Start with `osr run --config configs/quickstart.yaml`."
+    )
 
 
 def _complain(sentence: str) -> int:

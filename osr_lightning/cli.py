@@ -52,7 +52,7 @@ class OpenSetCLI(LightningCLI):
             seed_everything_default=0,
             # a resumed run goes on in its own folder
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "osr", "description": DESCRIPTION},
+            parser_kwargs={"prog": "osr"},
             args=args,
         )
 
@@ -181,10 +181,3 @@ def _settings(path: Path) -> dict[str, Any]:
         settings["trainer"] = {"experiment": checkpoint["experiment"]}
         settings["seed_everything"] = checkpoint["seed"]
     return settings
-
-
-DESCRIPTION = """
-Open-set recognition: train a classifier that says "unknown" to images of no class it has learned.
-Start with `osr run --config configs/quickstart.yaml`; `osr compare RUN RUN ...` puts finished runs side
-by side and `osr report RUN` writes a run's report.html again.
-"""

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 import torch
 import yaml
 
-from osr_lightning.__main__ import main
+from osr_lightning.__main__ import COMMANDS, main
+from osr_lightning.cli import OpenSetCLI
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -268,6 +271,20 @@ def test_compare_and_report_work_from_saved_files(trained, tmp_path, capsys):
     assert (copy / "report.html").stat().st_size > 0
     assert main(["compare", str(trained), str(copy), "--output", str(tmp_path / "comparison")]) == 0
     assert (tmp_path / "comparison" / "comparison.csv").is_file()
+
+
+@pytest.mark.parametrize("args", [[], ["--help"]])
+def test_the_overview_names_every_command(args, capsys):
+    assert main(args) == 0
+    shown = capsys.readouterr().out
+    assert {*OpenSetCLI.subcommands(), "compare", "report"} == set(COMMANDS)
+    assert all(f"  {command} " in shown for command in COMMANDS)
+
+
+def test_the_overview_loads_neither_torch_nor_figures():
+    code = "import sys; from osr_lightning.__main__ import main; main([]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
 
 
 MISTAKES = {
