@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-
 COMMANDS = {
     "run": "train, calibrate and test the best checkpoint, and write the complete run folder",
     "fit": "train only",
@@ -65,7 +64,7 @@ def main(args: list[str] | None = None) -> int:
 def _overview() -> str:
     commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
     return (
-        'Open-set recognition: train a classifier that says "unknown" to images of no class it has learned.\n\n'
+        'Open-set recognition: a classifier that says "unknown" to images of no class it has learned.\n\n'
         f"usage: osr COMMAND [--config FILE] [options]\n\n{commands}\n\n"
         "`osr COMMAND --help` explains every option. Start with `osr run --config configs/quickstart.yaml`."
     )
