@@ -86,14 +86,18 @@ class OpenSetCLI(LightningCLI):
         path = _checkpoint_path(config, command)
         if path is None:
             return
+        settings = _settings(path)
         if command in TRAINING:
-            if path.parent.name == "checkpoints" and path.parent.parent.name.startswith("version_"):
-                config.trainer.version = int(path.parent.parent.name.removeprefix("version_"))
+            runs = Path(config.trainer.default_root_dir, "lightning_logs", config.trainer.experiment)
+            folder = path.resolve().parent.parent
+            number = folder.name.removeprefix("version_")
+            if folder.parent == runs.resolve() and number.isdigit():
+                config.trainer.version = int(number)  # go on in the run's own folder
         else:
             # parsed again on top of the checkpoint's settings, so that what the user says still wins
             with tempfile.TemporaryDirectory() as folder:
                 base = Path(folder, "checkpoint.yaml")
-                base.write_text(yaml.safe_dump(_settings(path)))
+                base.write_text(yaml.safe_dump(settings))
                 at = self.arguments.index(command) + 1
                 self.config = parser.parse_args(
                     [*self.arguments[:at], f"--config={base}", *self.arguments[at:]]
@@ -101,6 +105,7 @@ class OpenSetCLI(LightningCLI):
             # the saved config must not refer to the temporary file
             config = self.config[command]
             config.config = [entry for entry in config.config if Path(str(entry)) != base]
+            _same_split(settings["data"], config.data, command)
         config.ckpt_path = str(path)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -159,6 +164,22 @@ def _checkpoint_path(config: Namespace, command: str) -> Path | None:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; pass --ckpt_path RUN/checkpoints/best.ckpt")
     return path
+
+
+def _same_split(trained: dict[str, Any], data: Namespace, command: str) -> None:
+    """Refuse a split under which images of the training would calibrate or be tested.
+
+    Raises:
+        UserError: where the known images are those of the training, but divided otherwise.
+    """
+    if command == "predict" or trained.get("known") != data.known:
+        return
+    for name in ("seed", "val_fraction"):
+        if trained[name] != data[name]:
+            raise UserError(
+                f"the checkpoint was trained with data.{name} {trained[name]}; with {data[name]} some of its "
+                f"training images would be held out, so leave data.{name} as it was"
+            )
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -36,6 +37,7 @@ class OpenSetTrainer(Trainer):
         logger: TensorBoard and metrics.csv if not given; false for none, which leaves no run folder.
         callbacks: more of them, beside those that keep checkpoints and evaluate.
         enable_checkpointing: whether to write best.ckpt (by validation accuracy) and last.ckpt.
+        accelerator: cpu, gpu, tpu or auto; mps has no float64, which scores need, so auto passes it over.
         kwargs: all other arguments of lightning.pytorch.Trainer.
     """
 
@@ -48,6 +50,7 @@ class OpenSetTrainer(Trainer):
         logger: Logger | Iterable[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
         enable_checkpointing: bool = True,
+        accelerator: str | Accelerator = "auto",
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         self.experiment = experiment
@@ -58,6 +61,10 @@ class OpenSetTrainer(Trainer):
         if not torch.cuda.is_available():
             # Lightning sets this, and with it torch's optimizers look for a GPU driver at every step
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+        if torch.backends.mps.is_available() and not torch.cuda.is_available():
+            if accelerator == "mps":
+                raise UserError("scores need float64, which mps lacks; use trainer.accelerator cpu")
+            accelerator = "cpu" if accelerator == "auto" else accelerator
         given = [callbacks] if isinstance(callbacks, Callback) else callbacks or []
         if not any(isinstance(callback, Evaluator) for callback in given):
             given = [*given, Evaluator()]
@@ -67,6 +74,7 @@ class OpenSetTrainer(Trainer):
             logger=logger,
             callbacks=[*(checkpoints() if enable_checkpointing else []), *given],
             enable_checkpointing=enable_checkpointing,
+            accelerator=accelerator,
             **kwargs,
         )
 
@@ -83,13 +91,7 @@ class OpenSetTrainer(Trainer):
             datamodule: the images.
             ckpt_path: a checkpoint to resume from; last for the newest one of this experiment.
         """
-        no_unknowns = datamodule.calibrate_on == "validation" and not datamodule.calibration_unknown
-        if model.method in NEEDS_UNKNOWNS and no_unknowns:
-            # calibrate would say so too, but only after the training
-            raise UserError(
-                f"model.calibration {model.method} needs unknown images: name some with "
-                "data.calibration_unknown, or use known_quantile"
-            )
+        _require_unknowns(model, datamodule)  # before the training, not after it
         begin = time.perf_counter()
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         self.timing["fit_s"] = time.perf_counter() - begin
@@ -119,6 +121,7 @@ class OpenSetTrainer(Trainer):
         """
         if ckpt_path is None:
             raise UserError("calibrate needs a trained checkpoint: pass its ckpt_path")
+        _require_unknowns(model, datamodule)
         begin = time.perf_counter()
         datamodule.calibrating = True
         try:
@@ -126,7 +129,8 @@ class OpenSetTrainer(Trainer):
         finally:
             datamodule.calibrating = False
         results = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
-        model.calibrate(results, datamodule.calibrated_on, optimistic=datamodule.optimistic)
+        calibrated_on = datamodule.calibrated_on(unknowns=model.method in NEEDS_UNKNOWNS)
+        model.calibrate(results, calibrated_on, optimistic=datamodule.optimistic)
         log_dir = self.log_dir  # every process must ask: it is broadcast
         if self.is_global_zero:
             _write_threshold(model, datamodule, Path(ckpt_path), Path(output or ckpt_path))
@@ -173,6 +177,15 @@ class OpenSetTrainer(Trainer):
                 path = write_predictions(Path(log_dir), rows, self.lightning_module, datamodule)
                 rank_zero_info(f"{len(rows['row'])} predictions: {path}")
         return batches if return_predictions in (None, True) else None
+
+
+def _require_unknowns(model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:
+    no_unknowns = datamodule.calibrate_on == "validation" and not datamodule.calibration_unknown
+    if model.method in NEEDS_UNKNOWNS and no_unknowns:
+        raise UserError(
+            f"model.calibration {model.method} needs unknown images: name some with "
+            "data.calibration_unknown, or use known_quantile"
+        )
 
 
 def checkpoints() -> list[Callback]:

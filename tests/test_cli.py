@@ -287,6 +287,36 @@ def test_the_overview_loads_neither_torch_nor_figures():
     assert done.stdout.endswith("False\n")
 
 
+def test_a_leak_that_is_allowed_marks_the_results(trained, tiny_root, tmp_path):
+    from osr_lightning.data.datamodule import OpenSetDataModule
+
+    data = OpenSetDataModule(root=str(tiny_root), unknown={})
+    data.setup("fit")
+    np.savez(tmp_path / "planted.npz", images=data.val_set.images[:4, 0].numpy())
+    unknown = f"--data.unknown={{planted: 'npz:{tmp_path}/planted.npz'}}"
+    command = ["test", f"--ckpt_path={trained}/checkpoints/best.ckpt", unknown, *FAST]
+    command.append(f"--trainer.default_root_dir={tmp_path}")
+    assert main(command) == 2
+    assert main([*command, "--data.allow_overlap=true"]) == 0
+    assert results_of(tmp_path, "mc_dropout")["threshold"]["optimistic"]
+
+
+def test_another_split_than_the_training_is_refused(trained, tmp_path, capsys):
+    command = ["calibrate", f"--ckpt_path={trained}/checkpoints/best.ckpt", "--data.seed=1", *QUIET]
+    assert main([*command, f"--trainer.default_root_dir={tmp_path}"]) == 2
+    assert "data.seed 0" in capsys.readouterr().err
+
+
+def test_a_fit_that_starts_from_another_experiment_leaves_that_alone(trained, tiny_root, tmp_path):
+    before = (trained / "checkpoints" / "best.ckpt").read_bytes()
+    command = ["fit", f"--config={CONFIGS}/mc_dropout.yaml", "--data.unknown={}", "--model.alpha=0.1"]
+    command += [f"--ckpt_path={trained}/checkpoints/last.ckpt", "--trainer.max_epochs=2"]
+    for version in (0, 1):
+        assert main([*command, "--trainer.experiment=other", *tiny(tiny_root, tmp_path)]) == 0
+        assert (tmp_path / "lightning_logs" / "other" / f"version_{version}" / "config.yaml").is_file()
+    assert (trained / "checkpoints" / "best.ckpt").read_bytes() == before
+
+
 MISTAKES = {
     "unknown source": (["--data.known=mnits"], "mnits"),
     "unknown unknown source": (["--data.unknown={a: nosuch}"], "nosuch"),
@@ -301,6 +331,8 @@ MISTAKES = {
     "no config": (["--config=/no/such.yaml"], "/no/such.yaml"),
     "calibration": (["--model.calibration=max_accuracy"], "calibration_unknown"),
     "run folder": (["--trainer.default_root_dir=/dev/null/x"], "/dev/null/x"),
+    "channels": (["--data.channels=3"], "in_channels"),
+    "endless": (["--trainer.max_epochs=-1", "--model.schedule=one_cycle"], "max_epochs"),
     "resume nothing": (["--ckpt_path=last", "--trainer.experiment=none"], "last.ckpt"),
 }
 
@@ -342,5 +374,6 @@ def test_checkpoints_that_do_not_fit_are_refused(trained, tmp_path, capsys):
     assert "shape" in capsys.readouterr().err
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(b"not a checkpoint")
-    assert main(["test", f"--ckpt_path={broken}", *here]) == 2
-    assert "broken.ckpt" in capsys.readouterr().err
+    for command in ("test", "run"):
+        assert main([command, f"--ckpt_path={broken}", *here]) == 2
+        assert "broken.ckpt" in capsys.readouterr().err

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from osr_lightning.data.stream import Images
 
@@ -31,11 +32,24 @@ def overlaps(held_out: Mapping[str, Images], test: Mapping[str, Images]) -> list
     return found
 
 
+def digest(images: Images) -> str:
+    """A digest of the images ``(N, C, H, W)`` uint8 and their order, in hexadecimal."""
+    whole = hashlib.blake2b(digest_size=16)
+    for pixels in _pixels(images):
+        whole.update(pixels.tobytes())
+    return whole.hexdigest()
+
+
 def _keys(images: Images) -> set[bytes]:
-    """A digest of each image; those on disk are read a thousand at a time."""
-    keys: set[bytes] = set()
+    return {
+        hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        for pixels in _pixels(images)
+        for image in pixels
+    }
+
+
+def _pixels(images: Images) -> Iterator[NDArray[np.uint8]]:
+    """A thousand images at a time, as those on disk have to be read."""
     for start in range(0, len(images), 1000):
         rows = torch.arange(start, min(start + 1000, len(images)))
-        pixels = np.ascontiguousarray(images[rows].numpy())
-        keys.update(hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels)
-    return keys
+        yield np.ascontiguousarray(images[rows].numpy())

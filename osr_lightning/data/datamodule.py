@@ -101,6 +101,10 @@ class OpenSetDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self.memory_limit, self.num_workers = memory_limit, num_workers
         self.unknown, self.groups = flatten(unknown or {})
+        if known in self.unknown:
+            raise UserError(
+                f"data.unknown has a set named {known}, as the known source is; name it otherwise"
+            )
         # while true, prediction runs over the calibration images (OpenSetTrainer.calibrate)
         self.calibrating = False
         self._sets: dict[tuple[str, str, bool], ImageSet] = {}
@@ -211,6 +215,8 @@ class OpenSetDataModule(LightningDataModule):
             held_out[f"the calibration set {name}"] = self._load(source, "validation").images
         test = {f"the test set {name}": images.images for name, images in tested.items()}
         self.leaks = overlaps(held_out, test)
+        for source in sorted({*self.calibration_unknown.values()} & {*self.unknown.values()}):
+            self.leaks.append(f"the unknown set {source} serves both")
         if self.leaks and not self.allow_overlap:
             raise UserError(
                 f"images that choose the threshold are also tested: {'; '.join(self.leaks)}; use other sets, "
@@ -255,16 +261,19 @@ class OpenSetDataModule(LightningDataModule):
         known = ImageSet(self.val_set.images, self.val_set.labels, self.class_names)
         return self._loader(self._with_unknowns(known, unknown), self.eval_batch_size)
 
-    @property
-    def calibrated_on(self) -> str:
-        """Which images calibrate, in words."""
+    def calibrated_on(self, *, unknowns: bool) -> str:
+        """Which images calibrate, in words; ``unknowns`` says whether the method uses unknown ones."""
         if self.calibrate_on == "test":
             return "test images: " + " + ".join(self.source_names)
-        return "validation images: " + " + ".join((self.known, *self.calibration_unknown))
+        return "validation images: " + " + ".join(
+            (self.known, *(self.calibration_unknown if unknowns else ()))
+        )
 
     def _loader(self, table: ImageTable, batch_size: int, *, shuffle: bool = False) -> DataLoader[Batch]:
         trainer = self.trainer
         processes = trainer.world_size if trainer is not None else 1
+        if len(table) < processes:
+            raise UserError(f"{len(table)} images are too few for {processes} processes; use fewer devices")
         sampler = None
         if processes > 1 and not shuffle:
             # Lightning's own sampler would pad the shards with duplicates

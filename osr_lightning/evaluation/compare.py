@@ -75,9 +75,11 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
         for run_dir, result in zip(run_dirs, results, strict=True)
     ]
     differences: list[dict[str, Any]] = []
-    for run_dir, row in zip(run_dirs[1:], rows[1:], strict=True):
+    for run_dir, row, result in zip(run_dirs[1:], rows[1:], results[1:], strict=True):
         table = PredictionTable.load(run_dir)
-        entry: dict[str, Any] = {"run": str(run_dir), "same_images": _same_images(first, table)}
+        # equal rows may still be other images, drawn with another seed or made in another way
+        same = result.get("test_images") == results[0].get("test_images") and _same_images(first, table)
+        entry: dict[str, Any] = {"run": str(run_dir), "same_images": same}
         if entry["same_images"]:
             # equal seeds draw equal images, so the samples pair up
             other = resample(table, resamples, seed)

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from osr_lightning.data.audit import digest
 from osr_lightning.distributed import gather_rows
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.table import PredictionTable
@@ -95,7 +96,9 @@ class Evaluator(Callback):
             "test_s": test_s,
             "images_per_s": len(table.label) / test_s,
         }
-        results = run_record(trainer, pl_module, timing) | evaluate(table, self.bootstrap, self.seed)
+        results = run_record(trainer, pl_module, datamodule, timing) | evaluate(
+            table, self.bootstrap, self.seed
+        )
         threshold = pl_module.calibrations[pl_module.score_name]
         if threshold.method == "known_quantile":
             assert isinstance(threshold.target, float)
@@ -149,8 +152,17 @@ def prediction_table(
     )
 
 
-def run_record(trainer: Trainer, model: OpenSetClassifier, timing: dict[str, float | None]) -> dict[str, Any]:
+def run_record(
+    trainer: Trainer,
+    model: OpenSetClassifier,
+    datamodule: OpenSetDataModule,
+    timing: dict[str, float | None],
+) -> dict[str, Any]:
     """What was run: the part of ``results.json`` that is no measurement of the images."""
+    threshold = asdict(model.calibrations[model.score_name])
+    # the audit of this very test may have found what the calibration could not know
+    threshold["optimistic"] |= datamodule.optimistic
+    assert datamodule.test_set is not None
     return {
         "schema_version": 1,
         "experiment": getattr(trainer, "experiment", "default"),
@@ -164,7 +176,9 @@ def run_record(trainer: Trainer, model: OpenSetClassifier, timing: dict[str, flo
             "masks": getattr(model, "masks", None),
         },
         "score": {"name": model.score_name},
-        "threshold": asdict(model.calibrations[model.score_name]),
+        "threshold": threshold,
+        # tells compare whether two runs saw the same images
+        "test_images": digest(datamodule.test_set.images),
         "timing": timing,
         "versions": {
             "python": platform.python_version(),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -128,6 +130,23 @@ class OpenSetClassifier(LightningModule):
                 f"the model has num_classes={self.num_classes}, but the known set {datamodule.known} has "
                 f"{found} classes; set model.num_classes to {found}"
             )
+        shape = (1, datamodule.channels, datamodule.image_size, datamodule.image_size)
+        try:
+            with torch.no_grad():
+                copy.deepcopy(self.network).eval()(torch.zeros(shape, device=self.device))
+        except RuntimeError as error:
+            raise UserError(
+                f"the network {type(self.network).__name__} does not take images of {shape[1]} channels and "
+                f"{shape[2]} pixels; give model.network its in_channels and image_size, or change "
+                "data.channels and data.image_size"
+            ) from error
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OpenSetClassifier:
+        """Move the threshold but keep its precision, which half of it would not compare with scores."""
+        threshold = self.threshold
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.threshold = threshold.to(self.threshold.device)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of one deterministic pass over ``(B, C, H, W)`` standardised images."""
@@ -143,6 +162,8 @@ class OpenSetClassifier(LightningModule):
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
         if self.schedule == "step":
             return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.5)]
+        if math.isinf(self.trainer.estimated_stepping_batches):
+            raise UserError("model.schedule one_cycle must know its end: set trainer.max_epochs or max_steps")
         one_cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
         )
@@ -269,7 +290,7 @@ class OpenSetClassifier(LightningModule):
                 self.val_accuracy.update(results["predicted_class"][known], results["label"][known])
         self.log("val/loss", self.val_loss, prog_bar=True)
         self.log("val/accuracy", self.val_accuracy, prog_bar=True)
-        if self.trainer.state.fn == "fit" and self.method not in NEEDS_UNKNOWNS:
+        if self.trainer.state.fn == "fit":
             self.calibrate(gather_rows(batches, self.device), "validation images", optimistic=False)
             self.log("val/threshold", self.threshold.float(), sync_dist=True)
 
@@ -285,6 +306,9 @@ class OpenSetClassifier(LightningModule):
             UserError: where the images cannot serve the method.
         """
         chosen: tuple[dict[str, Calibration], list[tuple[float, float]]] | None = None
+        method = self.method
+        if method in NEEDS_UNKNOWNS and self.trainer.state.fn == "fit":
+            method = "known_quantile"  # a fit validates on known images alone; `calibrate` brings the unknown
         if self.method == "fixed":
             chosen = {self.score_name: fixed_calibration(self.fixed)}, []
         elif self.trainer.is_global_zero:
@@ -292,7 +316,7 @@ class OpenSetClassifier(LightningModule):
                 {n.removeprefix("score/"): v.numpy() for n, v in results.items() if n.startswith("score/")},
                 (results["label"] < self.num_classes).numpy(),
                 (results["predicted_class"] == results["label"]).numpy(),
-                method=self.method,
+                method=method,
                 alpha=self.alpha,
                 costs=self.costs,
                 calibrated_on=calibrated_on,

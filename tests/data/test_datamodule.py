@@ -71,8 +71,12 @@ def test_audit_finds_a_set_that_both_calibrates_and_tests(tiny_root):
     source = {"noise": f"npz:{tiny_root}/unknown.npz"}
     with pytest.raises(UserError, match="50 of the calibration set noise are in the test set noise"):
         module(tiny_root, unknown=source, calibration_unknown=source).setup("test")
-    # another split of the same source is another set of images
-    data = module(tiny_root, unknown={"n": "noise:uniform"}, calibration_unknown={"n": "noise:uniform"})
+    # another split of the same source shares no image, but it is the same set
+    with pytest.raises(UserError, match="noise:uniform serves both"):
+        module(tiny_root, unknown={"n": "noise:uniform"}, calibration_unknown={"m": "noise:uniform"}).setup(
+            "test"
+        )
+    data = module(tiny_root, unknown={"n": "noise:uniform"}, calibration_unknown={"m": "noise:gaussian"})
     data.setup("test")
     assert not data.optimistic
 
@@ -80,3 +84,8 @@ def test_audit_finds_a_set_that_both_calibrates_and_tests(tiny_root):
 def test_an_unknown_name_given_twice_is_refused():
     with pytest.raises(UserError, match="twice"):
         OpenSetDataModule(unknown={"near": {"a": "mnist"}, "a": "cifar10"})
+
+
+def test_an_unknown_set_must_not_be_named_like_the_known_source():
+    with pytest.raises(UserError, match="mnist"):
+        OpenSetDataModule(known="mnist", unknown={"mnist": "cifar10"})
