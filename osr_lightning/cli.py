@@ -89,9 +89,9 @@ class OpenSetCLI(LightningCLI):
         settings = _settings(path)
         if command in TRAINING:
             runs = Path(config.trainer.default_root_dir, "lightning_logs", config.trainer.experiment)
-            folder = path.resolve().parent.parent
-            number = folder.name.removeprefix("version_")
-            if folder.parent == runs.resolve() and number.isdigit():
+            run_folder = path.resolve().parent.parent
+            number = run_folder.name.removeprefix("version_")
+            if run_folder.parent == runs.resolve() and number.isdigit():
                 config.trainer.version = int(number)  # go on in the run's own folder
         else:
             # parsed again on top of the checkpoint's settings, so that what the user says still wins

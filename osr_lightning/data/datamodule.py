@@ -102,9 +102,7 @@ class OpenSetDataModule(LightningDataModule):
         self.memory_limit, self.num_workers = memory_limit, num_workers
         self.unknown, self.groups = flatten(unknown or {})
         if known in self.unknown:
-            raise UserError(
-                f"data.unknown has a set named {known}, as the known source is; name it otherwise"
-            )
+            raise UserError(f"data.unknown has a set named {known}, like the known source; rename it")
         # while true, prediction runs over the calibration images (OpenSetTrainer.calibrate)
         self.calibrating = False
         self._sets: dict[tuple[str, str, bool], ImageSet] = {}
@@ -184,6 +182,8 @@ class OpenSetDataModule(LightningDataModule):
             test_set = self._with_unknowns(known, unknown)
             self._audit({self.known: known, **unknown})
             self.test_set = test_set
+            for source in self.unknown.values():  # the table has a copy of its own
+                self._sets.pop((source, "test", False), None)
 
     def _with_unknowns(self, known: ImageSet, unknown: dict[str, ImageSet]) -> ImageTable:
         """Known images, then each unknown set (its share drawn by seed), all of label ``K``."""
@@ -265,9 +265,8 @@ class OpenSetDataModule(LightningDataModule):
         """Which images calibrate, in words; ``unknowns`` says whether the method uses unknown ones."""
         if self.calibrate_on == "test":
             return "test images: " + " + ".join(self.source_names)
-        return "validation images: " + " + ".join(
-            (self.known, *(self.calibration_unknown if unknowns else ()))
-        )
+        names = (self.known, *self.calibration_unknown) if unknowns else (self.known,)
+        return "validation images: " + " + ".join(names)
 
     def _loader(self, table: ImageTable, batch_size: int, *, shuffle: bool = False) -> DataLoader[Batch]:
         trainer = self.trainer
