@@ -69,7 +69,9 @@ class Clock(Callback):
         self.seconds = time.perf_counter() - self.begin
 
 
-def our_fit(name: str, arguments: argparse.Namespace, steps: int) -> dict[str, float]:
+def our_fit(
+    name: str, arguments: argparse.Namespace, steps: int, precision: str = "32-true", compiled: bool = False
+) -> dict[str, float]:
     """A fit with the trainer's own loggers and checkpoints, in a temporary folder, without progress bar."""
     begin = time.perf_counter()
     datamodule = OpenSetDataModule(root=str(arguments.data_root))
@@ -86,8 +88,9 @@ def our_fit(name: str, arguments: argparse.Namespace, steps: int) -> dict[str, f
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[clock],
+            precision=precision,
         )
-        trainer.fit(CLASSIFIERS[name](), datamodule=datamodule)
+        trainer.fit(CLASSIFIERS[name](compile=compiled), datamodule=datamodule)
         return {"seconds": clock.seconds, "whole": time.perf_counter() - begin}
 
 
@@ -133,6 +136,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=CLASSIFIERS, default=[*CLASSIFIERS], help="networks")
     parser.add_argument("--images", type=int, default=48_000, help="training images per epoch, at most 48000")
     parser.add_argument("--epochs", type=int, default=1, help="epochs per run")
+    parser.add_argument("--options", action="store_true", help="our fit with bf16 and with torch.compile too")
     return parser.parse_args()
 
 
@@ -160,6 +164,16 @@ def main() -> None:
         runs = interleave(
             {
                 FIT: lambda name=name: our_fit(name, arguments, steps),
+                **(
+                    {
+                        "our fit, bf16-mixed": lambda name=name: our_fit(
+                            name, arguments, steps, "bf16-mixed"
+                        ),
+                        "our fit, compiled": lambda name=name: our_fit(name, arguments, steps, compiled=True),
+                    }
+                    if arguments.options
+                    else {}
+                ),
                 BARE: lambda name=name: bare_loop(name, images, labels, steps, arguments.epochs),
                 NOTEBOOK: lambda name=name: notebook_path(
                     CLASSIFIERS[name]().network, loader, steps, arguments.epochs

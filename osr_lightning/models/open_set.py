@@ -59,6 +59,7 @@ class OpenSetClassifier(LightningModule):
         learning_rate: of Adam; the peak of one_cycle.
         schedule: step halves the learning rate every 10 epochs, as the study did; one_cycle (Smith & Topin
             2019) raises it over the first 30% of the steps and then lowers it to almost 0.
+        compile: whether torch.compile speeds up the training's passes; it pays on GPUs and large networks.
     """
 
     threshold: Tensor
@@ -75,6 +76,7 @@ class OpenSetClassifier(LightningModule):
         costs: Costs | None = None,
         learning_rate: float = 0.01,
         schedule: Schedule = "step",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not learning_rate > 0:
@@ -104,6 +106,7 @@ class OpenSetClassifier(LightningModule):
         self.costs = costs or Costs()
         self.learning_rate = learning_rate
         self.schedule = schedule
+        self.compile_network = compile
         # float64, like the scores it is compared with
         self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float64))
         self.calibrations: dict[str, Calibration] = {score: fixed_calibration(threshold)}
@@ -253,6 +256,11 @@ class OpenSetClassifier(LightningModule):
                     f"the checkpoint's one_cycle schedule ends at step {planned}, before trainer.max_epochs; "
                     "resume with the epochs it was planned for, or train anew"
                 )
+
+    def on_fit_start(self) -> None:
+        """Compile the network in place, which leaves the names of its weights as they are."""
+        if self.compile_network:
+            self.network.compile()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of one pass."""
