@@ -11,13 +11,13 @@ import argparse
 import copy
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import torch
+from common import cpu_model
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -71,14 +71,6 @@ def load_images(root: Path, count: int) -> Tensor:
     except RuntimeError as error:
         raise SystemExit(f"There is no MNIST in {root}; name its folder with --data-root.") from error
     return images[:, None].float() / 255
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def measure(
