@@ -332,6 +332,10 @@ MISTAKES = {
     "calibration": (["--model.calibration=max_accuracy"], "calibration_unknown"),
     "run folder": (["--trainer.default_root_dir=/dev/null/x"], "/dev/null/x"),
     "channels": (["--data.channels=3"], "in_channels"),
+    "workers": (["--data.num_workers=-1"], "num_workers"),
+    "detector": (["--model.detectors=[mahalonobis]"], "mahalonobis"),
+    "score": (["--model.score=mps"], "score"),
+    "compile": (["--model.compile=perhaps"], "compile"),
     "endless": (["--trainer.max_epochs=-1", "--model.schedule=one_cycle"], "max_epochs"),
     "resume nothing": (["--ckpt_path=last", "--trainer.experiment=none"], "last.ckpt"),
 }

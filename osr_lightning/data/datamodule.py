@@ -86,6 +86,8 @@ class OpenSetDataModule(LightningDataModule):
             raise UserError(f"data.val_fraction must lie between 0 and 1, got {val_fraction}")
         if not 0 < unknown_fraction <= 1:
             raise UserError(f"data.unknown_fraction must lie in (0, 1], got {unknown_fraction}")
+        if num_workers < 0:
+            raise UserError(f"data.num_workers must not be below 0, got {num_workers}")
         if not std > 0:
             raise UserError(f"data.std must be above 0, got {std}")
         self.save_hyperparameters()
