@@ -8,20 +8,23 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.accelerators import Accelerator, CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities import rank_zero_info
 
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.distributed import gather_rows
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.evaluator import Evaluator
+from osr_lightning.hardware import TrainingBFloat16, computes_bfloat16, keep_freed_memory
 from osr_lightning.models.open_set import OpenSetClassifier
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS
 
@@ -38,6 +41,8 @@ class OpenSetTrainer(Trainer):
         callbacks: more of them, beside those that keep checkpoints and evaluate.
         enable_checkpointing: whether to write best.ckpt (by validation accuracy) and last.ckpt.
         accelerator: cpu, gpu, tpu or auto; mps has no float64, which scores need, so auto passes it over.
+        precision: of the passes. auto: float32, but where a CPU computes bfloat16 itself, training steps are
+            bf16-mixed; scores are float32 either way. All others are Lightning's and hold for every pass.
         kwargs: all other arguments of lightning.pytorch.Trainer.
     """
 
@@ -51,6 +56,7 @@ class OpenSetTrainer(Trainer):
         callbacks: list[Callback] | Callback | None = None,
         enable_checkpointing: bool = True,
         accelerator: str | Accelerator = "auto",
+        precision: Literal["auto"] | _PRECISION_INPUT = "auto",
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         self.experiment = experiment
@@ -75,8 +81,14 @@ class OpenSetTrainer(Trainer):
             callbacks=[*(checkpoints() if enable_checkpointing else []), *given],
             enable_checkpointing=enable_checkpointing,
             accelerator=accelerator,
+            precision=None if precision == "auto" else precision,
             **kwargs,
         )
+        if isinstance(self.accelerator, CPUAccelerator):
+            keep_freed_memory()
+            # a plugin of the user's own stays
+            if precision == "auto" and type(self.precision_plugin) is Precision and computes_bfloat16():
+                self.strategy.precision_plugin = TrainingBFloat16()
 
     def run(
         self,

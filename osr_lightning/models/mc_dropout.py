@@ -175,8 +175,8 @@ def _mixes_images(head: nn.Module) -> bool:
 def _run_trunk(trunk: nn.Module, images: Tensor) -> Tensor:
     """The trunk's features, on a CPU a few images at a time.
 
-    The first activations of a thousand images are tens of megabytes, which the allocator maps and the kernel
-    fills with zeros anew in every batch: that takes as long as the first convolution itself.
+    The first activations of a thousand images are tens of megabytes: more than a cache holds, and by default
+    more than the C library keeps from one batch to the next.
     """
     if images.device.type != "cpu" or len(images) <= _TRUNK_IMAGES or _mixes_images(trunk):
         return cast(Tensor, trunk(images))

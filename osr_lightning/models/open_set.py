@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -20,6 +21,7 @@ from osr_lightning.data.batch import Batch
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.distributed import gather_rows
 from osr_lightning.errors import UserError
+from osr_lightning.hardware import TrainingBFloat16
 from osr_lightning.models import checkpoints
 from osr_lightning.models.features import features_and_logits, last_linear
 from osr_lightning.models.metrics import ScoreAUROC, decision_metrics, rejection_metrics
@@ -258,7 +260,9 @@ class OpenSetClassifier(LightningModule):
                 )
 
     def on_fit_start(self) -> None:
-        """Compile the network in place, which leaves the names of its weights as they are."""
+        """Say how the passes compute, and compile the network in place, which keeps its weights' names."""
+        if isinstance(self.trainer.precision_plugin, TrainingBFloat16):
+            rank_zero_info("training steps are bf16-mixed; trainer.precision 32-true makes them float32")
         if self.compile_network:
             self.network.compile()
 
