@@ -1,11 +1,12 @@
 """Images per second of training: our fit, a bare PyTorch loop, and the notebook's data path.
 
-All sides train on MNIST's training images in batches of 128 and take turns within one process; the table
-shows medians. The bare loop works on the same tensors in memory, with the same network and optimizer, and
-does nothing but train: it is the limit. The notebook's data path is torchvision's MNIST, PIL transforms for
-each image and a DataLoader, before the same loop and network; the last side also has the network as the
-notebook wrote it. Our fit has its loggers, checkpoints, schedule and metrics on. Its validation passes are
-left out of its images per second and part of the column "whole fit".
+All sides train on MNIST's training images in batches of 128 and take turns; the table shows medians. Each run
+is a process of its own, for what one side does to the memory allocator would speed up or slow down the next.
+The bare loop works on the same tensors in memory, with the same network, optimizer, precision and allocator
+settings, and does nothing but train: it is the limit. The notebook's data path is torchvision's MNIST, PIL
+transforms for each image and a DataLoader, before a loop of plain PyTorch in float32; the last side also has
+the network as the notebook wrote it. Our fit has its loggers, checkpoints, schedule and metrics on. Its
+validation passes are left out of its images per second and part of the column "whole fit".
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import islice
+from multiprocessing import get_context
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +35,7 @@ from torchvision.datasets import MNIST
 
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.sources import holdout
+from osr_lightning.hardware import computes_bfloat16, keep_freed_memory
 from osr_lightning.models.classifiers import BaselineClassifier, MCDropoutClassifier, OpenSetClassifier
 from osr_lightning.trainer import OpenSetTrainer
 
@@ -38,12 +43,13 @@ CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
     "baseline": BaselineClassifier,
     "mc_dropout": MCDropoutClassifier,
 }
-FIT, BARE, NOTEBOOK, ITS_NETWORK = "our fit", "bare loop", "notebook's data path", "and its network"
+FIT, BARE, FIT32, BARE32 = "our fit", "bare loop", "our fit, float32", "bare loop, float32"
+NOTEBOOK, ITS_NETWORK = "notebook's data path", "and its network"
 BATCH = 128
 MEAN, STD = 0.1307, 0.3081
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Run = dict[str, float]
 
 
 class Clock(Callback):
@@ -70,11 +76,16 @@ class Clock(Callback):
 
 
 def our_fit(
-    name: str, arguments: argparse.Namespace, steps: int, precision: str = "32-true", compiled: bool = False
-) -> dict[str, float]:
+    name: str,
+    arguments: argparse.Namespace,
+    precision: Literal["auto", "32-true"] = "auto",
+    compiled: bool = False,
+) -> Run:
     """A fit with the trainer's own loggers and checkpoints, in a temporary folder, without progress bar."""
+    quiet_lightning()
     begin = time.perf_counter()
     datamodule = OpenSetDataModule(root=str(arguments.data_root))
+    steps = arguments.images // BATCH
     # of the 12,000 validation images the same share as of the training images
     val_steps = max(1, round(steps * BATCH * 0.25 / datamodule.eval_batch_size))
     clock = Clock()
@@ -95,99 +106,113 @@ def our_fit(
 
 
 def loop(
-    network: nn.Module, optimizer: torch.optim.Optimizer, batches: Callable[[], Batches], epochs: int
-) -> dict[str, float]:
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    epochs: int,
+    bfloat16: bool = False,
+) -> Run:
     """Nothing but training."""
     network.train()
     # importing Lightning sets this; it makes Adam look for a GPU in every step, which no bare loop would pay
-    check = os.environ.pop(NVML_CHECK, None)
+    os.environ.pop(NVML_CHECK, None)
     begin = time.perf_counter()
     for _ in range(epochs):
         for images, labels in batches():
             optimizer.zero_grad()
-            F.cross_entropy(network(images), labels).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
+                loss = F.cross_entropy(network(images), labels)
+            loss.backward()
             optimizer.step()
-    seconds = time.perf_counter() - begin
-    if check is not None:
-        os.environ[NVML_CHECK] = check
-    return {"seconds": seconds}
+    return {"seconds": time.perf_counter() - begin}
 
 
-def bare_loop(name: str, images: Tensor, labels: Tensor, steps: int, epochs: int) -> dict[str, float]:
-    """The loop on tensors in memory, with the network and the optimizer of our fit."""
+def bare_loop(name: str, arguments: argparse.Namespace, bfloat16: bool = False) -> Run:
+    """The loop on tensors in memory, with the network, optimizer and allocator settings of our fit."""
+    keep_freed_memory()
+    mnist, rows = training_images(arguments)
+    images, labels = mnist.data[rows].unsqueeze(1), mnist.targets[rows]
     classifier = CLASSIFIERS[name](schedule="step")
     (optimizer,), _ = classifier.configure_optimizers()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for row in torch.randperm(len(images)).split(BATCH)[:steps]:
+        for row in torch.randperm(len(images)).split(BATCH)[: arguments.images // BATCH]:
             yield images[row].float().div_(255).sub_(MEAN).div_(STD), labels[row]
 
-    return loop(classifier.network, optimizer, batches, epochs)
+    return loop(classifier.network, optimizer, batches, arguments.epochs, bfloat16)
 
 
-def notebook_path(network: nn.Module, loader: DataLoader[Any], steps: int, epochs: int) -> dict[str, float]:
+def notebook_path(name: str, arguments: argparse.Namespace, its_network: bool = False) -> Run:
     """The loop on what a DataLoader brings."""
+    mnist, rows = training_images(arguments)
+    loader = DataLoader(Subset(mnist, rows.tolist()), batch_size=BATCH, shuffle=True, num_workers=0)
+    network = CNN(0.5 if name == "mc_dropout" else 0.0) if its_network else CLASSIFIERS[name]().network
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    return loop(network, optimizer, lambda: islice(loader, steps), epochs)
+    return loop(network, optimizer, lambda: islice(loader, arguments.images // BATCH), arguments.epochs)
+
+
+def training_images(arguments: argparse.Namespace) -> tuple[MNIST, Tensor]:
+    """MNIST with the notebook's transforms, and the rows of 48,000 training images."""
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+    mnist = MNIST(str(arguments.data_root), train=True, transform=transform)
+    return mnist, holdout(mnist.targets, 0.2, seed=0)[0]
+
+
+def in_new_process(
+    side: Callable[..., Run], name: str, arguments: argparse.Namespace, *options: object
+) -> Run:
+    """One run of a side, in a process that has done nothing else."""
+    with ProcessPoolExecutor(
+        1, mp_context=get_context("spawn"), initializer=start, initargs=(arguments,)
+    ) as new:
+        return new.submit(side, name, arguments, *options).result()
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = new_parser(__doc__, "training", repeats=5)
+    parser = new_parser(__doc__, "training", repeats=3)
     parser.add_argument("--models", nargs="+", choices=CLASSIFIERS, default=[*CLASSIFIERS], help="networks")
     parser.add_argument("--images", type=int, default=48_000, help="training images per epoch, at most 48000")
     parser.add_argument("--epochs", type=int, default=1, help="epochs per run")
-    parser.add_argument("--options", action="store_true", help="our fit with bf16 and with torch.compile too")
-    return parser.parse_args()
+    parser.add_argument("--compile", action="store_true", help="our fit with torch.compile too")
+    arguments = parser.parse_args()
+    arguments.images = min(arguments.images, 48_000) // BATCH * BATCH
+    if not arguments.images:
+        parser.error(f"--images must be at least one batch of {BATCH}.")
+    return arguments
 
 
 def main() -> None:
     arguments = parse_arguments()
     machine = start(arguments)
-    quiet_lightning()
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     try:
-        mnist = MNIST(str(arguments.data_root), train=True, transform=transform)
+        training_images(arguments)
     except RuntimeError as error:
         raise SystemExit(f"There is no MNIST in {arguments.data_root}; give --data-root.") from error
-    rows, _ = holdout(mnist.targets, 0.2, seed=0)
-    images, labels = mnist.data[rows].unsqueeze(1), mnist.targets[rows]
-    loader = DataLoader(Subset(mnist, rows.tolist()), batch_size=BATCH, shuffle=True, num_workers=0)
-    steps = min(arguments.images, len(rows)) // BATCH
-    if steps < 1:
-        raise SystemExit(f"--images must be at least one batch of {BATCH}.")
+    bfloat16 = computes_bfloat16()
+    machine["training"] = "bf16-mixed" if bfloat16 else "float32"
+    sides: dict[str, tuple[Any, ...]] = {
+        FIT: (our_fit,),
+        BARE: (bare_loop, bfloat16),
+        **({FIT32: (our_fit, "32-true"), BARE32: (bare_loop,)} if bfloat16 else {}),
+        **({"our fit, compiled": (our_fit, "auto", True)} if arguments.compile else {}),
+        NOTEBOOK: (notebook_path,),
+        ITS_NETWORK: (notebook_path, True),
+    }
 
-    total = steps * BATCH * arguments.epochs
+    total = arguments.images * arguments.epochs
     results: list[dict[str, Any]] = []
     targets: list[Target] = []
     for name in arguments.models:
-        bare_loop(name, images, labels, steps=5, epochs=1)  # warm-up
         runs = interleave(
             {
-                FIT: lambda name=name: our_fit(name, arguments, steps),
-                **(
-                    {
-                        "our fit, bf16-mixed": lambda name=name: our_fit(
-                            name, arguments, steps, "bf16-mixed"
-                        ),
-                        "our fit, compiled": lambda name=name: our_fit(name, arguments, steps, compiled=True),
-                    }
-                    if arguments.options
-                    else {}
-                ),
-                BARE: lambda name=name: bare_loop(name, images, labels, steps, arguments.epochs),
-                NOTEBOOK: lambda name=name: notebook_path(
-                    CLASSIFIERS[name]().network, loader, steps, arguments.epochs
-                ),
-                ITS_NETWORK: lambda name=name: notebook_path(
-                    CNN(0.5 if name == "mc_dropout" else 0.0), loader, steps, arguments.epochs
-                ),
+                title: partial(in_new_process, side, name, arguments, *options)
+                for title, (side, *options) in sides.items()
             },
             arguments.repeats,
         )
         seconds = {side: median(run["seconds"] for run in found) for side, found in runs.items()}
-        whole = median(run["whole"] for run in runs[FIT])
         print_table(
-            f"{name}: {steps * BATCH} images per epoch, {arguments.epochs} epochs, "
+            f"{name}: {arguments.images} images per epoch, {arguments.epochs} epochs, "
             f"median of {arguments.repeats}",
             ["", "images/s", "s per epoch", "ms per step", "whole fit, s"],
             [
@@ -195,8 +220,8 @@ def main() -> None:
                     side,
                     f"{total / value:.0f}",
                     f"{value / arguments.epochs:.2f}",
-                    f"{1000 * value / arguments.epochs / steps:.2f}",
-                    f"{whole:.2f}" if side == FIT else "",
+                    f"{1000 * value * BATCH / total:.2f}",
+                    f"{median(run['whole'] for run in runs[side]):.2f}" if "whole" in runs[side][0] else "",
                 )
                 for side, value in seconds.items()
             ],

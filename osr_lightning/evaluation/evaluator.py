@@ -122,11 +122,12 @@ class Evaluator(Callback):
                 tsne_points=self.tsne_points,
             )
         (folder / "figures").mkdir(exist_ok=True)
-        for name, figure in figures.items():
-            figure.savefig(folder / "figures" / f"{name}.png", dpi=120)
+        files = [folder / "figures" / f"{name}.png" for name in figures]
+        for path, figure in zip(files, figures.values(), strict=True):
+            figure.savefig(path, dpi=120)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                log_test(logger, results, figures, dict(pl_module.hparams), trainer.global_step)
+                log_test(logger, results, files, dict(pl_module.hparams), trainer.global_step)
                 log_projector(logger, table, images, self.projector_points, self.seed, trainer.global_step)
         write_report(folder)
         self.outcome = results, folder

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from osr_lightning.data.stream import Images
 from osr_lightning.evaluation.table import PredictionTable
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
-    from matplotlib.figure import Figure
 
 
 def log_test(
     logger: TensorBoardLogger,
     results: dict[str, Any],
-    figures: dict[str, Figure],
+    figures: Iterable[Path],
     hyperparameters: dict[str, Any],
     step: int,
 ) -> None:
-    """Add every figure, and one row of the HParams page: settings and final metrics."""
-    for name, figure in figures.items():
-        logger.experiment.add_figure(f"test/{name}", figure, step)
+    """Add every figure, an image file, and one row of the HParams page: settings and final metrics."""
+    for path in figures:
+        # the file's pixels: to draw the figure once more would take seconds
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        logger.experiment.add_image(f"test/{path.stem}", pixels, step, dataformats="HWC")
     numbers = {
         "final/closed_set_accuracy": results["closed_set"]["accuracy"],
         **{
