@@ -7,6 +7,8 @@ settings, and does nothing but train: it is the limit. The notebook's data path 
 transforms for each image and a DataLoader, before a loop of plain PyTorch in float32; the last side also has
 the network as the notebook wrote it. Our fit has its loggers, checkpoints, schedule and metrics on. Its
 validation passes are left out of its images per second and part of the column "whole fit".
+
+With --profile, a table says where the bare loop's time goes.
 """
 
 from __future__ import annotations
@@ -45,6 +47,14 @@ CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
 }
 FIT, BARE, FIT32, BARE32 = "our fit", "bare loop", "our fit, float32", "bare loop, float32"
 NOTEBOOK, ITS_NETWORK = "notebook's data path", "and its network"
+OPERATIONS = {
+    "convolutions": {"aten::mkldnn_convolution", "aten::convolution_backward"},
+    # the backward pass first fills its gradient with zeros
+    "pooling": {"aten::max_pool2d_with_indices", "aten::max_pool2d_with_indices_backward", "aten::fill_"},
+    "linear layers": {"aten::addmm", "aten::mm"},
+    "Adam": {"Optimizer.step#Adam.step", "aten::_fused_adam_"},
+    "reading a batch": {"aten::index"},
+}
 BATCH = 128
 MEAN, STD = 0.1307, 0.3081
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
@@ -142,6 +152,20 @@ def bare_loop(name: str, arguments: argparse.Namespace, bfloat16: bool = False) 
     return loop(classifier.network, optimizer, batches, arguments.epochs, bfloat16)
 
 
+def profiled_loop(name: str, arguments: argparse.Namespace, bfloat16: bool = False) -> Run:
+    """Share of the bare loop's time by kind of operation, as torch's profiler sees it."""
+    bare_loop(name, arguments, bfloat16)  # what happens once is not of interest
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        bare_loop(name, arguments, bfloat16)
+    events = profiler.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    shares = dict.fromkeys([*OPERATIONS, "all others"], 0.0)
+    for event in events:
+        kind = next((kind for kind, names in OPERATIONS.items() if event.key in names), "all others")
+        shares[kind] += event.self_cpu_time_total / total
+    return shares
+
+
 def notebook_path(name: str, arguments: argparse.Namespace, its_network: bool = False) -> Run:
     """The loop on what a DataLoader brings."""
     mnist, rows = training_images(arguments)
@@ -174,6 +198,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=48_000, help="training images per epoch, at most 48000")
     parser.add_argument("--epochs", type=int, default=1, help="epochs per run")
     parser.add_argument("--compile", action="store_true", help="our fit with torch.compile too")
+    parser.add_argument("--profile", action="store_true", help="show where the bare loop's time goes")
     arguments = parser.parse_args()
     arguments.images = min(arguments.images, 48_000) // BATCH * BATCH
     if not arguments.images:
@@ -226,6 +251,11 @@ def main() -> None:
                 for side, value in seconds.items()
             ],
         )
+        if arguments.profile:
+            shares = in_new_process(profiled_loop, name, arguments, bfloat16)
+            rows = [(kind, f"{share:.0%}") for kind, share in shares.items()]
+            print_table(f"{name}: the bare loop's time", ["", "share"], rows)
+            results.append({"model": name, "side": "profile of the bare loop", "runs": [shares]})
         results += [{"model": name, "side": side, "runs": found} for side, found in runs.items()]
         targets += [
             Target(f"{name}: fit against the bare loop, images/s", seconds[BARE] / seconds[FIT], 0.9),
