@@ -154,6 +154,8 @@ def bare_loop(name: str, arguments: argparse.Namespace, bfloat16: bool = False) 
 
 def profiled_loop(name: str, arguments: argparse.Namespace, bfloat16: bool = False) -> Run:
     """Share of the bare loop's time by kind of operation, as torch's profiler sees it."""
+    # few steps: the profiler's records take memory too, which would be measured with the rest
+    arguments.images, arguments.epochs = min(arguments.images, 100 * BATCH), 1
     bare_loop(name, arguments, bfloat16)  # what happens once is not of interest
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         bare_loop(name, arguments, bfloat16)
