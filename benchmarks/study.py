@@ -1,9 +1,10 @@
 """The whole study, in our code and by the notebook's protocol: wall time and accuracy of both.
 
-Both sides train the two models for the same epochs on the same data, search the threshold in 20 trials on the
-combined test set, evaluate and draw. Ours are two commands `osr run` with configs/notebook/*.yaml; the other
-side is notebook_protocol.py. Each is a process of its own, whose wall time includes its start-up. t-SNE is
-left out of both and timed apart with --tsne: ours draws 2,000 images, the notebook all 12,000.
+Both sides train the two models for the same epochs on the same data, search the threshold in 20 trials on
+the combined test set, evaluate and draw. Ours are two commands `osr run` with configs/notebook/*.yaml, but for
+the precision, which is our default; the other side is notebook_protocol.py. Each is a process of its own, whose
+wall time includes its start-up. t-SNE is left out of both and timed apart with --tsne: ours draws 2,000
+images, the notebook all 12,000.
 
 With --recipe, configs/baseline.yaml and configs/mc_dropout.yaml run too, without figures: the time that our
 own recipe takes to the notebook's accuracy.
@@ -148,7 +149,8 @@ def main() -> None:
     arguments = parse_arguments()
     machine = start(arguments)
     limit = ["--trainer.limit_train_batches", str(arguments.max_batches)] if arguments.max_batches else []
-    same = ["--trainer.max_epochs", str(arguments.epochs), *limit]
+    # in the trainer's default precision, as every other fit of ours
+    same = ["--trainer.max_epochs", str(arguments.epochs), "--trainer.precision", "auto", *limit]
     # the same 2,000 unknown images as in the study
     recipe = ["--data.unknown_fraction", "0.2", "--evaluation.figures", "false", *limit]
     if arguments.recipe_epochs:

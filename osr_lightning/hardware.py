@@ -19,8 +19,8 @@ def keep_freed_memory() -> None:
 
     A step's activations are megabytes. By default glibc may hand them back to the kernel, which must fill
     every page with zeros when the next step asks for it again: thousands of page faults and up to half of
-    the step's time, or none, as the layout of the heap will have it. Blocks of up to 64 MiB now come from
-    the heap, which keeps up to 512 MiB of free memory at its end.
+    the step's time, or none, as the layout of the heap will have it. Blocks of up to 32 MiB now come from
+    the heap, which keeps up to 256 MiB of free memory at its end.
 
     Does nothing with another C library, or where the environment sets the allocator itself
     (``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TRIM_THRESHOLD_`` or ``GLIBC_TUNABLES``).
@@ -29,8 +29,8 @@ def keep_freed_memory() -> None:
     if chosen or platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(_MMAP_THRESHOLD, 64 * 2**20)
-    libc.mallopt(_TRIM_THRESHOLD, 512 * 2**20)
+    libc.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
+    libc.mallopt(_TRIM_THRESHOLD, 256 * 2**20)
 
 
 def computes_bfloat16() -> bool:

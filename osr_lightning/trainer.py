@@ -24,7 +24,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.distributed import gather_rows
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.evaluator import Evaluator
-from osr_lightning.hardware import TrainingBFloat16, computes_bfloat16, keep_freed_memory
+from osr_lightning.hardware import TrainingBFloat16, computes_bfloat16
 from osr_lightning.models.open_set import OpenSetClassifier
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS
 
@@ -84,11 +84,15 @@ class OpenSetTrainer(Trainer):
             precision=None if precision == "auto" else precision,
             **kwargs,
         )
-        if isinstance(self.accelerator, CPUAccelerator):
-            keep_freed_memory()
-            # a plugin of the user's own stays
-            if precision == "auto" and type(self.precision_plugin) is Precision and computes_bfloat16():
-                self.strategy.precision_plugin = TrainingBFloat16()
+        on_cpu = isinstance(self.accelerator, CPUAccelerator)
+        # a plugin of the user's own stays
+        if (
+            precision == "auto"
+            and on_cpu
+            and type(self.precision_plugin) is Precision
+            and computes_bfloat16()
+        ):
+            self.strategy.precision_plugin = TrainingBFloat16()
 
     def run(
         self,

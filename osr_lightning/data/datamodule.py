@@ -69,7 +69,7 @@ class OpenSetDataModule(LightningDataModule):
         val_fraction: float = 0.2,
         unknown_fraction: float = 1.0,
         batch_size: int = 128,
-        eval_batch_size: int = 256,
+        eval_batch_size: int = 512,
         memory_limit: float = 4.0,
         num_workers: int = 2,
         seed: int = 0,

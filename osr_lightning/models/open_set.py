@@ -21,7 +21,7 @@ from osr_lightning.data.batch import Batch
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.distributed import gather_rows
 from osr_lightning.errors import UserError
-from osr_lightning.hardware import TrainingBFloat16
+from osr_lightning.hardware import TrainingBFloat16, keep_freed_memory
 from osr_lightning.models import checkpoints
 from osr_lightning.models.features import features_and_logits, last_linear
 from osr_lightning.models.metrics import ScoreAUROC, decision_metrics, rejection_metrics
@@ -260,11 +260,13 @@ class OpenSetClassifier(LightningModule):
                 )
 
     def on_fit_start(self) -> None:
-        """Say how the passes compute, and compile the network in place, which keeps its weights' names."""
+        """Prepare the process and the network for many steps."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if isinstance(self.trainer.precision_plugin, TrainingBFloat16):
             rank_zero_info("training steps are bf16-mixed; trainer.precision 32-true makes them float32")
         if self.compile_network:
-            self.network.compile()
+            self.network.compile()  # in place, which leaves the names of its weights as they are
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of one pass."""
