@@ -1,10 +1,10 @@
 """The whole study, in our code and by the notebook's protocol: wall time and accuracy of both.
 
 Both sides train the two models for the same epochs on the same data, search the threshold in 20 trials on
-the combined test set, evaluate and draw. Ours are two commands `osr run` with configs/notebook/*.yaml, but for
-the precision, which is our default; the other side is notebook_protocol.py. Each is a process of its own, whose
-wall time includes its start-up. t-SNE is left out of both and timed apart with --tsne: ours draws 2,000
-images, the notebook all 12,000.
+the combined test set, evaluate and draw. Ours are two commands `osr run` with configs/notebook/*.yaml, but
+in our default precision; the other side is notebook_protocol.py. Each is a process of its own, whose wall
+time includes its start-up. t-SNE is left out of both and timed apart with --tsne: ours draws 2,000 images,
+the notebook all 12,000.
 
 With --recipe, configs/baseline.yaml and configs/mc_dropout.yaml run too, without figures: the time that our
 own recipe takes to the notebook's accuracy.
