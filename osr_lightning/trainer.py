@@ -56,7 +56,7 @@ class OpenSetTrainer(Trainer):
         callbacks: list[Callback] | Callback | None = None,
         enable_checkpointing: bool = True,
         accelerator: str | Accelerator = "auto",
-        precision: Literal["auto"] | _PRECISION_INPUT = "auto",
+        precision: Literal["auto"] | _PRECISION_INPUT | None = "auto",
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         self.experiment = experiment
