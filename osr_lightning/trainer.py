@@ -84,14 +84,9 @@ class OpenSetTrainer(Trainer):
             precision=None if precision == "auto" else precision,
             **kwargs,
         )
-        on_cpu = isinstance(self.accelerator, CPUAccelerator)
+        native = isinstance(self.accelerator, CPUAccelerator) and computes_bfloat16()
         # a plugin of the user's own stays
-        if (
-            precision == "auto"
-            and on_cpu
-            and type(self.precision_plugin) is Precision
-            and computes_bfloat16()
-        ):
+        if precision == "auto" and native and type(self.precision_plugin) is Precision:
             self.strategy.precision_plugin = TrainingBFloat16()
 
     def run(
