@@ -36,13 +36,16 @@ class Target(NamedTuple):
         return self.measured >= self.bound if self.at_least else self.measured <= self.bound
 
 
-def new_parser(description: str | None, name: str, repeats: int) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
+def new_parser(description: str | None, name: str, repeats: int | None) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has; ``--repeats`` only where a default is given."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data-root", type=Path, default=Path("../shared/data"), help="folder of MNIST/")
-    parser.add_argument("--repeats", type=int, default=repeats, help="rounds, of which the median is taken")
+    if repeats is not None:
+        parser.add_argument(
+            "--repeats", type=int, default=repeats, help="rounds, of which the median is taken"
+        )
     parser.add_argument("--threads", type=int, help="torch's threads; torch's own choice if not given")
     results = Path(__file__).parent / "results" / f"{name}.json"
     parser.add_argument("--json", type=Path, default=results, help="results go here")

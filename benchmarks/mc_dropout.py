@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import torch
-from common import cpu_model
-from rich.console import Console
-from rich.table import Table
+from common import Target, console, finish, new_parser, print_table, start
 from torch import Tensor
 from torchvision.datasets import MNIST
 
@@ -95,41 +91,29 @@ def measure(
     return seconds
 
 
-def targets(medians: dict[tuple[str, int], float]) -> list[tuple[str, float, str, bool]]:
-    """What is claimed, the ratio measured, the target, and whether it is met."""
+def targets(medians: dict[tuple[str, int], float]) -> list[Target]:
+    """What is claimed, the ratio measured and the target."""
     one = medians[DETERMINISTIC, 1]
-    faster = medians[LOOP, 10] / medians[FOLD, 10]
-    ten, many = medians[FOLD, 10] / one, medians[FOLD, 200] / one
+    ten, many = medians[FOLD, 10], medians[FOLD, 200]
     return [
-        ("10 samples: times faster than the plain loop", faster, "at least 9", faster >= 9),
-        ("10 samples: times one deterministic pass", ten, "at most 1.15", ten <= 1.15),
-        ("200 samples: times one deterministic pass", many, "at most 3", many <= 3),
+        Target("10 samples: times faster than the plain loop", medians[LOOP, 10] / ten, 9),
+        Target("10 samples: times one deterministic pass", ten / one, 1.15, at_least=False),
+        Target("200 samples: times one deterministic pass", many / one, 3, at_least=False),
     ]
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--data-root", type=Path, default=Path("../shared/data"), help="folder that holds MNIST/"
-    )
+    parser = new_parser(__doc__, "mc_dropout", repeats=5)
     parser.add_argument("--images", type=int, default=10_000, help="how many test images")
     parser.add_argument("--batch-size", type=int, default=512, help="images per batch")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the median is taken")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument(
-        "--json",
-        type=Path,
-        default=Path(__file__).parent / "results" / "mc_dropout.json",
-        help="results go here",
-    )
     return parser.parse_args()
 
 
 @torch.inference_mode()
 def main() -> None:
     arguments = parse_arguments()
+    machine = start(arguments)
     images = load_images(arguments.data_root, arguments.images).to(arguments.device)
     torch.manual_seed(0)
     network = MCDropoutCNN().eval().to(arguments.device)
@@ -144,49 +128,23 @@ def main() -> None:
         sample_logits(network, images[:256], 10, generator=torch.Generator().manual_seed(0), method=method)
         for method in ("loop", "fold")
     )
-    machine = {
-        "cpu": cpu_model(),
-        "device": torch.cuda.get_device_name() if images.is_cuda else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "load_before": round(os.getloadavg()[0], 1),
-    }
+    machine["device"] = torch.cuda.get_device_name() if images.is_cuda else "cpu"
     seconds = measure(sides, images, arguments.batch_size, arguments.repeats)
     medians = {run: median(times) for run, times in seconds.items()}
-    machine["load_after"] = round(os.getloadavg()[0], 1)
-
-    console = Console()
-    console.print(", ".join(f"{key}: {value}" for key, value in machine.items()))
-    table = Table(title=f"{len(images)} images in batches of {arguments.batch_size}, milliseconds (median)")
-    table.add_column("")
-    for samples in SAMPLES:
-        table.add_column(f"{samples} sample{'s' * (samples > 1)}", justify="right")
-    for name in sides:
-        cells = [f"{1000 * medians[name, n]:.0f}" if (name, n) in medians else "-" for n in SAMPLES]
-        table.add_row(name, *cells)
-    console.print(table)
+    print_table(
+        f"{len(images)} images in batches of {arguments.batch_size}, milliseconds (median)",
+        ["", *(f"{samples} sample{'s' * (samples > 1)}" for samples in SAMPLES)],
+        [
+            (name, *(f"{1000 * medians[name, n]:.0f}" if (name, n) in medians else "-" for n in SAMPLES))
+            for name in sides
+        ],
+    )
     console.print(f"Loops are not run for more than {LOOP_LIMIT} samples.")
     console.print(
         f"Largest difference of a logit between folded and loop: {(exact - folded).abs().max():.1e}"
     )
-    ratios = Table("", "measured", "target", "met")
-    for claim, ratio, target, met in targets(medians):
-        ratios.add_row(claim, f"{ratio:.2f}", target, "yes" if met else "no")
-    console.print(ratios)
-
-    results = {
-        "machine": machine,
-        "images": len(images),
-        "batch_size": arguments.batch_size,
-        "seconds": [{"side": name, "samples": n, "runs": times} for (name, n), times in seconds.items()],
-        "ratios": [
-            {"claim": claim, "measured": ratio, "target": target, "met": met}
-            for claim, ratio, target, met in targets(medians)
-        ],
-    }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-    console.print(f"Written to {arguments.json}")
+    runs = [{"side": name, "samples": n, "runs": times} for (name, n), times in seconds.items()]
+    finish(arguments, machine, {"seconds": runs}, targets(medians))
 
 
 if __name__ == "__main__":

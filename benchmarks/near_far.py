@@ -30,7 +30,7 @@ QUIET = (
 
 
 def main() -> None:
-    parser = new_parser(__doc__, "near_far", repeats=1)
+    parser = new_parser(__doc__, "near_far", repeats=None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--classifiers", nargs="+", default=list(CLASSIFIERS), choices=CLASSIFIERS)
     parser.add_argument("--epochs", type=int, help="those of the config if not given")
