@@ -41,7 +41,7 @@ def new_parser(description: str | None, name: str, repeats: int | None) -> argpa
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--data-root", type=Path, default=Path("../shared/data"), help="folder of MNIST/")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder of MNIST/")
     if repeats is not None:
         parser.add_argument(
             "--repeats", type=int, default=repeats, help="rounds, of which the median is taken"

@@ -19,7 +19,7 @@ from common import Target, console, finish, new_parser, print_table, start
 from torch import Tensor
 from torchvision.datasets import MNIST
 
-from osr_lightning.models.mc_dropout import Method, sample_logits
+from osr_lightning.models.mc_dropout import MCDropout, Method
 from osr_lightning.models.networks import MCDropoutCNN
 
 SAMPLES = (1, 10, 50, 200)
@@ -34,11 +34,14 @@ def plain_loop(network: MCDropoutCNN) -> Side:
     return lambda images, samples: torch.stack([network(images) for _ in range(samples)])
 
 
+def sampler(network: MCDropoutCNN, samples: int, method: Method) -> MCDropout:
+    made = MCDropout(copy.deepcopy(network), (1, 28, 28), samples, method=method)
+    return made.to(next(network.parameters()).device).eval()
+
+
 def ours(network: MCDropoutCNN, method: Method) -> Side:
-    generator = torch.Generator()
-    return lambda images, samples: sample_logits(
-        network, images, samples, generator=generator.manual_seed(0), method=method
-    )
+    made = {samples: sampler(network, samples, method) for samples in SAMPLES}
+    return lambda images, samples: made[samples](images).logits
 
 
 def opponents(network: MCDropoutCNN) -> dict[str, Side]:
@@ -124,10 +127,8 @@ def main() -> None:
         TRUNK: ours(network, "trunk"),
         FOLD: ours(network, "fold"),
     }
-    exact, folded = (
-        sample_logits(network, images[:256], 10, generator=torch.Generator().manual_seed(0), method=method)
-        for method in ("loop", "fold")
-    )
+    methods: tuple[Method, ...] = ("loop", "fold")
+    exact, folded = (sampler(network, 10, method)(images[:256]).logits for method in methods)
     machine["device"] = torch.cuda.get_device_name() if images.is_cuda else "cpu"
     seconds = measure(sides, images, arguments.batch_size, arguments.repeats)
     medians = {run: median(times) for run, times in seconds.items()}

@@ -215,7 +215,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "--data-root", type=Path, default=Path("../shared/data"), help="folder of MNIST/ and cifar10/test/"
+        "--data-root", type=Path, default=Path("data"), help="folder of MNIST/ and cifar10/test/"
     )
     parser.add_argument("--epochs", type=int, default=15, help="epochs of both fits")
     parser.add_argument("--max-batches", type=int, help="training batches per epoch; all if not given")

@@ -36,10 +36,12 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 
 from osr_lightning.data.datamodule import OpenSetDataModule
-from osr_lightning.data.sources import holdout
-from osr_lightning.hardware import computes_bfloat16, keep_freed_memory
-from osr_lightning.models.classifiers import BaselineClassifier, MCDropoutClassifier, OpenSetClassifier
-from osr_lightning.trainer import OpenSetTrainer
+from osr_lightning.data.image_set import holdout
+from osr_lightning.facts import Facts
+from osr_lightning.training.base import OpenSetClassifier
+from osr_lightning.training.classifiers import BaselineClassifier, MCDropoutClassifier
+from osr_lightning.training.hardware import computes_bfloat16, keep_freed_memory
+from osr_lightning.training.trainer import OpenSetTrainer
 
 CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
     "baseline": BaselineClassifier,
@@ -143,13 +145,14 @@ def bare_loop(name: str, arguments: argparse.Namespace, bfloat16: bool = False) 
     mnist, rows = training_images(arguments)
     images, labels = mnist.data[rows].unsqueeze(1), mnist.targets[rows]
     classifier = CLASSIFIERS[name](schedule="step")
+    classifier.build(Facts(tuple("0123456789"), 1, 28, (MEAN,), (STD,)))
     (optimizer,), _ = classifier.configure_optimizers()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for row in torch.randperm(len(images)).split(BATCH)[: arguments.images // BATCH]:
             yield images[row].float().div_(255).sub_(MEAN).div_(STD), labels[row]
 
-    return loop(classifier.network, optimizer, batches, arguments.epochs, bfloat16)
+    return loop(classifier.trained.sampler.network, optimizer, batches, arguments.epochs, bfloat16)
 
 
 def profiled_loop(name: str, arguments: argparse.Namespace, bfloat16: bool = False) -> Run:

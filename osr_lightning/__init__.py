@@ -4,20 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-__all__ = ["BaselineClassifier", "MCDropoutClassifier", "OpenSetDataModule", "OpenSetTrainer"]
+__version__ = "0.2.0"
+__all__ = [
+    "BaselineClassifier",
+    "MCDropoutClassifier",
+    "OpenSetDataModule",
+    "OpenSetTrainer",
+    "Prediction",
+    "Recogniser",
+    "load",
+    "save",
+]
 
 if TYPE_CHECKING:
+    from osr_lightning.checkpoint import load, save
     from osr_lightning.data.datamodule import OpenSetDataModule
-    from osr_lightning.models.classifiers import BaselineClassifier, MCDropoutClassifier
-    from osr_lightning.trainer import OpenSetTrainer
+    from osr_lightning.recogniser import Prediction, Recogniser
+    from osr_lightning.training.classifiers import BaselineClassifier, MCDropoutClassifier
+    from osr_lightning.training.trainer import OpenSetTrainer
+
+_MODULES = {
+    "BaselineClassifier": "training.classifiers",
+    "MCDropoutClassifier": "training.classifiers",
+    "OpenSetDataModule": "data.datamodule",
+    "OpenSetTrainer": "training.trainer",
+    "Prediction": "recogniser",
+    "Recogniser": "recogniser",
+    "load": "checkpoint",
+    "save": "checkpoint",
+}
 
 
 def __getattr__(name: str) -> object:
     """Load a public name on first use: torch and Lightning take seconds that ``osr report`` need not wait."""
     from importlib import import_module
 
-    modules = {"OpenSetDataModule": "data.datamodule", "OpenSetTrainer": "trainer"}
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{modules.get(name, 'models.classifiers')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

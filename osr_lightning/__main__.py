@@ -11,7 +11,7 @@ COMMANDS = {
     "calibrate": "choose the threshold of a trained checkpoint again, without training",
     "validate": "loss and accuracy on the validation images",
     "test": "judge a checkpoint on known and unknown images",
-    "predict": "classify images and write one row per image to predictions.csv",
+    "predict": "name what is in image files, one row per file",
     "compare": "put finished runs side by side",
     "report": "write a run's report.html again from its saved files",
 }
@@ -41,6 +41,10 @@ def main(args: list[str] | None = None) -> int:
             from osr_lightning.evaluation.report import main as report
 
             report(arguments[1:])
+        elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):
+            from osr_lightning.deploy.predict_cli import main as predict
+
+            return predict(arguments[1:])
         else:
             from osr_lightning.cli import OpenSetCLI
 
@@ -59,6 +63,12 @@ def main(args: list[str] | None = None) -> int:
             cause = cause.__cause__
         raise
     return 0
+
+
+def _names_files(arguments: list[str]) -> bool:
+    from osr_lightning.deploy.predict_cli import wanted
+
+    return wanted(arguments)
 
 
 def _overview() -> str:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from osr_lightning import load
 from osr_lightning.__main__ import main
 from osr_lightning.data.table import even_batch_size
-from osr_lightning.distributed import gather_rows
+from osr_lightning.training.distributed import gather_rows
 
 FAST = [
     "--trainer.accelerator=cpu",
@@ -89,10 +90,8 @@ def test_two_processes_train_and_agree_with_one(tiny_root, tmp_path):
     output = tmp_path / "again.ckpt"
     again = ["calibrate", f"--ckpt_path={checkpoint}", f"--output={output}", *FAST[:3]]
     assert main([*again, f"--trainer.default_root_dir={tmp_path}/again"]) == 0
-    thresholds = [
-        torch.load(path, weights_only=True)["state_dict"]["threshold"] for path in (checkpoint, output)
-    ]
-    assert thresholds[0].item() == pytest.approx(thresholds[1].item(), abs=1e-7)
+    thresholds = [load(path).threshold.value for path in (checkpoint, output)]
+    assert thresholds[0] == pytest.approx(thresholds[1], abs=1e-7)
 
 
 def _agree(one, both):

@@ -9,14 +9,14 @@ import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 
-from osr_lightning import hardware
 from osr_lightning.data.datamodule import OpenSetDataModule
-from osr_lightning.models.classifiers import MCDropoutClassifier
-from osr_lightning.trainer import OpenSetTrainer
+from osr_lightning.training import hardware
+from osr_lightning.training.classifiers import MCDropoutClassifier
+from osr_lightning.training.trainer import OpenSetTrainer
 
 FAULTS = """
 import ctypes, resource, torch
-from osr_lightning.hardware import keep_freed_memory
+from osr_lightning.training.hardware import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
@@ -96,7 +96,7 @@ class Spy(MCDropoutClassifier):
 def test_only_training_steps_are_bfloat16(
     precision, native, in_training, elsewhere, monkeypatch, tiny_root, tmp_path
 ):
-    monkeypatch.setattr("osr_lightning.trainer.computes_bfloat16", lambda: native)
+    monkeypatch.setattr("osr_lightning.training.hardware.computes_bfloat16", lambda: native)
     model, data = (
         Spy(),
         OpenSetDataModule(root=str(tiny_root), unknown={"noise": f"npz:{tiny_root}/unknown.npz"}),
@@ -120,6 +120,6 @@ def test_only_training_steps_are_bfloat16(
 
 
 def test_a_precision_plugin_of_the_users_own_stays(monkeypatch):
-    monkeypatch.setattr("osr_lightning.trainer.computes_bfloat16", lambda: True)
+    monkeypatch.setattr("osr_lightning.training.hardware.computes_bfloat16", lambda: True)
     own = MixedPrecision("bf16-mixed", "cpu")
     assert OpenSetTrainer(logger=False, accelerator="cpu", plugins=[own]).precision_plugin is own

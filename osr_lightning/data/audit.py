@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from osr_lightning.data.stream import Images
+from osr_lightning.errors import UserError
 
 
 def overlaps(held_out: Mapping[str, Images], test: Mapping[str, Images]) -> list[str]:
@@ -30,6 +31,19 @@ def overlaps(held_out: Mapping[str, Images], test: Mapping[str, Images]) -> list
             if shared := len(mine & theirs):
                 found.append(f"{shared} of {name} are in {other}")
     return found
+
+
+def refuse_leaks(leaks: list[str], allowed: bool) -> None:
+    """Stop where images that choose the threshold are among those of the test.
+
+    Raises:
+        UserError: unless that is allowed.
+    """
+    if leaks and not allowed:
+        raise UserError(
+            f"images that choose the threshold are also tested: {'; '.join(leaks)}; use other sets, "
+            "or set data.allow_overlap true, which marks the results optimistic"
+        )
 
 
 def digest(images: Images) -> str:

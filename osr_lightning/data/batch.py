@@ -11,8 +11,7 @@ class Batch(NamedTuple):
     """A batch of ``B`` images and where each of them came from.
 
     Attributes:
-        image: ``(B, C, H, W)``; ``uint8`` in ``[0, 255]`` as stored, ``float32`` and standardised
-            once the datamodule has moved the batch to the device.
+        image: ``(B, C, H, W)`` uint8 in ``[0, 255]``.
         label: ``(B,)`` int64, the class in ``0 .. K-1``, or ``K`` for an unknown image.
         source: ``(B,)`` int64, index into the datamodule's source names; 0 is the known set.
         row: ``(B,)`` int64, the image's position in its data set, unique within it.

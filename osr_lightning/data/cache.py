@@ -42,7 +42,8 @@ def cached(
     """
     digest = hashlib.blake2b(digest_size=20)
     libraries = (torch.__version__, torchvision.__version__, PIL.__version__)
-    code = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
+    folder = Path(__file__).parent
+    code = [file.read_bytes() for file in (*sorted(folder.glob("*.py")), folder.parent / "pixels.py")]
     for part in (repr((settings, libraries)).encode(), *code):
         digest.update(part)
     for part in content:

@@ -11,17 +11,15 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
 from torch import Tensor
 
 from osr_lightning.data.cache import cached
+from osr_lightning.data.facts import natural_file_shape
 from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.stream import Images, StreamedImages
-from osr_lightning.data.transforms import pil_to_tensor, to_uint8_images
 from osr_lightning.errors import UserError
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+from osr_lightning.files import as_text, find
+from osr_lightning.pixels import EXTENSIONS, read_image, to_uint8_images
 
 
 def has_splits(path: Path) -> bool:
@@ -30,7 +28,12 @@ def has_splits(path: Path) -> bool:
 
 
 def load_folder(
-    path: Path, split: Split, *, size: int, channels: int, memory_limit: float = math.inf
+    path: Path,
+    split: Split,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    memory_limit: float = math.inf,
 ) -> ImageSet:
     """Load the images of a folder, or of its ``train`` or ``test`` subfolder where it has both.
 
@@ -39,8 +42,8 @@ def load_folder(
             directly in the folder are one class named after it.
         split: Which subfolder: ``train`` for training and validation, ``test`` for test. A folder
             without both of them is given as a whole, whatever the split.
-        size: Height and width of the result.
-        channels: Channels of the result, 1 or 3.
+        size: Height and width of the result; what suits the images if not given.
+        channels: Channels of the result, 1 or 3; what suits the images if not given.
         memory_limit: Images that would take more bytes stay on disk and are read when asked for.
 
     Returns:
@@ -66,18 +69,20 @@ def load_folder(
                 "remove it, or make it an unknown set of its own."
             )
     index = {name: label for label, name in enumerate(classes)}
+    if size is None or channels is None:
+        natural = natural_file_shape(files)
+        size, channels = size or natural[1], channels or natural[0]
     read = partial(read_images, size=size, channels=channels)
     images: Images
     if len(files) * channels * size * size > memory_limit:
-        images = StreamedImages(files, read)
-        rank_zero_info(f"{here}: {len(files)} images pass data.memory_limit and are read from disk as needed")
+        images = StreamedImages(files, read, (channels, size, size))
     else:
         images = cached(map(_read_bytes, files), (size, channels), lambda: read(files))
     return ImageSet(
         images=images,
         labels=torch.tensor([index[name] for name in names]),
         classes=tuple(classes),
-        files=tuple(file.relative_to(path).as_posix() for file in files),
+        files=tuple(as_text(file.relative_to(path).as_posix()) for file in files),
     )
 
 
@@ -101,7 +106,7 @@ def read_images(files: Sequence[Path], *, size: int, channels: int) -> Tensor:
         return pixels.shape if pixels.numel() <= 2**18 else object()
 
     def read(some: Sequence[Path]) -> Tensor:
-        groups = groupby(map(_decode, some), key=alike)
+        groups = groupby((read_image(file, size) for file in some), key=alike)
         return torch.cat(
             [to_uint8_images(torch.stack(list(group)), size=size, channels=channels) for _, group in groups]
         )
@@ -110,14 +115,6 @@ def read_images(files: Sequence[Path], *, size: int, channels: int) -> Tensor:
     tasks = [files[start : start + 32] for start in range(0, len(files), 32)]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return torch.cat(list(pool.map(read, tasks)))
-
-
-def _decode(file: Path) -> Tensor:
-    try:
-        with Image.open(file) as image:
-            return pil_to_tensor(image)
-    except Exception as error:  # PIL's decoders raise a dozen kinds on damaged and on huge files
-        raise UserError(f"Cannot read the image {file} ({error}): remove or replace it.") from error
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -129,15 +126,8 @@ def _read_bytes(file: Path) -> bytes:
 
 def _find_images(folder: Path) -> list[Path]:
     """All image files under a folder, sorted, without hidden files and folders."""
-    files: list[Path] = []
-    # classes are often links to folders elsewhere, which Path.rglob does not follow
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and name.lower().endswith(EXTENSIONS)
-        ]
+    # classes are often links to folders elsewhere, which are followed
+    files = [f.path for f in find(folder) if f.image and f.path.suffix.lower() in EXTENSIONS]
     if not files:
         raise UserError(
             f"There are no images in {folder.absolute()}: put {', '.join(EXTENSIONS)} files there."
@@ -148,4 +138,4 @@ def _find_images(folder: Path) -> list[Path]:
 def _class_name(file: Path, folder: Path, flat: str) -> str:
     """The first subfolder on the way from ``folder`` to ``file``, or ``flat`` if there is none."""
     parts = file.relative_to(folder).parts
-    return parts[0] if len(parts) > 1 else flat
+    return as_text(parts[0] if len(parts) > 1 else flat)

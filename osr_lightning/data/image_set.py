@@ -33,6 +33,11 @@ class ImageSet:
         """The number of images."""
         return len(self.images)
 
+    def with_classes(self, classes: tuple[str, ...]) -> ImageSet:
+        """The same images, labelled by the places of their classes' names in ``classes``."""
+        place = torch.tensor([classes.index(name) for name in self.classes])
+        return replace(self, labels=place[self.labels], classes=classes)
+
     def take(self, indices: Tensor) -> ImageSet:
         """The images at ``indices`` ``(n,)``, in that order, with the same classes."""
         files = tuple(self.files[index] for index in indices.tolist()) if self.files else ()

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data.cache import cached
+from osr_lightning.data.facts import natural_shape
 from osr_lightning.data.folder import has_splits, load_folder
 from osr_lightning.data.image_set import ImageSet, Split, holdout
 from osr_lightning.data.npz import load_npz
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
-from osr_lightning.data.transforms import to_uint8_images
 from osr_lightning.errors import UserError
+from osr_lightning.pixels import to_uint8_images
 
 __all__ = ["SOURCES", "SOURCES_OF", "ImageSet", "Request", "Split", "holdout", "load_source"]
 
@@ -32,8 +33,8 @@ class Request:
 
     split: Split
     root: Path
-    size: int
-    channels: int
+    size: int | None
+    channels: int | None
     seed: int
     as_known: bool
     memory_limit: float
@@ -45,8 +46,8 @@ def load_source(
     split: Split,
     *,
     root: Path,
-    size: int,
-    channels: int,
+    size: int | None = None,
+    channels: int | None = None,
     seed: int = 0,
     as_known: bool = False,
     memory_limit: float = math.inf,
@@ -65,8 +66,8 @@ def load_source(
         source: Name of the source.
         split: ``train``, ``validation`` or ``test``.
         root: Where torchvision's sets are kept.
-        size: Height and width of the images.
-        channels: Channels of the images, 1 or 3.
+        size: Height and width of the images; what suits them if not given.
+        channels: Channels of the images, 1 or 3; what suits them if not given.
         seed: Seed of what is drawn at random: noise and held-out test images.
         as_known: The network learns this source: where it has no test split of its own, hold out a
             stratified 20% as test and give the rest for the other splits.
@@ -91,6 +92,9 @@ def load_source(
         raise UserError(f"There is no source {source!r}; {hint} sources are {', '.join(known)}.")
     if not isinstance(found.images, Tensor):
         return found  # each image is converted when it is read
+    if size is None or channels is None:
+        natural = natural_shape(found.images)
+        size, channels = size or natural[1], channels or natural[0]
     return replace(found, images=to_uint8_images(found.images, size=size, channels=channels))
 
 
@@ -132,7 +136,7 @@ def _photo_patches(request: Request) -> ImageSet:
 def _noise(kind: str, request: Request) -> ImageSet:
     splits = ("train", "validation", "test")
     generator = torch.Generator().manual_seed(request.seed * len(splits) + splits.index(request.split))
-    shape = (NOISE_IMAGES, request.channels, request.size, request.size)
+    shape = (NOISE_IMAGES, request.channels or 1, request.size or 28, request.size or 28)
     if kind == "uniform":
         return _one_class(torch.randint(256, shape, dtype=torch.uint8, generator=generator), kind)
     values = torch.randn(shape, generator=generator).mul_(63.75).add_(127.5)

@@ -17,10 +17,14 @@ class StreamedImages:
     Args:
         files: the ``N`` paths.
         read: turns some of them into ``(n, C, H, W)`` uint8.
+        shape: ``(C, H, W)``.
     """
 
-    def __init__(self, files: Sequence[Path], read: Callable[[Sequence[Path]], Tensor]) -> None:
+    def __init__(
+        self, files: Sequence[Path], read: Callable[[Sequence[Path]], Tensor], shape: Sequence[int]
+    ) -> None:
         self.files, self.read = files, read
+        self.shape: Sequence[int] = (len(files), *shape)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -32,7 +36,7 @@ class StreamedImages:
 
     def take(self, rows: Tensor) -> StreamedImages:
         """The images at ``rows`` ``(n,)``, still on disk."""
-        return StreamedImages([self.files[row] for row in rows.tolist()], self.read)
+        return StreamedImages([self.files[row] for row in rows.tolist()], self.read, tuple(self.shape[1:]))
 
 
 class ChainedImages:
@@ -41,6 +45,7 @@ class ChainedImages:
     def __init__(self, parts: Sequence[Images]) -> None:
         self.parts = parts
         self.ends = torch.tensor(list(accumulate(len(part) for part in parts)))
+        self.shape: Sequence[int] = (int(self.ends[-1]), *parts[0].shape[1:])
 
     def __len__(self) -> int:
         """The number of images."""
@@ -64,6 +69,8 @@ Images: TypeAlias = Tensor | StreamedImages | ChainedImages
 
 def chain(parts: Sequence[Images]) -> Images:
     """Put image sets end to end: in memory where all of them are."""
+    if len(parts) == 1:
+        return parts[0]
     tensors = [part for part in parts if isinstance(part, Tensor)]
     return torch.cat(tensors) if len(tensors) == len(parts) else ChainedImages(parts)
 

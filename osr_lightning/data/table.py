@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain as chain_items
 from typing import Any
 
 import torch
@@ -9,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from osr_lightning.data.batch import Batch
-from osr_lightning.data.stream import Images
+from osr_lightning.data.image_set import ImageSet
+from osr_lightning.data.stream import Images, chain
 
 
 class ImageTable(Dataset[Batch]):
@@ -19,10 +22,29 @@ class ImageTable(Dataset[Batch]):
         images: ``(N, C, H, W)`` uint8, in memory or streamed from disk.
         labels: ``(N,)`` int64.
         sources: ``(N,)`` int64, which set each image belongs to.
+        files: ``N`` names of the files they were read from, empty where there is none; or none at all.
     """
 
-    def __init__(self, images: Images, labels: Tensor, sources: Tensor) -> None:
-        self.images, self.labels, self.sources = images, labels, sources
+    def __init__(self, images: Images, labels: Tensor, sources: Tensor, files: Sequence[str] = ()) -> None:
+        self.images, self.labels, self.sources, self.files = images, labels, sources, files
+
+    @classmethod
+    def of(cls, sets: Sequence[ImageSet], labels: Sequence[int | None] = (None,)) -> ImageTable:
+        """One table of several sets, in that order.
+
+        Args:
+            sets: the images.
+            labels: per set the label of all its images; None: they keep their own.
+        """
+        sizes = [len(found) for found in sets]
+        chosen = [
+            found.labels if label is None else torch.full((len(found),), label)
+            for found, label in zip(sets, labels, strict=True)
+        ]
+        sources = torch.repeat_interleave(torch.arange(len(sets)), torch.tensor(sizes))
+        files = [found.files or ("",) * len(found) for found in sets]
+        named = tuple(chain_items(*files)) if any(found.files for found in sets) else ()
+        return cls(chain([found.images for found in sets]), torch.cat(chosen), sources, named)
 
     def __len__(self) -> int:
         """The number of images."""

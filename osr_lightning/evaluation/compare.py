@@ -14,6 +14,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.evaluation.bootstrap import interval, resample
 from osr_lightning.evaluation.render import percent, rate, read_results, render, text
 from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.facts import same_classes
 
 # Column of the table -> where results.json has it.
 COLUMNS = {
@@ -69,6 +70,9 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
         raise UserError("there is nothing to compare: name at least one run folder")
     results = [read_results(run_dir) for run_dir in run_dirs]
     first = PredictionTable.load(run_dirs[0])
+    for run_dir, result in zip(run_dirs[1:], results[1:], strict=True):
+        if sorted(result.get("classes") or ()) != sorted(results[0].get("classes") or ()):
+            same_classes(first.class_names, tuple(result.get("classes") or ()), f"{run_dir}")
     samples = resample(first, resamples, seed)
     rows = [
         {"run": str(run_dir), **{name: _at(result, path) for name, path in COLUMNS.items()}}
@@ -99,7 +103,7 @@ def print_comparison(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table("run", "closed", "known", "unknown", "total", "AUROC", "FPR95", "test s")
     for number, row in enumerate(comparison.rows, start=1):
         warning = ", optimistic: test images chose it" if row["optimistic"] else ""

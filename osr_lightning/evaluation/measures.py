@@ -99,6 +99,21 @@ def oscr(score: FloatArray, unknown: BoolArray, correct: BoolArray) -> float | N
     return float(area(counts.unknown / counts.unknown[-1], counts.correct / counts.known[-1]))
 
 
+def openauc(score: FloatArray, unknown: BoolArray, correct: BoolArray) -> float | None:
+    """OpenAUC in [0, 1] (Wang et al., NeurIPS 2022): the AUROC that asks for the right class as well.
+
+    How often an unknown image outscores a known one, ties half, where a wrongly classified known image counts
+    as above every unknown one.
+
+    Args:
+        score: ``(N,)``.
+        unknown: ``(N,)``.
+        correct: ``(N,)`` true where the predicted class is right; ignored for unknown images.
+    """
+    ranks = _ranks(score)
+    return auroc(np.where(~unknown & ~correct, len(ranks), ranks).astype(np.float64), unknown)
+
+
 def risk_coverage(score: FloatArray, correct: BoolArray) -> tuple[FloatArray, FloatArray]:
     """Share accepted and error rate among the accepted, accepting the lowest scores first.
 

@@ -1,21 +1,22 @@
-"""The table that `osr predict` writes."""
+"""Rows of decisions -> the table that `predict` writes, of the same columns as a test's."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from osr_lightning.models.open_set import OpenSetClassifier
+from osr_lightning.evaluation.table import CSV_COLUMNS, CSV_NAME
+from osr_lightning.facts import UNKNOWN
+from osr_lightning.recogniser import Recogniser
 
 
 def write_predictions(
     folder: Path,
     rows: dict[str, Tensor],
-    model: OpenSetClassifier,
+    recogniser: Recogniser,
     datamodule: Any,  # noqa: ANN401 - any datamodule whose batches are ours
 ) -> Path:
     """Write one row per image to ``folder/predictions.csv``.
@@ -23,26 +24,35 @@ def write_predictions(
     Args:
         folder: the run folder, made where missing.
         rows: gathered results of the prediction, ``(N, ...)`` each.
-        model: whose score and threshold decided.
-        datamodule: names the files, where the images came from a folder.
+        recogniser: whose score and threshold decided.
+        datamodule: names the files and the labels, where it knows them.
 
     Returns:
-        The file's path. Its columns are ``index, file, prediction`` (a class in ``0 .. K-1``, or ``K`` for
-        unknown), ``confidence, score, threshold``, then one column per further score.
+        The file's path. Its columns are ``CSV_COLUMNS``, then one per further score.
     """
-    files = getattr(datamodule, "predict_files", ())
-    further = [name for name in rows if name.startswith("score/") and name != f"score/{model.score_name}"]
+    threshold = recogniser.threshold
+    names = [*recogniser.facts.classes, UNKNOWN]
+    files = getattr(getattr(datamodule, "predict_set", None), "files", ())
+    tables = getattr(datamodule, "tables", None)
+    sources = (
+        () if tables is None else (tables.predict_source,) if tables.predict_source else tables.source_names
+    )
+    further = [name for name in rows if name.startswith("score/") and name != f"score/{threshold.score}"]
+    keys = ("row", "source", "label", "prediction", "confidence", f"score/{threshold.score}", *further)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "predictions.csv"
-    threshold = model.threshold.item()
-    columns = [
-        rows[n].tolist() for n in ("row", "prediction", "confidence", f"score/{model.score_name}", *further)
-    ]
-    with path.open("w", newline="") as file:
+    path = folder / CSV_NAME
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
-        header = ["index", "file", "prediction", "confidence", "score", "threshold"]
-        writer.writerow(header + [name.removeprefix("score/") for name in further])
-        for index, prediction, confidence, score, *others in zip(*columns, strict=True):
-            name = files[index] if files else ""
-            writer.writerow([index, name, prediction, confidence, score, threshold, *others])
+        writer.writerow([*CSV_COLUMNS, *(name.removeprefix("score/") for name in further)])
+        for row, source, label, prediction, confidence, score, *others in zip(
+            *(rows[key].tolist() for key in keys), strict=True
+        ):
+            start = [
+                row,
+                files[row] if files else "",
+                sources[source] if sources else "",
+                names[label] if 0 <= label < len(names) else "",
+                names[prediction],
+            ]
+            writer.writerow([*start, confidence, score, threshold.value, "", *others])
     return path

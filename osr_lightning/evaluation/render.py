@@ -30,8 +30,8 @@ def read_results(run_dir: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): write it again with 'osr test'") from error
-    if not isinstance(results, dict) or results.get("schema_version") != 1:
-        raise UserError(f"{path} is not of schema_version 1: write it again with 'osr test'")
+    if not isinstance(results, dict) or results.get("schema_version") != 2:
+        raise UserError(f"{path} is not of schema_version 2: write it again with 'osr test'")
     return results
 
 

@@ -1,4 +1,4 @@
-"""The per-image table -> the numbers of ``results.json`` (schema_version 1)."""
+"""The per-image table -> the numbers of ``results.json`` (schema_version 2)."""
 
 from __future__ import annotations
 
@@ -62,11 +62,12 @@ def evaluate(table: PredictionTable, resamples: int = 1000, seed: int = 0) -> di
     return results
 
 
-def closed_set(table: PredictionTable) -> Numbers:
+def closed_set(table: PredictionTable) -> dict[str, Any]:
     """The known images alone, none rejected.
 
     Returns:
-        ``count``, ``accuracy``, ``nll`` (mean, nats), ``ece`` (15 bins) and ``aurc`` (of the deciding score).
+        ``count``, ``accuracy``, ``nll`` (mean, nats), ``ece`` (15 bins) and ``aurc`` (of the deciding score);
+        ``per_class``, class name -> its ``count``, ``accuracy`` and the share ``rejected``.
     """
     known = table.known
     correct = (table.predicted_class == table.label)[known]
@@ -77,6 +78,7 @@ def closed_set(table: PredictionTable) -> Numbers:
         "nll": _finite(float(table.nll[known].mean())) if count else None,
         "ece": measures.ece(table.confidence[known], correct),
         "aurc": measures.aurc(table.score[known], correct),
+        "per_class": {name: _of_class(table, label) for label, name in enumerate(table.class_names)},
     }
 
 
@@ -99,6 +101,7 @@ def open_set(table: PredictionTable, mask: BoolArray) -> Numbers:
         **measures.decisions(label, table.prediction[mask], table.num_classes),
         **_ranking(score, unknown),
         "oscr": measures.oscr(score, unknown, table.predicted_class[mask] == label),
+        "openauc": measures.openauc(score, unknown, table.predicted_class[mask] == label),
         "fpr95_unknown": measures.fpr95_unknown(score, unknown),
         "detection_error": measures.detection_error(score, unknown),
         "aupr_known": measures.aupr_known(score, unknown),
@@ -139,6 +142,17 @@ def achieved(table: PredictionTable, alpha: float, calibration_images: int) -> N
         "low": float(interval_95.low),
         "high": float(interval_95.high),
         "bound": float(betabinom.ppf(0.95, count, calibration_images + 1 - rank, rank)) / count,
+    }
+
+
+def _of_class(table: PredictionTable, label: int) -> Numbers:
+    mine = table.label == label
+    if not mine.any():
+        return {"count": 0, "accuracy": None, "rejected": None}
+    return {
+        "count": int(mine.sum()),
+        "accuracy": float((table.predicted_class[mine] == label).mean()),
+        "rejected": float(table.rejected[mine].mean()),
     }
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 def print_summary(results: dict[str, Any], folder: Path) -> None:
     """Print the headline numbers of ``results.json`` and where everything is."""
-    console = Console()
+    console = Console(markup=False)  # names may hold brackets
     table = Table(
         "", "images", "accuracy", "AUROC", "FPR95 known", title=f"{results['experiment']} ({folder})"
     )
@@ -56,6 +56,8 @@ def print_summary(results: dict[str, Any], folder: Path) -> None:
             style="bold yellow",
             soft_wrap=True,
         )
+    for warning in results.get("warnings", ()):
+        console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True, markup=False)
     for what, where in {
         "run folder ": str(folder),
         "checkpoint ": results["checkpoint"],

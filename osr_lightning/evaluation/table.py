@@ -6,7 +6,7 @@ import csv
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osr_lightning.errors import UserError
+from osr_lightning.facts import UNKNOWN
 
 CSV_NAME, NPZ_NAME = "predictions.csv", "evaluation.npz"
-CSV_COLUMNS = ("index", "source", "label", "prediction", "confidence", "score", "threshold")
+# one schema for a test and for predictions; further scores follow
+CSV_COLUMNS = (
+    *("index", "file", "source", "label", "prediction"),
+    *("confidence", "score", "threshold", "error"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class PredictionTable:
         nll: ``(N,)`` float64, negative log of the mean probability of the true class; NaN where unknown.
         scores: score name -> ``(N,)`` float64, higher means more unknown.
         logits: ``(N, K)`` float32, mean over the samples.
+        files: names of the files the images were read from, empty where there is none; or none at all.
     """
 
     class_names: tuple[str, ...]
@@ -51,6 +57,7 @@ class PredictionTable:
     nll: NDArray[np.float64]
     scores: dict[str, NDArray[np.float64]]
     logits: NDArray[np.float32]
+    files: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -86,25 +93,28 @@ class PredictionTable:
     def save(self, folder: Path) -> None:
         """Write ``predictions.csv`` and ``evaluation.npz``, from which :meth:`load` rebuilds the table.
 
-        The CSV has one row per image in data order: ``index, source, label, prediction, confidence, score,
-        threshold``, then one column per further score. Floats keep every digit.
+        The CSV has one row per image in data order: ``CSV_COLUMNS``, then one column per further score.
+        Labels and predictions are class names, or ``unknown``. Floats keep every digit.
 
         Args:
             folder: made where it is missing.
         """
         folder.mkdir(parents=True, exist_ok=True)
         further = [name for name in self.scores if name != self.score_name]
-        columns: list[list[object]] = [
-            list(range(len(self.label))),
+        count, names = len(self.label), [*self.class_names, UNKNOWN]
+        columns: list[Sequence[object]] = [
+            range(count),
+            self.files or [""] * count,
             [self.source_names[index] for index in self.source.tolist()],
-            self.label.tolist(),
-            self.prediction.tolist(),
+            [names[index] for index in self.label.tolist()],
+            [names[index] for index in self.prediction.tolist()],
             self.confidence.tolist(),
             self.score.tolist(),
-            [float(self.threshold)] * len(self.label),
+            [float(self.threshold)] * count,
+            [""] * count,
             *(self.scores[name].tolist() for name in further),
         ]
-        with open(folder / CSV_NAME, "w", newline="", encoding="utf-8") as file:
+        with open(folder / CSV_NAME, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)  # writes a float as its repr, which reads back exactly
             writer.writerow([*CSV_COLUMNS, *further])
             writer.writerows(zip(*columns, strict=True))
@@ -130,12 +140,15 @@ class PredictionTable:
         Raises:
             UserError: if a file is missing or damaged.
         """
-        with _reading(folder / CSV_NAME) as path, open(path, newline="", encoding="utf-8") as lines:
+        with (
+            _reading(folder / CSV_NAME) as path,
+            open(path, newline="", encoding="utf-8", errors="surrogateescape") as lines,
+        ):
             header, *rows = csv.reader(lines, strict=True)
             if tuple(header[: len(CSV_COLUMNS)]) != CSV_COLUMNS:
                 raise ValueError(f"its first columns are not {', '.join(CSV_COLUMNS)}")
             columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
-            label = np.array(columns["label"], dtype=np.int64)
+            labels = columns["label"]
             confidence = np.array(columns["confidence"], dtype=np.float64)
             scores = {
                 name: np.array(columns[name], dtype=np.float64)
@@ -148,14 +161,16 @@ class PredictionTable:
             np.load(file, allow_pickle=False) as arrays,
         ):
             source_names = tuple(arrays["source_names"].tolist())
+            class_names = tuple(arrays["class_names"].tolist())
+            place = {name: index for index, name in enumerate((*class_names, UNKNOWN))}
             table = cls(
-                class_names=tuple(arrays["class_names"].tolist()),
+                class_names=class_names,
                 source_names=source_names,
                 groups={name: tuple(sets) for name, sets in json.loads(str(arrays["groups"])).items()},
                 score_name=str(arrays["score_name"]),
                 threshold=float(arrays["threshold"]),
                 source=np.array([source_names.index(name) for name in columns["source"]], dtype=np.int64),
-                label=label,
+                label=np.array([place[name] for name in labels], dtype=np.int64),
                 predicted_class=arrays["predicted_class"],
                 confidence=confidence,
                 nll=arrays["nll"],
@@ -163,6 +178,7 @@ class PredictionTable:
                     str(arrays["score_name"]) if name == "score" else name: scores[name] for name in scores
                 },
                 logits=arrays["logits"],
+                files=tuple(columns["file"]) if any(columns["file"]) else (),
             )
             if not len(rows) == len(table.logits) == len(table.predicted_class) == len(table.nll):
                 raise ValueError(f"its number of images differs from {CSV_NAME}'s")

@@ -1,7 +1,7 @@
 """Plain networks, images ``(B, C, H, W)`` -> logits ``(B, K)``, in three parts: trunk, dropout, head.
 
-Everything before the dropout is the same for every sample of MC dropout, so ``mc_dropout`` runs the trunk
-once per image and repeats only what follows. A new network is one more subclass of `SplitNetwork`.
+Everything before the dropout is the same for every sample of MC dropout, so the samplers run the trunk once
+per image and repeat only what follows. A new network is one more subclass of `SplitNetwork`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ class SplitNetwork(nn.Module):
         """Images ``(B, C, H, W)`` -> logits ``(B, K)``."""
         return cast(Tensor, self.head(self.dropout(self.trunk(images))))
 
-    def penultimate(self, images: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` -> what the classifying layer sees, ``(B, hidden)``."""
-        return cast(Tensor, self.head[:-1](self.dropout(self.trunk(images))))
+    @property
+    def last(self) -> int | None:
+        """Position of the last ``nn.Linear`` in the head, the classifying layer; None without any."""
+        found = [index for index, module in enumerate(self.head) if isinstance(module, nn.Linear)]
+        return found[-1] if found else None
 
 
 class BaselineCNN(SplitNetwork):

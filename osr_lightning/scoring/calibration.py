@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from osr_lightning.errors import UserError
+from osr_lightning.scoring.sweep import Bools, Costs, Floats, min_cost, optuna_search
 
 CalibrationMethod = Literal["known_quantile", "max_accuracy", "min_cost", "optuna", "fixed"]
 NEEDS_UNKNOWNS = frozenset({"max_accuracy", "min_cost", "optuna"})
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What each kind of mistake costs, in any common unit (not negative).
-
-    Args:
-        wrong_label: a known image accepted with the wrong class.
-        false_alarm: a known image rejected.
-        missed_unknown: an unknown image accepted.
-    """
-
-    wrong_label: float = 1.0
-    false_alarm: float = 1.0
-    missed_unknown: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Reject negative costs."""
-        for name, value in asdict(self).items():
-            if not value >= 0:
-                raise UserError(f"the cost {name} must be a number not below 0, got {value}")
+# a threshold that rejects more of the known images, or less of the unknown, hardly decides anything
+MANY, FEW = 0.5, 0.05
 
 
 @dataclass(frozen=True)
@@ -51,6 +30,9 @@ class Calibration:
         optimistic: true if test images were among them.
         count_known: number of known images among them.
         guarantee: one sentence on what may be expected of the threshold.
+        count_unknown: number of unknown images among them.
+        rejected_known: share of those known images that the threshold rejects; null without any.
+        rejected_unknown: the same of the unknown ones.
     """
 
     value: float
@@ -60,6 +42,9 @@ class Calibration:
     optimistic: bool
     count_known: int
     guarantee: str
+    count_unknown: int = 0
+    rejected_known: float | None = None
+    rejected_unknown: float | None = None
 
 
 def known_quantile(known_scores: Floats, alpha: float) -> float:
@@ -67,8 +52,7 @@ def known_quantile(known_scores: Floats, alpha: float) -> float:
 
     It is the ``ceil((n + 1) (1 - alpha))``-th smallest of the ``n`` held-out known scores. If a new
     known image is exchangeable with them, ``P(score > threshold) <= alpha`` (Vovk et al. 2005;
-    Angelopoulos & Bates 2023). With fewer than ``1 / alpha - 1`` scores no finite threshold has that
-    guarantee and the largest float is returned: nothing is rejected.
+    Angelopoulos & Bates 2023).
 
     Args:
         known_scores: ``(n,)`` scores of known images that took no part in training.
@@ -76,85 +60,40 @@ def known_quantile(known_scores: Floats, alpha: float) -> float:
 
     Returns:
         The threshold, in units of the score.
+
+    Raises:
+        UserError: with fewer than ``1 / alpha - 1`` scores, where no finite threshold has that guarantee.
     """
-    n = len(known_scores)
-    rank = conformal_rank(n, alpha)
-    if rank > n:
-        return float(np.finfo(np.float64).max)
+    check_alpha(alpha, len(known_scores))
+    rank = conformal_rank(len(known_scores), alpha)
     return float(np.partition(known_scores, rank - 1)[rank - 1])
+
+
+def check_alpha(alpha: float, images: int) -> None:
+    """Stop where ``images`` known validation images are too few for ``alpha``.
+
+    Raises:
+        UserError: with the number needed and the smallest alpha possible.
+    """
+    if conformal_rank(images, alpha) <= images:
+        return
+    needed = math.ceil(1 / alpha - 1 - 1e-9)
+    while conformal_rank(needed, alpha) > needed:
+        needed += 1
+    # rounded up to two digits, so that what is printed will do
+    smallest = 1 / (images + 1)
+    digits = 1 - math.floor(math.log10(smallest))
+    printed = math.ceil(smallest * 10**digits) / 10**digits
+    raise UserError(
+        f"alpha {alpha:g} needs {needed:,} validation images, there are {images:,}; "
+        f"the smallest possible is {printed:g}: raise model.alpha or data.val_fraction"
+    )
 
 
 def conformal_rank(n: int, alpha: float) -> int:
     """``ceil((n + 1) (1 - alpha))``; above ``n`` where ``n`` scores are too few for ``alpha``."""
     # the small slack keeps the product from being rounded up past a whole number
     return math.ceil((n + 1) * (1 - alpha) - 1e-9)
-
-
-def min_cost(scores: Floats, known: Bools, correct: Bools, costs: Costs) -> float:
-    """The threshold of least total cost, by an exact sweep over all distinct scores.
-
-    Args:
-        scores: ``(n,)`` scores of known and unknown images.
-        known: ``(n,)`` whether each is of a known class.
-        correct: ``(n,)`` whether the predicted class is the true one (ignored for unknowns).
-        costs: the price of each mistake; all equal is the threshold of greatest total accuracy.
-
-    Returns:
-        The midpoint between the two neighbouring scores it separates; among equally cheap ones the
-        largest, which rejects least.
-    """
-    order = np.argsort(scores, kind="stable")
-    ranked = scores[order]
-    accepted_cost = np.where(known, np.where(correct, 0.0, costs.wrong_label), costs.missed_unknown)[order]
-    rejected_cost = np.where(known, costs.false_alarm, 0.0)[order]
-    # cost[i]: the i lowest scores are accepted, the rest is rejected
-    cost = np.concatenate([[0.0], np.cumsum(accepted_cost)])
-    cost += np.concatenate([np.cumsum(rejected_cost[::-1])[::-1], [0.0]])
-    cuts = np.concatenate([[0], 1 + np.flatnonzero(np.diff(ranked) > 0), [len(ranked)]])
-    best = cuts[np.flatnonzero(cost[cuts] <= cost[cuts].min() + 1e-9)[-1]]
-    if best == 0:
-        return float(np.nextafter(ranked[0], -np.inf))
-    if best == len(ranked):
-        return float(ranked[-1])
-    middle = (ranked[best - 1] + ranked[best]) / 2
-    # between adjacent floats the midpoint may round up to the image that is to be rejected
-    return float(middle if middle < ranked[best] else ranked[best - 1])
-
-
-def optuna_search(
-    scores: Floats, known: Bools, correct: Bools, *, trials: int = 20, seed: int = 10
-) -> tuple[float, list[tuple[float, float]]]:
-    """The notebook's threshold search: TPE over a confidence threshold in [0.1, 0.9].
-
-    Maximises total accuracy: a known image counts when accepted with its class, an unknown one when
-    rejected. The score must be ``msp``, whose threshold is one minus the confidence threshold. It
-    works on stored scores, so a trial costs no forward pass.
-
-    Args:
-        scores: ``(n,)`` ``msp`` scores in [0, 1].
-        known: ``(n,)`` whether each is of a known class.
-        correct: ``(n,)`` whether the predicted class is the true one.
-        trials: number of trials.
-        seed: of the TPE sampler.
-
-    Returns:
-        The score threshold of the best trial, and every trial as (score threshold, total accuracy).
-    """
-    import optuna
-
-    def total_accuracy(trial: optuna.Trial) -> float:
-        rejected = scores > 1 - trial.suggest_float("confidence_threshold", 0.1, 0.9)
-        return float(np.mean(np.where(known, correct & ~rejected, rejected)))
-
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-        study.optimize(total_accuracy, n_trials=trials)
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-    history = [(1 - t.params["confidence_threshold"], float(t.values[0])) for t in study.trials]
-    return 1 - study.best_params["confidence_threshold"], history
 
 
 def calibrate(
@@ -165,6 +104,7 @@ def calibrate(
     method: CalibrationMethod,
     alpha: float,
     costs: Costs,
+    unknown_prior: float,
     calibrated_on: str,
     optimistic: bool,
 ) -> tuple[dict[str, Calibration], list[tuple[float, float]]]:
@@ -177,6 +117,7 @@ def calibrate(
         method: how, ``fixed`` excepted; ``optuna`` serves the score ``msp`` only.
         alpha: the share that ``known_quantile`` may reject.
         costs: the prices that ``min_cost`` weighs.
+        unknown_prior: share of unknown images to expect, for ``max_accuracy`` and ``min_cost``.
         calibrated_on: said of the images in the record.
         optimistic: whether test images are among them.
 
@@ -193,13 +134,32 @@ def calibrate(
             f"calibration by {method} needs unknown images, and there are none in {calibrated_on}; name some "
             "with data.calibration_unknown, or use known_quantile"
         )
+    for score, values in scores.items():
+        if bad := int(np.isnan(values).sum()):
+            raise UserError(
+                f"the score {score} is NaN for {bad} of {len(values)} calibration images: the weights hold "
+                "NaN; train again with a lower model.learning_rate"
+            )
     count = int(known.sum())
     trials: list[tuple[float, float]] = []
     chosen: dict[str, Calibration] = {}
 
     def record(score: str, value: float, target: float | dict[str, float] | None, guarantee: str) -> None:
-        chosen[score] = Calibration(value, method, target, calibrated_on, optimistic, count, guarantee)
+        rejected = scores[score] > value
+        chosen[score] = Calibration(
+            value,
+            method,
+            target,
+            calibrated_on,
+            optimistic,
+            count,
+            guarantee,
+            count_unknown=len(known) - count,
+            rejected_known=float(rejected[known].mean()),
+            rejected_unknown=None if known.all() else float(rejected[~known].mean()),
+        )
 
+    expecting = f"with {unknown_prior:.0%} unknown images"
     for score, values in scores.items():
         if method == "known_quantile":
             record(
@@ -210,11 +170,11 @@ def calibrate(
                 f"probability at most {alpha:g} (split conformal)",
             )
         elif method == "max_accuracy":
-            text = "the greatest total accuracy on the calibration images; no guarantee beyond them"
-            record(score, min_cost(values, known, correct, Costs()), None, text)
+            text = f"the greatest total accuracy on the calibration images {expecting}; no guarantee beyond"
+            record(score, min_cost(values, known, correct, Costs(), unknown_prior), None, text)
         elif method == "min_cost":
-            text = "the least total cost on the calibration images; no guarantee beyond them"
-            record(score, min_cost(values, known, correct, costs), asdict(costs), text)
+            text = f"the least total cost on the calibration images {expecting}; no guarantee beyond them"
+            record(score, min_cost(values, known, correct, costs, unknown_prior), asdict(costs), text)
         elif score == "msp":
             value, trials = optuna_search(values, known, correct)
             record(
@@ -231,3 +191,25 @@ def fixed_calibration(value: float) -> Calibration:
     return Calibration(
         value, "fixed", value, "nothing", False, 0, "none: the threshold is a number that was given"
     )
+
+
+def misgivings(known: float | None, unknown: Mapping[str, float | None], whose: str) -> list[str]:
+    """What is wrong with a threshold that decides nearly everything the same way.
+
+    Args:
+        known: share of the known images rejected; None without any.
+        unknown: unknown set -> the same.
+        whose: which images these are, e.g. ``validation images``.
+
+    Returns:
+        One sentence for each finding; none where the threshold serves.
+    """
+    found = []
+    if known is not None and known > MANY:
+        found.append(f"{known:.1%} of the known {whose} are rejected: most images are called unknown")
+    for name, share in unknown.items():
+        if share is not None and share < FEW:
+            found.append(
+                f"{share:.1%} of the {whose} of {name} are rejected: nearly everything there is called known"
+            )
+    return found

@@ -53,13 +53,17 @@ def test_quick_results_and_unwritable_folders_leave_nothing(tmp_path, monkeypatc
 
 def test_chained_images_index_like_one_tensor():
     first, second, third = (torch.randint(0, 256, (n, 1, 4, 4), dtype=torch.uint8) for n in (3, 5, 2))
-    streamed = StreamedImages([*range(5)], lambda rows: second[torch.tensor(rows)])
+    streamed = StreamedImages([*range(5)], lambda rows: second[torch.tensor(rows)], (1, 4, 4))
     images = chain([first, streamed, third])
     assert isinstance(images, ChainedImages)
     whole = torch.cat([first, second, third])
     rows = torch.tensor([9, 0, 3, 7, 2, 8, 3])
     assert torch.equal(images[rows], whole[rows])
     assert len(images) == 10
+    assert tuple(images.shape) == (10, 1, 4, 4)
+    taken = streamed.take(torch.tensor([4, 1]))
+    assert tuple(taken.shape) == (2, 1, 4, 4)
+    assert torch.equal(taken[torch.tensor([1, 0, 0])], second[[1, 4, 4]])
     assert torch.equal(chain([first, third]), torch.cat([first, third]))
 
 
@@ -86,7 +90,11 @@ def test_a_set_above_the_memory_limit_gives_the_same_batches(tmp_path):
 
     in_memory, expected = batches(4.0)
     streamed, found = batches(0.0)
-    assert isinstance(in_memory.train_set.images, torch.Tensor)
-    assert isinstance(streamed.train_set.images, StreamedImages)
+    assert isinstance(in_memory.tables.train.images, torch.Tensor)
+    assert isinstance(streamed.tables.train.images, StreamedImages)
     for one, other in zip(expected, found, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert streamed.facts == in_memory.facts
+    assert streamed.facts.channels == 3
+    # 20 to 22 by 25 pixels: the shorter side of the middle file
+    assert streamed.facts.image_size == 21

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from osr_lightning.data.audit import overlaps
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.sources import load_source
 from osr_lightning.errors import UserError
 
 
@@ -17,54 +19,112 @@ def module(root, **options) -> OpenSetDataModule:
 def test_train_and_validation_partition_the_pool(tiny_root):
     data = module(tiny_root, val_fraction=0.25)
     data.setup("fit")
-    assert len(data.train_set) == 300
-    assert len(data.val_set) == 100
-    assert not overlaps({"val": data.val_set.images}, {"train": data.train_set.images})
-    assert torch.bincount(data.val_set.labels).tolist() == [10] * 10  # stratified
-    assert data.class_names[3].startswith("3")
+    train, val = data.tables.train, data.tables.val
+    assert len(train) == 300
+    assert len(val) == 100
+    assert not overlaps({"val": val.images}, {"train": train.images})
+    pool = load_source("mnist", "train", root=tiny_root)
+    assert sorted(image.tobytes() for image in torch.cat([train.images, val.images]).numpy()) == sorted(
+        image.tobytes() for image in pool.images.numpy()
+    )
+    assert torch.bincount(val.labels).tolist() == [10] * 10  # stratified
+    assert data.facts.classes[3].startswith("3")
 
 
 def test_splits_follow_the_seed(tiny_root):
     first, again, other = (module(tiny_root, seed=seed) for seed in (0, 0, 1))
     for data in (first, again, other):
         data.setup("fit")
-    assert torch.equal(first.val_set.images, again.val_set.images)
-    assert not torch.equal(first.val_set.images, other.val_set.images)
+    assert torch.equal(first.tables.val.images, again.tables.val.images)
+    assert not torch.equal(first.tables.val.images, other.tables.val.images)
 
 
 def test_test_set_is_known_images_then_each_unknown_set(tiny_root):
     unknown = {"near": {"a": f"npz:{tiny_root}/unknown.npz"}, "far": {"b": "noise:uniform"}}
     data = module(tiny_root, unknown=unknown, unknown_fraction=0.1)
     data.setup("test")
-    assert data.source_names == ("mnist", "a", "b")
-    assert data.groups == {"near": ("a",), "far": ("b",)}
-    assert torch.bincount(data.test_set.sources).tolist() == [101, 5, 200]
-    assert set(data.test_set.labels[101:].tolist()) == {10}
+    tables = data.tables
+    assert tables.source_names == ("mnist", "a", "b")
+    assert tables.groups == {"near": ("a",), "far": ("b",)}
+    assert torch.bincount(tables.test.sources).tolist() == [101, 5, 200]
+    assert tables.test.labels.tolist() == [*(i % 10 for i in range(101)), *[10] * 205]
     batches = list(data.test_dataloader())
     assert torch.cat([batch.row for batch in batches]).tolist() == list(range(306))
-    assert torch.equal(torch.cat([batch.image for batch in batches]), data.test_set.images)
+    assert torch.equal(torch.cat([batch.image for batch in batches]), tables.test.images)
 
 
-def test_batches_are_standardised_after_the_transfer(tiny_root):
-    data = module(tiny_root, eval_batch_size=10)
-    data.setup("test")
-    batch = next(iter(data.test_dataloader()))
-    assert batch.image.dtype == torch.uint8
-    image = data.on_after_batch_transfer(batch, 0).image
-    torch.testing.assert_close(image, (batch.image.float() / 255 - 0.1307) / 0.3081)
+def test_batches_are_raw_pixels_in_whole_batches(tiny_root):
+    data = module(tiny_root, eval_batch_size=40, batch_size=64)
+    loaders = {
+        "train": (data.train_dataloader(), 320, 64),
+        "fitting": (data.fitting_dataloader(), 320, 40),
+        "val": (data.val_dataloader(), 80, 40),
+        "test": (data.test_dataloader(), 151, 40),
+        "predict": (data.predict_dataloader(), 151, 40),
+        "calibration": (data.calibration_dataloader(), 80, 40),
+    }
+    for name, (loader, count, size) in loaders.items():
+        batches = list(loader)
+        assert {batch.image.dtype for batch in batches} == {torch.uint8}, name
+        assert [len(batch.image) for batch in batches[:-1]] == [size] * ((count - 1) // size), name
+        rows = torch.cat([batch.row for batch in batches])
+        assert rows.sort().values.tolist() == list(range(count)), name
+        assert (rows.tolist() == list(range(count))) == (name != "train"), name  # shuffled
+        if name == "train":
+            assert torch.equal(torch.cat([b.image for b in batches]), data.tables.train.images[rows])
+            assert torch.equal(torch.cat([b.label for b in batches]), data.tables.train.labels[rows])
+
+
+def test_images_to_predict_have_no_label(tiny_root, tmp_path):
+    for grey in (1, 2, 3):
+        Image.new("L", (28, 28), grey).save(tmp_path / f"{grey}.png")
+    data = module(tiny_root, predict=f"folder:{tmp_path}")
+    (batch,) = data.predict_dataloader()
+    assert batch.image[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert batch.label.tolist() == [-1] * 3
+    assert data.predict_set.files == ("1.png", "2.png", "3.png")
+
+
+def test_calibration_images_are_validation_images_and_calibration_unknowns(tiny_root):
+    data = module(tiny_root, calibration_unknown={"n": "noise:uniform"}, unknown_fraction=0.01)
+    table = data.tables.load_calibration()
+    _, val = data.tables.load_training()
+    assert torch.equal(table.images[:80], val.images)
+    assert torch.equal(table.labels[:80], val.labels)
+    assert table.labels[80:].tolist() == [10] * 20
+    noise = load_source("noise:uniform", "validation", root=tiny_root, size=28, channels=1).images
+    seen = {image.tobytes() for image in table.images[80:].numpy()}
+    assert len(seen) == 20
+    assert seen <= {image.tobytes() for image in noise.numpy()}
+    assert data.tables.calibrated_on(unknowns=True) == "validation images: mnist + n"
+    assert data.tables.calibrated_on(unknowns=False) == "validation images: mnist"
+    assert not data.tables.optimistic
+
+
+def test_the_notebooks_protocol_calibrates_on_the_test_and_says_so(tiny_root):
+    data = module(tiny_root, calibrate_on="test")
+    assert data.tables.load_calibration() is data.tables.load_test()
+    assert data.tables.optimistic
+    assert data.tables.leaks == []
+    assert data.tables.calibrated_on(unknowns=True) == "test images: mnist + noise"
 
 
 def test_audit_finds_planted_images(tiny_root, tmp_path):
     data = module(tiny_root)
     data.setup("fit")
-    planted = np.concatenate([data.val_set.images[:3, 0].numpy(), np.zeros((2, 28, 28), np.uint8)])
+    planted = np.concatenate([data.tables.val.images[:3, 0].numpy(), np.zeros((2, 28, 28), np.uint8)])
     np.savez(tmp_path / "planted.npz", images=planted)
     leaky = {"planted": f"npz:{tmp_path}/planted.npz"}
     with pytest.raises(UserError, match="3 of mnist's validation images are in the test set planted"):
         module(tiny_root, unknown=leaky).setup("test")
     data = module(tiny_root, unknown=leaky, allow_overlap=True)
     data.setup("test")
-    assert data.optimistic
+    assert data.tables.optimistic
+    assert data.tables.leaks == ["3 of mnist's validation images are in the test set planted"]
+    clean = module(tiny_root)
+    clean.setup("test")
+    assert clean.tables.leaks == []
+    assert not clean.tables.optimistic
 
 
 def test_audit_finds_a_set_that_both_calibrates_and_tests(tiny_root):
@@ -78,7 +138,7 @@ def test_audit_finds_a_set_that_both_calibrates_and_tests(tiny_root):
         )
     data = module(tiny_root, unknown={"n": "noise:uniform"}, calibration_unknown={"m": "noise:gaussian"})
     data.setup("test")
-    assert not data.optimistic
+    assert not data.tables.optimistic
 
 
 def test_an_unknown_name_given_twice_is_refused():
@@ -89,3 +149,29 @@ def test_an_unknown_name_given_twice_is_refused():
 def test_an_unknown_set_must_not_be_named_like_the_known_source():
     with pytest.raises(UserError, match="mnist"):
         OpenSetDataModule(known="mnist", unknown={"mnist": "cifar10"})
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"image_size": 0}, "data.image_size"),
+        ({"batch_size": 0}, "data.batch_size"),
+        ({"eval_batch_size": 0}, "data.eval_batch_size"),
+        ({"val_fraction": 0.0}, "data.val_fraction"),
+        ({"val_fraction": 1.0}, "data.val_fraction"),
+        ({"unknown_fraction": 0.0}, "data.unknown_fraction"),
+        ({"unknown_fraction": 1.1}, "data.unknown_fraction"),
+        ({"num_workers": -1}, "data.num_workers"),
+    ],
+)
+def test_bad_values_are_named(options, named):
+    with pytest.raises(UserError, match=named):
+        OpenSetDataModule(**options)
+
+
+def test_a_class_of_one_image_leaves_nothing_to_validate(tmp_path):
+    np.savez(tmp_path / "few.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.arange(2))
+    with pytest.raises(
+        UserError, match=r"val_fraction 0\.2 leaves 2 training and 0 validation images of the 2"
+    ):
+        module(tmp_path, known=f"npz:{tmp_path}/few.npz").setup("fit")

@@ -42,8 +42,9 @@ def run(tmp_path):
     def write(name, table, optimistic=False):
         table.save(tmp_path / name)
         results = {
-            "schema_version": 1,
+            "schema_version": 2,
             "model": {"class": "Baseline<b>"},
+            "classes": list(table.class_names),
             "score": {"name": "energy"},
             "threshold": {"value": table.threshold, "optimistic": optimistic},
             "timing": {"fit_s": None, "test_s": 2.5, "images_per_s": 120.0},
@@ -109,6 +110,53 @@ def test_other_images_are_not_paired(run, tmp_path):
     ).differences
     assert differences == [{"run": str(tmp_path / n), "same_images": False} for n in ("b", "c")]
     assert comparing.difference(differences[0], "auroc") == "other images"
+
+
+@pytest.mark.parametrize(
+    ("names", "difference"),
+    [
+        (("x", "y", "w"), "it has 'w' and lacks 'z'"),
+        (("x", "y", "Z"), "it has 'Z' and lacks 'z'"),
+        (("a\nb", "y", "z"), r"it has 'a\nb' and lacks 'x'"),
+    ],
+)
+def test_runs_of_other_classes_are_not_compared_and_the_difference_is_named(run, tmp_path, names, difference):
+    first = run("one", make_table())
+    second = run("two", dataclasses.replace(make_table(1), class_names=names))
+    with pytest.raises(UserError) as caught:
+        compare([first, second], tmp_path / "out", 20)
+    assert difference in str(caught.value)
+    assert str(second) in str(caught.value)  # which run, of many
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_with_fewer_classes_are_not_compared(run, tmp_path):
+    first = run("one", make_table())
+    second = run("two", dataclasses.replace(make_table(1), class_names=("x", "y", "z", "w")))
+    with pytest.raises(UserError, match="two does not have the classes that were learned: it has 'w';"):
+        compare([first, second], tmp_path / "out", 20)
+    with pytest.raises(UserError, match="one does not have the classes that were learned: it lacks 'w';"):
+        compare([second, first], tmp_path / "out", 20)
+
+
+def test_the_third_run_is_checked_as_well(run, tmp_path):
+    table = make_table()
+    odd = dataclasses.replace(table, class_names=("x", "y", "w"))
+    with pytest.raises(UserError, match=r"c does not have .* 'w'"):
+        compare([run("a", table), run("b", table), run("c", odd)], tmp_path / "out", 20)
+
+
+def test_the_order_of_the_classes_is_no_difference(run, tmp_path):
+    table = make_table()
+    # the same images and answers, the classes numbered the other way round
+    turned = dataclasses.replace(
+        table,
+        class_names=table.class_names[::-1],
+        label=np.where(table.label == 3, 3, 2 - table.label),
+        predicted_class=2 - table.predicted_class,
+    )
+    rows = compare([run("a", table), run("b", turned)], tmp_path / "out", 20).rows
+    assert rows[0]["known_accuracy"] == rows[1]["known_accuracy"]
 
 
 def test_runs_without_unknown_images(run, tmp_path):

@@ -81,6 +81,37 @@ def test_extreme_scores_and_thresholds_can_be_drawn(tmp_path, score):
             draw(extreme).savefig(tmp_path / "figure.png", dpi=30)
 
 
+AWKWARD = ("a,b", "two\nlines", '"quoted"', "=cmd|' /C calc'!A0", "<b>bold</b>", "ünï", "")
+FORMULA = pytest.param(
+    ("$x^$", "b", "c"),
+)
+
+
+@pytest.mark.parametrize("names", [AWKWARD, FORMULA], ids=["awkward", "formula"])
+def test_any_class_name_can_be_drawn(tmp_path, names):
+    table = dataclasses.replace(make_table(40, (8, 8), classes=len(names)), class_names=names)
+    figures.open_confusion(table).savefig(tmp_path / "figure.png", dpi=20)
+    rows = figures.confident_mistakes(table, per_kind=1)
+    count = sum(map(len, rows.values()))
+    figures.gallery(table, rows, grey_images(range(count))).savefig(tmp_path / "figure.png", dpi=20)
+
+
+@pytest.mark.parametrize("names", [AWKWARD, FORMULA], ids=["awkward", "formula"])
+def test_any_set_name_can_be_drawn(tmp_path, names):
+    sources = np.concatenate([np.zeros(20, np.int64), np.arange(1, len(names)).repeat(5)])
+    table = make_table(20, (5 * (len(names) - 1),))
+    table = dataclasses.replace(table, source_names=names, source=sources)
+    for draw in (figures.score_histograms, figures.roc):
+        draw(table).savefig(tmp_path / "figure.png", dpi=20)
+
+
+def test_a_set_whose_name_begins_with_an_underscore_is_in_the_legend():
+    table = dataclasses.replace(make_table(), source_names=("digits", "_clothes", "noise"))
+    assert "_clothes (unknown, 20)" in [
+        text.strip() for text in legend(figures.score_histograms(table).axes[0])
+    ]
+
+
 def test_confusion_cells_hold_counts_and_shares_of_the_row():
     label, prediction = np.array([0, 0, 0, 1, 2, 2]), np.array([0, 0, 2, 1, 2, 0])
     figure = figures.confusion(label, prediction, ("cat", "dog", "unknown"), "Pets")

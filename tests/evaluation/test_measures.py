@@ -32,6 +32,8 @@ random_sets = pytest.mark.parametrize(("seed", "ties"), [*itertools.product(rang
 def test_hand_worked_values():
     assert measures.auroc(SCORE, UNKNOWN) == pytest.approx(7 / 8)
     assert measures.oscr(SCORE, UNKNOWN, CORRECT) == pytest.approx(5 / 8)
+    # of 8 pairs the rightly classified known at 1, 3 and 3 win 2 + 1.5 + 1.5
+    assert measures.openauc(SCORE, UNKNOWN, CORRECT) == pytest.approx(5 / 8)
     # all four known are needed for 95%: threshold 3, which one unknown does not exceed
     assert measures.fpr95_known(SCORE, UNKNOWN) == 1 / 2
     # both unknown are needed: everything from 3 up is rejected, two known with them
@@ -84,6 +86,39 @@ def test_oscr_is_the_share_of_pairs_that_a_rightly_classified_known_image_wins(s
     assert measures.oscr(score, unknown, np.ones_like(correct)) == pytest.approx(
         measures.auroc(score, unknown)
     )
+
+
+@random_sets
+def test_openauc_is_the_auroc_with_wrong_known_images_above_everything(seed, ties):
+    score, unknown, correct = drawn(seed, ties)
+    raised = np.where(~unknown & ~correct, score.max() + 1, score)
+    found = measures.openauc(score, unknown, correct)
+    assert found == pytest.approx(metrics.roc_auc_score(unknown, raised), abs=1e-12)
+    assert found == pytest.approx(measures.oscr(score, unknown, correct), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_openauc_and_oscr_agree_on_infinite_scores(seed):
+    rng = np.random.default_rng(seed)
+    values = np.array([-np.inf, -1.0, 0.0, np.finfo(np.float64).max / 2, np.inf])
+    place = rng.integers(0, 5, 60)
+    unknown, correct = rng.random(60) < 0.5, rng.random(60) < 0.7
+    # the places rank as the scores do, and scikit-learn takes them
+    raised = np.where(~unknown & ~correct, 9, place)
+    expected = metrics.roc_auc_score(unknown, raised)
+    assert measures.openauc(values[place], unknown, correct) == pytest.approx(expected, abs=1e-12)
+    assert measures.oscr(values[place], unknown, correct) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_wrong_known_image_loses_to_an_infinite_unknown_score():
+    score, unknown = np.array([0.0, 0.0, np.inf]), np.array([False, False, True])
+    assert measures.openauc(score, unknown, np.array([True, False, False])) == 0.5
+    assert measures.oscr(score, unknown, np.array([True, False, False])) == 0.5
+
+
+def test_openauc_is_zero_where_every_known_image_is_wrong():
+    assert measures.openauc(SCORE, UNKNOWN, np.zeros(6, bool)) == 0
+    assert measures.oscr(SCORE, UNKNOWN, np.zeros(6, bool)) == 0
 
 
 @random_sets
@@ -181,6 +216,7 @@ def test_one_class_and_empty_sets_leave_measures_undefined(unknown):
     score, correct = np.arange(len(unknown), dtype=float), np.ones(len(unknown), bool)
     assert [getattr(measures, name)(score, unknown) for name in RANKING] == [None] * len(RANKING)
     assert measures.oscr(score, unknown, correct) is None
+    assert measures.openauc(score, unknown, correct) is None
     label = np.where(unknown, 2, 0)
     found = measures.decisions(label, label, num_classes=2)
     per_class = {

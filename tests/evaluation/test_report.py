@@ -85,10 +85,11 @@ def make_table(unknown=(20, 10), groups=None) -> PredictionTable:
 def make_run(folder, table, **changes):
     """Write a run folder and return its results."""
     results = {
-        "schema_version": 1,
+        "schema_version": 2,
         "experiment": "mc_dropout",
         "checkpoint": "checkpoints/best.ckpt",
         "seed": 7,
+        "classes": list(table.class_names),
         "model": {
             "class": "MCDropoutClassifier",
             "parameters": 1199882,
@@ -262,7 +263,7 @@ def test_an_empty_test_set_and_nulls_everywhere(tmp_path):
     table = dataclasses.replace(table, **empty, scores={"energy": np.zeros(0)})
     results = make_run(tmp_path, table)
     for nulls in ({name: None for name in results if name != "schema_version"}, {}):
-        (tmp_path / "results.json").write_text(json.dumps({"schema_version": 1} | nulls))
+        (tmp_path / "results.json").write_text(json.dumps({"schema_version": 2} | nulls))
         text = read(tmp_path).text
         assert "None" not in text
         assert "Undefined" not in text
@@ -276,12 +277,44 @@ def test_a_missing_file_is_named(tmp_path, name):
         report.write_report(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 2}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 3}', "null"])
 def test_damaged_results_are_named(tmp_path, text):
     make_run(tmp_path, make_table())
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(UserError, match=r"results\.json is .*'osr test'"):
         report.write_report(tmp_path)
+
+
+HOSTILE = ("</script><script>alert(1)</script>", '<img src=x onerror="alert(2)">', "'><svg/onload=alert(3)>")
+
+
+def test_names_are_text_whatever_they_hold(tmp_path):
+    table = dataclasses.replace(
+        make_table(groups={HOSTILE[2]: HOSTILE[:2]}),
+        class_names=HOSTILE,
+        source_names=("digits", *HOSTILE[:2]),
+    )
+    changes = {"warnings": [f"3.0% of the test images of {HOSTILE[1]} are rejected"]}
+    changes |= {"experiment": HOSTILE[0], "checkpoint": HOSTILE[2]}
+    make_run(tmp_path, table, **changes)
+    (tmp_path / "config.yaml").write_text("\n".join(HOSTILE))
+    html = report.write_report(tmp_path).read_text(encoding="utf-8")
+    hostile, harmless = Page(html), tmp_path / "harmless"
+    make_run(harmless, make_table(groups={"far": ("clothes", "<noise>")}), warnings=["one"])
+    (harmless / "config.yaml").write_text("model: 1")
+    # the names added no tag and no attribute
+    assert [pair[:2] for pair in hostile.attributes] == [pair[:2] for pair in read(harmless).attributes]
+    for name in HOSTILE:
+        assert name not in html
+        assert name in hostile.text
+    assert hostile.tables["sets"][2][0] == HOSTILE[1]
+
+
+def test_warnings_are_shown_as_sentences(tmp_path):
+    make_run(tmp_path, make_table(), warnings=["3.0% of the test images of noise are rejected"])
+    assert "Warning: 3.0% of the test images of noise are rejected." in read(tmp_path).text
+    make_run(tmp_path, make_table(), warnings=[])
+    assert "Warning" not in read(tmp_path).text
 
 
 def test_the_command(tmp_path, capsys):

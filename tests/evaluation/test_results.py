@@ -12,11 +12,12 @@ from osr_lightning.errors import UserError
 from osr_lightning.evaluation import bootstrap, measures
 from osr_lightning.evaluation.results import achieved, closed_set, evaluate, open_set
 from osr_lightning.evaluation.table import PredictionTable
-from osr_lightning.scoring.calibration import known_quantile
+from osr_lightning.scoring.calibration import known_quantile, misgivings
+from osr_lightning.training.evaluator import rejected_shares
 
 OPEN_SET = {
     "count_known", "count_unknown", "known_accuracy", "unknown_accuracy", "total_accuracy", "binary_accuracy",
-    "balanced_accuracy", "precision", "recall", "f1", "auroc", "oscr",
+    "balanced_accuracy", "precision", "recall", "f1", "auroc", "oscr", "openauc",
 }  # fmt: skip
 UNKNOWN_SET = OPEN_SET | {"aupr_known", "aupr_unknown", "fpr95_known", "fpr95_unknown"}
 
@@ -50,7 +51,7 @@ def make_table(known=60, unknown=(20, 10), seed=0, accuracy=0.8, groups=None) ->
 def test_the_sections_have_the_keys_of_the_schema():
     results = evaluate(make_table(groups={"far": ("a",), "both": ("a", "b")}), resamples=20)
     assert set(results) == {"closed_set", "open_set", "unknown", "groups", "scores", "intervals"}
-    assert set(results["closed_set"]) == {"count", "accuracy", "nll", "ece", "aurc"}
+    assert set(results["closed_set"]) == {"count", "accuracy", "nll", "ece", "aurc", "per_class"}
     extra = {"macro_f1", "detection_error", "binary_auroc", "aupr_known_50", "aupr_unknown_50"}
     assert set(results["open_set"]) == UNKNOWN_SET | extra
     assert list(results["unknown"]) == ["a", "b"]
@@ -79,8 +80,53 @@ def test_the_numbers_are_those_of_the_rows():
     assert pooled["total_accuracy"] == np.mean(table.prediction == table.label)
     assert pooled["auroc"] == measures.auroc(table.score, ~known)
     assert pooled["oscr"] == measures.oscr(table.score, ~known, right)
+    assert pooled["openauc"] == pytest.approx(pooled["oscr"], abs=1e-12)
     # a score of two values has one threshold: its AUROC is the balanced accuracy
     assert pooled["binary_auroc"] == pytest.approx(measures.auroc(table.rejected.astype(float), ~known))
+
+
+def test_per_class_numbers_are_those_of_its_rows():
+    table = dataclasses.replace(
+        make_table(5, (2,)),
+        class_names=("cat", "dog", "cow"),
+        label=np.array([0, 0, 0, 1, 1, 3, 3]),
+        predicted_class=np.array([0, 1, 0, 1, 0, 1, 0]),
+        scores={"energy": np.array([0.0, 2.0, 2.0, 1.0, 3.0, 9.0, 0.0])},
+    )
+    assert closed_set(table)["per_class"] == {
+        # rejected above 1: the second and third cat, the second dog; the unknown images are nobody's
+        "cat": {"count": 3, "accuracy": 2 / 3, "rejected": 2 / 3},
+        "dog": {"count": 2, "accuracy": 1 / 2, "rejected": 1 / 2},
+        "cow": {"count": 0, "accuracy": None, "rejected": None},
+    }
+
+
+def test_classes_weighed_by_their_counts_give_the_accuracy():
+    closed = closed_set(make_table())
+    per_class = closed["per_class"].values()
+    assert sum(numbers["count"] for numbers in per_class) == closed["count"]
+    hits = sum(numbers["count"] * numbers["accuracy"] for numbers in per_class)
+    assert hits / closed["count"] == pytest.approx(closed["accuracy"])
+
+
+def test_the_shares_rejected_are_those_of_each_set():
+    table = make_table(10, (4, 2, 0))
+    score = np.array([0.0] * 6 + [2.0] * 4 + [2.0, 2.0, 2.0, 0.0] + [0.0, 0.0])
+    table = dataclasses.replace(table, scores={"energy": score})
+    shares = rejected_shares(table)
+    assert shares == [0.4, 0.75, 0.0, None]
+    (warning,) = misgivings(shares[0], dict(zip("abc", shares[1:], strict=True)), "test images")
+    assert warning.startswith("0.0% of the test images of b are rejected")
+    known, *_ = rejected_shares(dataclasses.replace(table, threshold=-1.0))
+    assert misgivings(known, {}, "test images")[0].startswith("100.0% of the known test images are rejected")
+
+
+def test_an_unknown_set_may_be_named_known():
+    table = dataclasses.replace(make_table(10, (4,)), source_names=("digits", "known"), threshold=-99.0)
+    table.scores["energy"][table.source == 1] = -100.0
+    known, unknown = rejected_shares(table)
+    warnings = misgivings(known, {"known": unknown}, "test images")
+    assert any("100.0% of the known test images" in warning for warning in warnings)
 
 
 def test_an_unknown_set_is_measured_with_all_known_images_and_no_other_set():
@@ -111,7 +157,16 @@ def test_missing_classes_give_null(known, unknown):
     results = evaluate(make_table(known, unknown), resamples=5)
     json.dumps(results, allow_nan=False)
     pooled = results["open_set"]
-    one_class = ("total_accuracy", "auroc", "oscr", "f1", "fpr95_known", "aupr_unknown", "binary_auroc")
+    one_class = (
+        "total_accuracy",
+        "auroc",
+        "oscr",
+        "openauc",
+        "f1",
+        "fpr95_known",
+        "aupr_unknown",
+        "binary_auroc",
+    )
     assert [pooled[name] for name in one_class] == [None] * len(one_class)
     assert (pooled["known_accuracy"] is None) == (known == 0)
     assert (pooled["unknown_accuracy"] is None) == (sum(unknown) == 0)

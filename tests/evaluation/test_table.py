@@ -10,6 +10,8 @@ import pytest
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.table import PredictionTable
 
+THRESHOLD = "0.30000000000000004"  # 0.1 + 0.2 with every digit
+
 
 @pytest.fixture
 def table() -> PredictionTable:
@@ -30,6 +32,7 @@ def table() -> PredictionTable:
             "energy": np.array([-np.inf, 0.1 + 0.2, 0.31, 1e300, np.inf]),
         },
         logits=np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32),
+        files=("pets/cat/1.png", "", 'a,b\n"c".png', "=1+1.png", "ü.png"),
     )
 
 
@@ -63,12 +66,62 @@ def test_saved_and_loaded_tables_are_equal_to_the_last_bit(table, tmp_path):
     assert_equal(PredictionTable.load(tmp_path / "new" / "run"), table)
 
 
+def test_images_without_files_have_empty_names(table, tmp_path):
+    dataclasses.replace(table, files=()).save(tmp_path)
+    assert PredictionTable.load(tmp_path).files == ()
+
+
+AWKWARD = (
+    "a,b", "two\nlines", "carriage\r\nreturn", 'say "hi"', "'single'", "=cmd|' /C calc'!A0", "@SUM(1)",
+    "-1", "<script>alert(1)</script>", "ünï 猫 🐈", " padded ", "", "0", "nan", "a\\b", "\ttab", ";",
+    "Unknown",
+)  # fmt: skip
+
+
+def test_awkward_class_and_set_names_survive(tmp_path):
+    count = len(AWKWARD)
+    rng = np.random.default_rng(0)
+    label = np.concatenate([np.arange(count), np.full(count, count)])
+    table = PredictionTable(
+        class_names=AWKWARD,
+        source_names=("known", *AWKWARD),
+        groups={name: (name,) for name in AWKWARD},
+        score_name="energy",
+        threshold=0.0,
+        source=np.concatenate([np.zeros(count, np.int64), 1 + np.arange(count)]),
+        label=label,
+        predicted_class=rng.permutation(2 * count) % count,
+        confidence=rng.random(2 * count),
+        nll=np.where(label < count, 1.0, np.nan),
+        scores={"energy": rng.normal(size=2 * count)},
+        logits=rng.normal(size=(2 * count, count)).astype(np.float32),
+        files=(*AWKWARD, *AWKWARD),
+    )
+    table.save(tmp_path)
+    assert_equal(PredictionTable.load(tmp_path), table)
+    with open(tmp_path / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    # another reader than ours sees the names too
+    assert [row["label"] for row in rows] == [*AWKWARD, *["unknown"] * count]
+    names = [*AWKWARD, "unknown"]
+    assert [row["prediction"] for row in rows] == [names[index] for index in table.prediction]
+
+
+@pytest.mark.parametrize("where", ["class_names", "source_names"])
+def test_names_that_are_no_utf8_survive(table, tmp_path, where):
+    names = list(getattr(table, where))
+    names[0] = "caf\udce9"  # what Python makes of the Latin-1 folder name b"caf\xe9"
+    dataclasses.replace(table, **{where: tuple(names)}).save(tmp_path)
+    assert len(PredictionTable.load(tmp_path).label) == 5
+
+
 def test_an_empty_table_survives(table, tmp_path):
     fields = ("source", "label", "predicted_class", "confidence", "nll", "logits")
     empty = dataclasses.replace(
         table,
         **{name: getattr(table, name)[:0] for name in fields},
         scores={name: score[:0] for name, score in table.scores.items()},
+        files=(),
     )
     empty.save(tmp_path)
     assert_equal(PredictionTable.load(tmp_path), empty)
@@ -78,18 +131,19 @@ def test_the_columns_of_predictions_csv(table, tmp_path):
     table.save(tmp_path)
     with open(tmp_path / "predictions.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    assert header == ["index", "source", "label", "prediction", "confidence", "score", "threshold", "msp"]
-    assert rows[2] == [
-        "2",
-        "noise, white",
-        "2",
-        "2",
-        "0.9999999999999999",
-        "0.31",
-        "0.30000000000000004",
-        "0.2",
+    assert header == [
+        "index", "file", "source", "label", "prediction", "confidence", "score", "threshold", "error", "msp",
+    ]  # fmt: skip
+    assert rows == [
+        ["0", "pets/cat/1.png", "pets", "cat", "cat", "0.3333333333333333", "-inf", THRESHOLD, "", "5e-324"],
+        ["1", "", "pets", 'a "dog", big', "cat", "0.9", THRESHOLD, THRESHOLD, "", "0.1"],
+        [
+            *("2", 'a,b\n"c".png', "noise, white", "unknown", "unknown", "0.9999999999999999"),
+            *("0.31", THRESHOLD, "", "0.2"),
+        ],
+        ["3", "=1+1.png", "ünknown", "unknown", "unknown", "0.5", "1e+300", THRESHOLD, "", "0.3"],
+        ["4", "ü.png", "ünknown", "unknown", "unknown", "1.0", "inf", THRESHOLD, "", "0.4"],
     ]
-    assert len(rows) == 5
 
 
 @pytest.mark.parametrize("name", ["predictions.csv", "evaluation.npz"])
@@ -111,7 +165,13 @@ DAMAGE = {
     "other columns": ("predictions.csv", lambda data: data.replace(b"label", b"class", 1)),
     "no number": ("predictions.csv", lambda data: data.replace(b"0.9,", b"high,", 1)),
     "a row too few": ("predictions.csv", lambda data: b"\r\n".join(data.split(b"\r\n")[:-2])),
-    "unheard-of set": ("predictions.csv", lambda data: data.replace(b"pets", b"bats", 1)),
+    "the columns before 0.2": ("predictions.csv", lambda data: data.replace(b"index,file,", b"index,", 1)),
+    "numbers for labels, as before 0.2": (
+        "predictions.csv",
+        lambda data: data.replace(b"pets,cat,", b"pets,0,", 1),
+    ),
+    "unheard-of class": ("predictions.csv", lambda data: data.replace(b",cat,cat,", b",rat,cat,", 1)),
+    "unheard-of set": ("predictions.csv", lambda data: data.replace(b",pets,", b",bats,", 1)),
     "cut npz": ("evaluation.npz", cut),
     "npz that is none": ("evaluation.npz", lambda data: b"no zip at all"),
     "empty npz": ("evaluation.npz", lambda data: b""),

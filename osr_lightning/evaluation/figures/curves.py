@@ -11,7 +11,15 @@ from numpy.typing import ArrayLike
 
 from osr_lightning.evaluation import measures
 from osr_lightning.evaluation.acceptance import Acceptance, BoolArray, FloatArray, acceptance
-from osr_lightning.evaluation.figures.style import GREY, KNOWN_COLOR, dress, line_style, new_axes, unit_square
+from osr_lightning.evaluation.figures.style import (
+    GREY,
+    KNOWN_COLOR,
+    dress,
+    line_style,
+    new_axes,
+    plain,
+    unit_square,
+)
 from osr_lightning.evaluation.table import PredictionTable
 
 
@@ -150,7 +158,7 @@ def _curves(table: PredictionTable) -> list[tuple[str, BoolArray, dict[str, Any]
     """Name, images and style of each curve: the unknown sets that have images, then all together in black."""
     unknown = ~table.known
     sets = [(name, mask) for name, mask in table.unknown_masks.items() if (mask & unknown).any()]
-    curves = [(name, mask, line_style(index)) for index, (name, mask) in enumerate(sets)]
+    curves = [(plain(name), mask, line_style(index)) for index, (name, mask) in enumerate(sets)]
     everything = (
         "all unknown",
         np.ones(len(unknown), dtype=bool),

@@ -13,6 +13,7 @@ from osr_lightning.evaluation.figures.style import (
     colormap,
     line_style,
     new_axes,
+    plain,
     point_style,
     shorten,
 )
@@ -31,7 +32,7 @@ def score_histograms(table: PredictionTable, bins: int = 60) -> Figure:
             continue
         # what lies outside the axis is counted in its last bin
         counts, _ = np.histogram(np.clip(score, edges[0], edges[-1]), edges)
-        label = f"{name} ({'known' if index == 0 else 'unknown'}, {len(score):,})"
+        label = f"{plain(name)} ({'known' if index == 0 else 'unknown'}, {len(score):,})"
         if index == 0:
             axes.stairs(counts / len(score), edges, fill=True, color=KNOWN_COLOR, alpha=0.35, label=label)
             axes.stairs(counts / len(score), edges, color=KNOWN_COLOR, linewidth=1.2)

@@ -53,4 +53,10 @@ def colormap(name: str) -> mpl.colors.Colormap:
 
 def shorten(name: str, length: int = 18) -> str:
     """A name cut to fit an axis, the cut marked."""
-    return name if len(name) <= length else name[: length - 1] + "…"
+    return plain(name if len(name) <= length else name[: length - 1] + "…")
+
+
+def plain(name: str) -> str:
+    """A name that matplotlib neither sets as a formula nor leaves out of a legend."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

@@ -9,7 +9,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import Accelerator, CPUAccelerator
 from lightning.pytorch.plugins import Precision
+
+from osr_lightning.errors import UserError
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
 
@@ -38,6 +42,29 @@ def computes_bfloat16() -> bool:
     # torch has no public question for this; without an answer, no is the safe one
     questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, question, bool)() for question in questions)
+
+
+def choose_accelerator(accelerator: str | Accelerator) -> str | Accelerator:
+    """The accelerator asked for; of auto one that has float64, which mps lacks.
+
+    Raises:
+        UserError: for mps.
+    """
+    if not torch.cuda.is_available():
+        # Lightning sets this, and with it torch's optimizers look for a GPU driver at every step
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+        if torch.backends.mps.is_available():
+            if accelerator == "mps":
+                raise UserError("scores need float64, which mps lacks; use trainer.accelerator cpu")
+            return "cpu" if accelerator == "auto" else accelerator
+    return accelerator
+
+
+def train_in_bfloat16(trainer: Trainer) -> None:
+    """Use `TrainingBFloat16` where the processor is quick at it, unless the user brought a plugin."""
+    native = isinstance(trainer.accelerator, CPUAccelerator) and computes_bfloat16()
+    if native and type(trainer.precision_plugin) is Precision:
+        trainer.strategy.precision_plugin = TrainingBFloat16()
 
 
 class TrainingBFloat16(Precision):

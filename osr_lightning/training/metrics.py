@@ -1,10 +1,10 @@
-"""torchmetrics collections that the classifiers log."""
+"""torchmetrics that the classifiers log."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import (
     BinaryAccuracy,
     BinaryF1Score,
@@ -77,3 +77,55 @@ def rejection_metrics() -> MetricCollection:
         prefix="test/",
         compute_groups=False,
     )
+
+
+class EpochMetrics(nn.Module):
+    """Loss and accuracy of an epoch over known images, each image weighing the same.
+
+    Args:
+        num_classes: ``K``.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss, self.accuracy = MeanMetric(), MulticlassAccuracy(num_classes, average="micro")
+
+    def update(self, loss: Tensor, sizes: Tensor | None, predicted: Tensor, label: Tensor) -> None:
+        """Add losses ``(n,)``, each the mean of ``sizes`` images, and classes ``(B,)`` in ``0 .. K-1``."""
+        self.loss.update(loss, 1.0 if sizes is None else sizes)
+        self.accuracy.update(predicted, label)
+
+
+class OpenSetMetrics(nn.Module):
+    """Accuracy on known, unknown and all images, the rates of known against unknown, and the score's AUROC.
+
+    Args:
+        num_classes: ``K``.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.decisions = decision_metrics(num_classes)
+        self.rejections = rejection_metrics()
+        self.auroc = ScoreAUROC()
+
+    def update(self, predicted: Tensor, rejected: Tensor, score: Tensor, label: Tensor) -> None:
+        """Add ``(B,)`` classes in ``0 .. K-1``, rejections, scores, and labels in ``0 .. K``."""
+        unknown = label == self.num_classes
+        self.decisions.update(predicted.where(~rejected, self.num_classes), label)
+        self.rejections.update(rejected.int(), unknown.int())
+        self.auroc.update(score, unknown)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Name -> value, for what the images at hand define."""
+        auroc = self.auroc.compute()
+        metrics = {**self.decisions.compute(), "test/auroc": auroc}
+        if not auroc.isnan():  # both known and unknown images are present
+            metrics |= self.rejections.compute()
+        return {name: value.float() for name, value in metrics.items() if not value.isnan()}
+
+    def reset(self) -> None:
+        """Forget all images."""
+        for metric in (self.decisions, self.rejections, self.auroc):
+            metric.reset()

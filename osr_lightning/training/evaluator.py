@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,13 +17,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from osr_lightning.data.audit import digest
-from osr_lightning.distributed import gather_rows
+from osr_lightning.data.counts import counts
+from osr_lightning.data.tables import Tables
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.table import PredictionTable
-
-if TYPE_CHECKING:
-    from osr_lightning.data.datamodule import OpenSetDataModule
-    from osr_lightning.models.open_set import OpenSetClassifier
+from osr_lightning.models.networks import SplitNetwork
+from osr_lightning.models.sampling import Sampler
+from osr_lightning.recogniser import Recogniser
+from osr_lightning.scoring.calibration import misgivings
+from osr_lightning.training.distributed import gather_rows
 
 
 class Evaluator(Callback):
@@ -80,7 +82,7 @@ class Evaluator(Callback):
         from osr_lightning.evaluation.report import write_report
         from osr_lightning.evaluation.results import achieved, evaluate
         from osr_lightning.evaluation.tensorboard import log_projector, log_test
-        from osr_lightning.models.open_set import OpenSetClassifier
+        from osr_lightning.training.base import OpenSetClassifier
 
         batches, self._batches = self._batches, []
         rows = gather_rows(batches, pl_module.device)
@@ -89,26 +91,28 @@ class Evaluator(Callback):
         if not trainer.is_global_zero or log_dir is None:
             return
         assert isinstance(pl_module, OpenSetClassifier)
-        datamodule: OpenSetDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        table = prediction_table(rows, pl_module, datamodule)
+        recogniser = pl_module.trained
+        tables: Tables = trainer.datamodule.tables  # type: ignore[attr-defined]
+        images = tables.load_test().images
+        table = prediction_table(rows, recogniser, tables)
         timing = {
             **getattr(trainer, "timing", {}),
             "test_s": test_s,
             "images_per_s": len(table.label) / test_s,
         }
-        results = run_record(trainer, pl_module, datamodule, timing) | evaluate(
-            table, self.bootstrap, self.seed
-        )
-        threshold = pl_module.calibrations[pl_module.score_name]
+        results = run_record(trainer, type(pl_module).__name__, recogniser, tables, timing)
+        results |= evaluate(table, self.bootstrap, self.seed)
+        threshold = recogniser.threshold.record
         if threshold.method == "known_quantile":
             assert isinstance(threshold.target, float)
             results["achieved"] = achieved(table, threshold.target, threshold.count_known)
+        known, *unknown = rejected_shares(table)
+        sets = dict(zip(table.source_names[1:], unknown, strict=True))
+        results["warnings"] = misgivings(known, sets, "test images")
         folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         table.save(folder)
         (folder / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-        assert datamodule.test_set is not None
-        images = datamodule.test_set.images
         for logger in trainer.loggers:
             logger.save()  # metrics.csv holds the last epoch before its curves are drawn
         figures = {}
@@ -133,16 +137,14 @@ class Evaluator(Callback):
         self.outcome = results, folder
 
 
-def prediction_table(
-    rows: dict[str, Tensor], model: OpenSetClassifier, datamodule: OpenSetDataModule
-) -> PredictionTable:
+def prediction_table(rows: dict[str, Tensor], recogniser: Recogniser, tables: Tables) -> PredictionTable:
     """The table of a test run from its gathered rows, which name their scores ``score/NAME``."""
     return PredictionTable(
-        class_names=datamodule.class_names,
-        source_names=datamodule.source_names,
-        groups=datamodule.groups,
-        score_name=model.score_name,
-        threshold=model.threshold.item(),
+        class_names=recogniser.facts.classes,
+        source_names=tables.source_names,
+        groups=tables.groups,
+        score_name=recogniser.threshold.score,
+        threshold=recogniser.threshold.value,
         source=rows["source"].numpy(),
         label=rows["label"].numpy(),
         predicted_class=rows["predicted_class"].numpy(),
@@ -150,39 +152,57 @@ def prediction_table(
         nll=rows["nll"].numpy(),
         scores={k.removeprefix("score/"): v.numpy() for k, v in rows.items() if k.startswith("score/")},
         logits=rows["logits"].numpy(),
+        files=tuple(tables.load_test().files[row] for row in rows["row"].tolist())
+        if tables.load_test().files
+        else (),
     )
+
+
+def rejected_shares(table: PredictionTable) -> list[float | None]:
+    """The share of images that is rejected: of the known ones, then of each unknown set."""
+    masks = [table.known, *(table.source == index for index in range(1, len(table.source_names)))]
+    return [float(table.rejected[mask].mean()) if mask.any() else None for mask in masks]
 
 
 def run_record(
     trainer: Trainer,
-    model: OpenSetClassifier,
-    datamodule: OpenSetDataModule,
+    model: str,
+    recogniser: Recogniser,
+    tables: Tables,
     timing: dict[str, float | None],
 ) -> dict[str, Any]:
     """What was run: the part of ``results.json`` that is no measurement of the images."""
-    threshold = asdict(model.calibrations[model.score_name])
+    threshold = asdict(recogniser.threshold.record)
     # the audit of this very test may have found what the calibration could not know
-    threshold["optimistic"] |= datamodule.optimistic
-    assert datamodule.test_set is not None
+    threshold["optimistic"] |= tables.optimistic
+    facts, sampler = recogniser.facts.to_dict(), recogniser.sampler
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "experiment": getattr(trainer, "experiment", "default"),
         "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
         "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
         "model": {
-            "class": type(model).__name__,
-            "network": type(model.network).__name__,
-            "parameters": sum(p.numel() for p in model.network.parameters()),
-            "num_samples": getattr(model, "num_samples", 1),
-            "masks": getattr(model, "masks", None),
+            "class": model,
+            "network": network_name(sampler),
+            "parameters": sum(parameter.numel() for parameter in sampler.parameters()),
+            "num_samples": sampler.num_samples,
+            "masks": sampler.recipe.get("masks"),
         },
-        "score": {"name": model.score_name},
+        "classes": facts.pop("classes"),
+        "data": {**counts(tables), **facts},
+        "score": {"name": recogniser.threshold.score},
         "threshold": threshold,
         # tells compare whether two runs saw the same images
-        "test_images": digest(datamodule.test_set.images),
+        "test_images": digest(tables.load_test().images),
         "timing": timing,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("osr_lightning", "torch", "lightning", "torchmetrics")},
         },
     }
+
+
+def network_name(sampler: Sampler) -> str:
+    """The class of the network, of one that was split its own."""
+    network = getattr(sampler, "network", sampler)
+    return type(network.trunk if type(network) is SplitNetwork else network).__name__

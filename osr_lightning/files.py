@@ -1,0 +1,112 @@
+"""Finding image files: paths, folders and globs -> files in a fixed order."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from osr_lightning.errors import UserError
+from osr_lightning.pixels import EXTENSIONS, ImageLike
+
+# pictures of kinds that PIL may or may not read here: an answer is owed for them, not for other files
+_OTHERS = """
+.jpe .jfif .apng .avif .heic .heif .jp2 .j2k .jxl .svg .psd .ico .tga .pcx .dds .pbm .pnm .pfm .exr .hdr .raw
+.dng .cr2 .nef .arw .dcm .xbm .xpm .icns .dib .eps .wmf .emf
+"""
+_PICTURES = {*EXTENSIONS, *_OTHERS.split()}
+
+
+class Found(NamedTuple):
+    """A file that was found.
+
+    Attributes:
+        path: as a reader would write it: what was named, and what follows below that.
+        image: whether it is to be read as an image; other files in a folder are passed over.
+    """
+
+    path: Path
+    image: bool
+
+
+def find(named: str | os.PathLike[str], *, recursive: bool = True) -> Iterator[Found]:
+    """The files that a path, a folder or a glob stands for, sorted folder by folder.
+
+    A file that was named is always to be read as an image. A folder gives its files, those of known
+    picture endings as images. Hidden files and folders are passed over in silence, and links followed once.
+
+    Raises:
+        UserError: if a glob or a folder has no files, or nothing has that name.
+    """
+    path = Path(named).expanduser()
+    if os.path.isdir(path):
+        yield from _walk(path, recursive, set())
+    elif os.path.lexists(path) or not glob.has_magic(str(named)):
+        yield Found(path, True)  # where it is missing, reading it will say so
+    else:
+        names = sorted(glob.glob(str(path), recursive=True))
+        if not names:
+            raise UserError(f"no file matches {named}")
+        for name in names:
+            if os.path.isdir(name):
+                if "**" not in str(named):
+                    yield from _walk(Path(name), recursive, set())
+            else:
+                # a pipe would be waited for; a broken link has an answer coming
+                yield Found(Path(name), os.path.isfile(name) or not os.path.exists(name))
+
+
+def _walk(folder: Path, recursive: bool, seen: set[tuple[int, int]]) -> Iterator[Found]:
+    try:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            return  # a link to a folder above
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError:
+        yield Found(folder, True)  # reading it as an image will say what is wrong
+        return
+    folders = []
+    for entry in visible:
+        if os.path.isdir(entry.path):  # entry.is_dir() raises where a link points to itself
+            folders.append(Path(entry.path))
+        else:
+            # a pipe or a device would be waited for
+            ending = os.path.splitext(entry.name)[1].lower()
+            special = os.path.exists(entry.path) and not os.path.isfile(entry.path)
+            yield Found(Path(entry.path), ending in _PICTURES and not special)
+    if recursive:
+        for below in folders:
+            yield from _walk(below, recursive, seen)
+
+
+def expand(images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> Iterator[ImageLike]:
+    """One image, or several of any kind -> each image by itself, folders and globs opened.
+
+    Raises:
+        UserError: see `find`; or where a folder has no images.
+    """
+    if isinstance(images, (str, Path)):
+        found = [file.path for file in find(images, recursive=recursive) if file.image]
+        if not found:
+            raise UserError(f"there are no images in {images}")
+        yield from found
+    elif isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
+        yield from images
+    elif isinstance(images, Iterable) and not isinstance(images, (Image.Image, np.ndarray, Tensor, bytes)):
+        for image in images:
+            yield from expand(image, recursive)
+    else:
+        yield images
+
+
+def as_text(path: str | os.PathLike[str]) -> str:
+    """A path or name as text that any file can hold, what is no UTF-8 written with backslashes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,0 +1,172 @@
+"""From what a user or a checkpoint says of a network to the network: recipes and how they are cooked."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from osr_lightning.errors import UserError
+from osr_lightning.facts import Facts
+from osr_lightning.models import networks
+from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
+
+Recipe: TypeAlias = dict[str, Any]
+NetworkLike: TypeAlias = nn.Module | Callable[..., nn.Module] | str | Mapping[str, Any]
+
+# what a checkpoint may name without being trusted
+NETWORKS: dict[str, type[nn.Module]] = {"BaselineCNN": BaselineCNN, "MCDropoutCNN": MCDropoutCNN}
+
+
+def network_recipe(network: NetworkLike) -> Recipe | None:
+    """What makes the network, in plain values: ``class_path`` and ``init_args``.
+
+    Args:
+        network: the name of one in ``NETWORKS``, a class path, a class or function, a ``partial`` of one
+            with arguments, or a recipe.
+
+    Returns:
+        None for a module, or where the arguments are not plain values: who loads the checkpoint must give
+        the network again.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    if isinstance(network, nn.Module):
+        return None
+    if isinstance(network, str):
+        return {"class_path": network, "init_args": {}}
+    if not isinstance(network, Mapping) and not callable(network):
+        raise UserError(f"a network is a name, a class, a function or a module, not {network!r}")
+    if isinstance(network, Mapping):
+        path, arguments = network.get("class_path"), network.get("init_args") or {}
+        if not isinstance(path, str) or not isinstance(arguments, Mapping):
+            raise UserError("a network's recipe has a class_path and init_args; the checkpoint's has not")
+        return {"class_path": path, "init_args": dict(arguments)}
+    function, arguments = _open(network)
+    name = getattr(function, "__qualname__", "<lambda>")
+    if "<" in name or not all(map(_is_plain, arguments.values())):
+        return None
+    path = name if NETWORKS.get(name) is function else f"{function.__module__}.{name}"
+    return {"class_path": path, "init_args": arguments}
+
+
+def build_network(network: NetworkLike, facts: Facts, *, trust: bool = False) -> nn.Module:
+    """Build the network for the known images: a factory gets their number of classes and its like.
+
+    A factory gets ``num_classes`` (or, under another name, its first parameter), and ``in_channels`` and
+    ``image_size`` if it has such parameters.
+
+    Args:
+        network: see `network_recipe`; of a module, a copy is taken.
+        facts: of the known images.
+        trust: whether a name outside of ``NETWORKS`` may be imported, which runs code.
+
+    Raises:
+        UserError: if there is no such network, it may not be imported, or it cannot be built.
+    """
+    if isinstance(network, nn.Module):
+        return copy.deepcopy(network)  # it will be taken apart
+    if isinstance(network, (str, Mapping)):
+        recipe = network_recipe(network)
+        assert recipe is not None
+        function, arguments = find(recipe["class_path"], trust=trust), recipe["init_args"]
+    else:
+        function, arguments = _open(network)
+    name = getattr(function, "__name__", type(function).__name__)
+    parameters = inspect.signature(function).parameters
+    kinds = [parameter.kind for parameter in parameters.values()]
+    offered = {"in_channels": facts.channels, "image_size": facts.image_size}
+    # the command line's parser puts None where a parameter without default is not given
+    arguments = {k: v for k, v in arguments.items() if k not in offered or v is not None}
+    given = {key: value for key, value in offered.items() if key in parameters} | arguments
+    positional: list[int] = []
+    first = next(iter(parameters), None)
+    if "num_classes" in parameters or first is None or kinds[0] == inspect.Parameter.KEYWORD_ONLY:
+        given.setdefault("num_classes", facts.num_classes)
+    elif first not in given:
+        positional = [facts.num_classes]
+    try:
+        inspect.signature(function).bind(*positional, **given)
+        built = function(*positional, **given)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        raise UserError(
+            f"the network {name} cannot be built for {facts.num_classes} classes: {error}; "
+            "its factory takes num_classes, and in_channels and image_size if it needs them"
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise UserError(f"{name} gives {type(built).__name__}, which is no network (nn.Module)")
+    return built
+
+
+def find(path: str, *, trust: bool) -> Callable[..., nn.Module]:
+    """The factory of that name.
+
+    Raises:
+        UserError: if there is none, or it may not be imported.
+    """
+    name = path.removeprefix(f"{networks.__name__}.")
+    if name in NETWORKS:
+        return NETWORKS[name]
+    if "." not in path:
+        close = difflib.get_close_matches(path, NETWORKS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(
+            f"there is no network {path!r}; {hint}the networks are {', '.join(NETWORKS)}, "
+            "and any class path, as in my_package.MyNet"
+        )
+    if not trust:
+        raise UserError(
+            f"the network is {path}, code from outside of this package, which a checkpoint alone may not "
+            "run: if you trust it, pass --trust_checkpoint (in Python: load(path, trust=True))"
+        )
+    try:
+        found = _import(path)
+    except Exception as error:  # a module may raise anything
+        raise UserError(f"the network {path} cannot be imported: {error}") from error
+    if not callable(found):
+        raise UserError(f"{path} is no class or function that makes a network")
+    return found  # type: ignore[no-any-return]
+
+
+def _import(path: str) -> Any:  # noqa: ANN401
+    """The object at ``module.Name`` or ``module.Outer.Inner``."""
+    module, _, rest = path.rpartition(".")
+    names = [rest]
+    while True:
+        try:
+            found = importlib.import_module(module)
+            break
+        except ModuleNotFoundError as error:
+            outer, _, name = module.rpartition(".")
+            if not outer or error.name != module:
+                raise
+            module, names = outer, [name, *names]
+    return functools.reduce(getattr, names, found)
+
+
+def _open(network: Callable[..., nn.Module]) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
+    """A factory and the arguments that were bound to it."""
+    if not isinstance(network, functools.partial):
+        return network, {}
+    if network.func.__module__.partition(".")[0] == "jsonargparse":
+        # the command line's parser binds its own function, and the class as its last argument
+        return network.args[-1], dict(network.keywords)
+    if network.args:
+        return network, {}
+    function, arguments = _open(network.func)
+    return function, arguments | network.keywords
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -1,0 +1,216 @@
+"""Samplers: standardised images -> logits of ``S`` samples ``(S, B, K)``, and features by layer.
+
+One deterministic pass is one sample. MC dropout gives ``S`` samples of one network; with shared masks these
+are ``S`` fixed sub-networks, an ensemble whose members have weights in common. What comes before the dropout
+runs once per image, whatever ``S``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from osr_lightning.errors import UserError
+from osr_lightning.models.fold import mixes_images
+from osr_lightning.models.networks import SplitNetwork
+
+PENULTIMATE, LOGITS = "penultimate", "logits"
+_TRUNK_IMAGES = 128  # the most that go through the trunk at once on a CPU
+
+
+class Sampled(NamedTuple):
+    """What one batch of ``B`` images gives.
+
+    Attributes:
+        logits: ``(S, B, K)``.
+        features: of the pass without dropout, for each layer asked for: ``penultimate`` ``(B, D)``, what
+            the last linear layer sees; ``logits`` ``(B, K)``, what it returns; and by the name of a child
+            of the trunk what that returns, ``(B, ...)``.
+    """
+
+    logits: Tensor
+    features: dict[str, Tensor]
+
+
+class Sampler(nn.Module):
+    """What all samplers share.
+
+    Attributes:
+        num_samples: ``S``.
+        network: what is trained.
+        recipe: what a checkpoint keeps of how this was built, in plain values.
+    """
+
+    num_samples: int
+    network: SplitNetwork
+    recipe: dict[str, Any]
+
+    def forward(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
+        """Sample ``(B, C, H, W)`` standardised images; no module changes its mode.
+
+        Args:
+            images: on the network's device; ``B`` may be 0.
+            layers: whose features to return as well.
+
+        Raises:
+            UserError: for a layer that the network does not have.
+        """
+        raise NotImplementedError
+
+    def training_logits(self, images: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of one pass, in the mode that the network is in."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The classifying layer.
+
+        Raises:
+            UserError: where the network does not end in an ``nn.Linear``.
+        """
+        if self.network.last is None:
+            raise UserError(
+                "the network does not end in an nn.Linear to take features from; "
+                "use a network that does, or a score that needs no features"
+            )
+        return cast(nn.Linear, self.network.head[self.network.last])
+
+    def restart(self) -> None:
+        """Begin again with what is drawn at random, where anything is."""
+
+    def _trunk(self, images: Tensor, layers: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The trunk's features, on a CPU a few images at a time, and those of its children in ``layers``.
+
+        The first activations of a thousand images are tens of megabytes: more than a cache holds, and by
+        default more than the C library keeps from one batch to the next.
+        """
+        trunk = self.network.trunk
+        early = [name for name in layers if name not in (PENULTIMATE, LOGITS)]
+        children = dict(trunk.named_children())
+        if strangers := [name for name in early if name not in children or type(trunk) is not nn.Sequential]:
+            raise UserError(
+                f"the network's trunk has no layer {strangers[0]!r}; it has: {', '.join(children)}"
+            )
+        whole = images.device.type != "cpu" or len(images) <= _TRUNK_IMAGES or mixes_images(trunk)
+        chunks = (images,) if whole else torch.split(images, _TRUNK_IMAGES)
+        if not early:
+            return _cat([cast(Tensor, trunk(chunk)) for chunk in chunks]), {}
+        kept: dict[str, list[Tensor]] = {name: [] for name in early}
+        ends = []
+        for chunk in chunks:
+            features = chunk
+            for name, layer in children.items():
+                features = layer(features)
+                if name in kept:
+                    kept[name].append(features.clone())  # the next layer may work in place
+            ends.append(features)
+        return _cat(ends), {name: _cat(parts) for name, parts in kept.items()}
+
+    def _finish(
+        self, hidden: Tensor, begin: int, keep: int | None, samples: int = 0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the head from its module ``begin`` on.
+
+        Args:
+            hidden: ``(s, b, ...)``, or ``(b, s, ...)``.
+            begin: position in the head.
+            keep: which sample is the pass without dropout, whose features are returned; ``None``: no one.
+            samples: which axis of ``hidden`` the samples lie on, 0 or 1.
+
+        Returns:
+            Logits ``(s, b, K)``, and features.
+        """
+        head, shape = self.network.head, hidden.shape[:2]
+        if keep is None:
+            return head[begin:](hidden.flatten(0, 1)).unflatten(0, shape).movedim(samples, 0), {}
+        linear = self.last_layer
+        last = cast(int, self.network.last)
+        seen = head[begin:last](hidden.flatten(0, 1))
+        if seen.ndim != 2:
+            raise UserError(
+                f"the last nn.Linear must see features (B, D), not {tuple(seen.shape)}; "
+                "use a score that needs no features"
+            )
+        raw = linear(seen)
+        features = {
+            name: values.unflatten(0, shape).select(samples, keep)
+            for name, values in ((PENULTIMATE, seen), (LOGITS, raw))
+        }
+        return head[last + 1 :](raw).unflatten(0, shape).movedim(samples, 0), features
+
+
+class Single(Sampler):
+    """One pass, without the dropout between trunk and head: one sample.
+
+    It is deterministic in eval mode; in training mode dropouts inside trunk and head act.
+
+    Args:
+        network: images ``(B, C, H, W)`` -> logits ``(B, K)``.
+    """
+
+    num_samples = 1
+
+    def __init__(self, network: SplitNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
+        """Logits ``(1, B, K)`` of the only pass, and its features."""
+        features, early = self._trunk(images, layers)
+        logits, late = self._finish(features.unsqueeze(0), 0, 0 if layers else None)
+        return Sampled(logits, early | late)
+
+
+class Ensemble(Sampler):
+    """Several samplers whose samples stand side by side on the axis ``S``.
+
+    Features of a layer are the members' end to end; logits of the pass without dropout are their mean.
+
+    Args:
+        members: at least one; each is a network trained by itself.
+    """
+
+    def __init__(self, members: Sequence[Sampler]) -> None:
+        super().__init__()
+        if not members:
+            raise UserError("an ensemble needs at least one member")
+        self.members = nn.ModuleList(members)
+        self.num_samples = sum(member.num_samples for member in members)
+
+    def forward(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
+        """Logits ``(S, B, K)`` of all members' samples in turn, and their features."""
+        found: list[Sampled] = [member(images, layers) for member in self.members]
+        features = {
+            name: torch.stack([one.features[name] for one in found]).mean(0)
+            if name == LOGITS
+            else torch.cat([one.features[name] for one in found], dim=1)
+            for name in found[0].features
+        }
+        return Sampled(torch.cat([one.logits for one in found]), features)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """One layer that makes the mean logits of the features end to end."""
+        layers = [cast(Sampler, member).last_layer for member in self.members]
+        weight = torch.cat([layer.weight for layer in layers], dim=1) / len(layers)
+        # without initial values, which would be drawn from the global generator
+        merged: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.Linear, weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype
+        )
+        zero = torch.zeros_like(layers[0].weight[:, 0])
+        biases: list[Tensor] = [zero if layer.bias is None else layer.bias for layer in layers]
+        merged.weight.data, merged.bias.data = weight.data, torch.stack(biases).mean(0).data
+        return merged
+
+    def restart(self) -> None:
+        """Each member begins again."""
+        for member in self.members:
+            cast(Sampler, member).restart()
+
+
+def _cat(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -1,0 +1,221 @@
+"""The recogniser: preprocessing, samples, scores and threshold in one module.
+
+It is what is trained, loaded, asked, exported and served. Neither Lightning nor a data set is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from osr_lightning import pixels
+from osr_lightning.errors import UserError
+from osr_lightning.facts import UNKNOWN, Facts
+from osr_lightning.models.modes import evaluating
+from osr_lightning.models.sampling import LOGITS, PENULTIMATE, Sampler
+from osr_lightning.pixels import ImageLike
+from osr_lightning.scoring.detectors import DETECTORS, Detector
+from osr_lightning.scoring.scores import SCORES, Samples, mean_log_probability, summarise
+from osr_lightning.scoring.threshold import Threshold
+
+_AT_ONCE = 128  # images that are read and classified together, at most
+_VALUES_AT_ONCE = 2**19  # of their pixels
+_LAYERS = (PENULTIMATE, LOGITS)  # what detectors see
+
+
+class Answer(NamedTuple):
+    """The decision on ``B`` images.
+
+    Attributes:
+        prediction: ``(B,)`` int64, the class in ``0 .. K-1``, or ``K`` for unknown.
+        confidence: ``(B,)`` float64 in [0, 1], the mean probability of the likeliest class.
+        score: ``(B,)`` float64, higher means more unknown.
+    """
+
+    prediction: Tensor
+    confidence: Tensor
+    score: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one image.
+
+    Attributes:
+        label: name of the class, or ``unknown``.
+        unknown: whether the score is greater than the threshold.
+        confidence: in [0, 1], the mean probability of the likeliest class, rejected or not.
+        score: higher means more unknown.
+        threshold: above it an image is called unknown.
+        file: where the image was read from; None for others.
+    """
+
+    label: str
+    unknown: bool
+    confidence: float
+    score: float
+    threshold: float
+    file: str | None = None
+
+
+class Recogniser(nn.Module):
+    """Asks a sampler about images, and decides by score and threshold.
+
+    With shared masks nothing is changed by asking: several threads may use one recogniser.
+
+    Args:
+        sampler: of the network.
+        facts: of the known images.
+        threshold: the score that decides, and the calibration of every score.
+        detectors: names of the scores that are fitted to training images.
+    """
+
+    def __init__(
+        self, sampler: Sampler, facts: Facts, threshold: Threshold, detectors: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.facts = facts
+        self.threshold = threshold
+        # the deciding score first exists once its detector does
+        fitted = [name for name in DETECTORS if name in (threshold.score, *detectors)]
+        self.detectors = nn.ModuleDict({name: DETECTORS[name]() for name in fitted})
+
+    @property
+    def score_names(self) -> list[str]:
+        """All scores that :meth:`describe` gives."""
+        return [*SCORES, *(name for name, module in self.detectors.items() if _is_fitted(module))]
+
+    def decide_by(self, score: str | None = None, threshold: float | None = None) -> None:
+        """Decide by another score, by its own threshold, or by a threshold given as a number.
+
+        Raises:
+            UserError: where there is no such score, or it has no threshold and none is given.
+        """
+        if score is not None and score not in self.score_names:
+            raise UserError(f"there is no score {score!r}; the scores are {', '.join(self.score_names)}")
+        if threshold is not None and not math.isfinite(threshold):
+            raise UserError(f"a threshold is a finite number, not {threshold}")
+        if score is not None and score != self.threshold.score:
+            self.threshold.score, self.threshold.fixed = score, None
+        if threshold is not None:
+            self.threshold.fixed = threshold
+        _ = self.threshold.value  # complains where there is none
+
+    def standardise(self, images: Tensor) -> Tensor:
+        """Pixels ``(B, C, H, W)`` uint8 -> the network's input, in the precision of its weights."""
+        weight = next(self.sampler.parameters())
+        return pixels.standardise(images, self.facts.mean, self.facts.std).to(weight.dtype)
+
+    def forward(self, images: Tensor) -> Answer:
+        """Decide on pixels ``(B, C, H, W)`` uint8, of the facts' channels and size.
+
+        Raises:
+            UserError: where the score has no threshold yet.
+        """
+        name = self.threshold.score
+        sampled = self.sampler(self.standardise(images), _LAYERS if name in self.detectors else ())
+        samples = Samples(sampled.logits)
+        confidence, predicted = mean_log_probability(samples).max(dim=-1)
+        if name in self.detectors:
+            score = self.detectors[name](sampled.features[PENULTIMATE], sampled.features[LOGITS])
+        else:
+            score = SCORES[name](samples)
+        unknown = self.threshold(score)
+        return Answer(predicted.where(~unknown, self.facts.num_classes), confidence.exp(), score)
+
+    def describe(self, images: Tensor) -> dict[str, Tensor]:
+        """All that is known of pixels ``(B, C, H, W)`` uint8.
+
+        Returns:
+            ``predicted_class`` ``(B,)`` int64 before any rejection; ``log_probability`` ``(B, K)`` float64,
+            of the mean over samples; ``confidence`` ``(B,)`` float64, of the predicted class; ``logits``
+            ``(B, K)`` float32, mean over samples; and ``score/NAME`` ``(B,)`` float64 for every score and
+            every fitted detector.
+        """
+        fitted = {name: module for name, module in self.detectors.items() if _is_fitted(module)}
+        sampled = self.sampler(self.standardise(images), _LAYERS if fitted else ())
+        rows = summarise(sampled.logits)
+        for name, detector in fitted.items():
+            rows[f"score/{name}"] = detector(sampled.features[PENULTIMATE], sampled.features[LOGITS])
+        confidence, predicted = rows["log_probability"].max(dim=-1)
+        return rows | {"predicted_class": predicted, "confidence": confidence.exp()}
+
+    def describe_evenly(self, images: Tensor) -> dict[str, Tensor]:
+        """:meth:`describe` for any number of images on the CPU, in batches of one size, filled up if need be.
+
+        The same kernels then work on every image, so that its row does not depend on how many come with it;
+        nor does it depend on the mode that the module is in.
+        """
+        device = next(self.parameters()).device
+        values = self.facts.channels * self.facts.image_size**2
+        size = max(1, min(_AT_ONCE, _VALUES_AT_ONCE // values))
+        parts = []
+        with evaluating(self):
+            for batch in torch.split(images, size):
+                filled = torch.cat([batch, batch.new_zeros(size - len(batch), *batch.shape[1:])])
+                rows = self.describe(filled.to(device))
+                parts.append({name: value[: len(batch)].cpu() for name, value in rows.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What detectors are fitted to: penultimate features ``(B, D)`` and logits ``(B, K)``."""
+        found = self.sampler(self.standardise(images), _LAYERS).features
+        return found[PENULTIMATE], found[LOGITS]
+
+    @torch.inference_mode()
+    def predict(self, images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> list[Prediction]:
+        """Name what is in each image, or call it unknown.
+
+        Args:
+            images: one image or a list: a path of a file, a folder or a glob; a PIL image; an array
+                ``(H, W)`` or ``(H, W, C)``, or with one more axis in front for several; a tensor
+                ``(H, W)``, ``(C, H, W)`` or ``(B, C, H, W)``. Any size and mode; see
+                `osr_lightning.pixels.to_pixels` for the values.
+            recursive: whether a folder's own folders count.
+
+        Returns:
+            One prediction per image, in order.
+
+        Raises:
+            UserError: naming the first that is no image or cannot be read.
+        """
+        from osr_lightning.files import expand
+
+        found: list[Prediction] = []
+        items = list(expand(images, recursive))
+        threshold, names = self.threshold.value, self.facts.classes
+        for start in range(0, len(items), _AT_ONCE):
+            some = items[start : start + _AT_ONCE]
+            batch = pixels.prepare(some, size=self.facts.image_size, channels=self.facts.channels)
+            rows = self.describe_evenly(batch)
+            score = rows[f"score/{self.threshold.score}"]
+            found += [
+                Prediction(
+                    UNKNOWN if unknown else names[label],
+                    unknown,
+                    confidence,
+                    value,
+                    threshold,
+                    str(image) if isinstance(image, (str, Path)) else None,
+                )
+                for label, unknown, confidence, value, image in zip(
+                    rows["predicted_class"].tolist(),
+                    self.threshold(score).tolist(),
+                    rows["confidence"].tolist(),
+                    score.tolist(),
+                    some,
+                    strict=True,
+                )
+            ]
+        return found
+
+
+def _is_fitted(module: nn.Module) -> bool:
+    return isinstance(module, Detector) and module.fitted

@@ -1,0 +1,88 @@
+"""What a checkpoint says of the run that made it, as settings of the command line: checked, plain values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.errors import UserError
+from osr_lightning.training import restoring
+from osr_lightning.training.base import OpenSetClassifier
+from osr_lightning.training.classifiers import BaselineClassifier, MCDropoutClassifier
+
+CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
+    kind.sampler: kind for kind in (BaselineClassifier, MCDropoutClassifier)
+}
+
+
+def named_checkpoint(arguments: Sequence[str]) -> str | None:
+    """The value of ``--ckpt_path`` among arguments of the command line, before they are parsed."""
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--ckpt_path="):
+            return argument.partition("=")[2]
+        if argument == "--ckpt_path" and position + 1 < len(arguments):
+            return arguments[position + 1]
+    return None
+
+
+def newest(runs: Path, name: str) -> Path:
+    """The checkpoint best or last of an experiment's newest run.
+
+    Raises:
+        UserError: where there is none.
+    """
+    found = {
+        int(number): path
+        for path in runs.glob(f"version_*/checkpoints/{name}.ckpt")
+        if (number := path.parent.parent.name.removeprefix("version_")).isdigit()
+    }
+    if not found:
+        raise UserError(
+            f"no {name}.ckpt under {runs}; pass --config or --trainer.experiment of the run, "
+            "or the path of a checkpoint"
+        )
+    return found[max(found)]
+
+
+def checkpoint_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The model, data, seed and experiment that a checkpoint was trained with, as a config.
+
+    Its network is left out: that is built from the recipe, not by the parser, which would import whatever a
+    stranger's checkpoint names. No other option names a class.
+
+    Raises:
+        UserError: where the checkpoint is of no classifier, or holds values that are not plain.
+    """
+    kind = CLASSIFIERS.get(checkpoint["recogniser"]["recipe"].get("sampler", ""))
+    if kind is None:
+        raise UserError("the checkpoint holds no classifier that this command knows; a newer version may")
+    model = restoring.arguments(checkpoint, kind)
+    parameters = inspect.signature(OpenSetDataModule).parameters
+    data = {
+        name: value
+        for name, value in (checkpoint.get("datamodule_hyper_parameters") or {}).items()
+        if name in parameters
+    }
+    settings: dict[str, Any] = {
+        "model": {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": model},
+        "data": data,
+    }
+    experiment, seed = checkpoint.get("experiment"), checkpoint.get("seed")
+    if isinstance(experiment, str) and Path(experiment).name == experiment and experiment not in ("", ".."):
+        settings["trainer"] = {"experiment": experiment}
+    if isinstance(seed, int):
+        settings["seed_everything"] = seed
+    if not _is_plain(settings):
+        raise UserError("the checkpoint's settings are not plain values; it is damaged")
+    return settings
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -1,0 +1,1 @@
+"""Training, calibrating and testing a recogniser with Lightning."""

@@ -1,0 +1,188 @@
+"""What both LightningModules share: how a recogniser is trained, validated and tested."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from osr_lightning.data.batch import Batch
+from osr_lightning.facts import Facts, same_classes
+from osr_lightning.models.factory import NetworkLike
+from osr_lightning.scoring.calibration import CalibrationMethod, check_alpha
+from osr_lightning.scoring.detectors import DetectorName
+from osr_lightning.scoring.scores import ScoreName
+from osr_lightning.scoring.sweep import Costs
+from osr_lightning.training.calibrating import choose
+from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.hardware import TrainingBFloat16, keep_freed_memory
+from osr_lightning.training.module import RecogniserModule
+from osr_lightning.training.optimizers import Schedule, configure, refuse_to_stretch
+from osr_lightning.training.options import Options
+
+if TYPE_CHECKING:
+    pass
+
+
+class OpenSetClassifier(RecogniserModule):
+    """Trains a recogniser.
+
+    Args:
+        network: what makes the network; the study's if not given. A name (BaselineCNN, MCDropoutCNN), a
+            class path, a class or a function: it gets the number of classes, and in_channels and image_size
+            where it has such parameters. A module is taken as it is.
+        score: what tells unknown images from known ones; higher means more unknown.
+        detectors: scores to fit to the training images as well (each the score may also be):
+            mahalanobis, relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features
+            of passes without dropout.
+        calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
+            images is rejected; max_accuracy and min_cost: best on validation images with
+            data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
+        alpha: largest share of known images that known_quantile may reject, in (0, 1).
+        threshold: an image is called unknown when its score is greater than this; for calibration fixed, in
+            units of the score.
+        costs: of a wrong label, a false alarm and a missed unknown, for min_cost.
+        unknown_prior: share of unknown images to expect, in (0, 1), for max_accuracy and min_cost.
+        learning_rate: of Adam; the peak of one_cycle.
+        schedule: step halves the learning rate every 10 epochs, as the study did; one_cycle (Smith & Topin
+            2019) raises it over the first 30% of the steps and then lowers it to almost 0.
+        compile: whether torch.compile speeds up the training's passes; it pays on GPUs and large networks.
+    """
+
+    def __init__(
+        self,
+        network: NetworkLike | None = None,
+        score: ScoreName | DetectorName = "generalized_entropy",
+        detectors: list[DetectorName] | None = None,
+        calibration: CalibrationMethod = "known_quantile",
+        alpha: float = 0.05,
+        threshold: float = 0.5,
+        costs: Costs | None = None,
+        unknown_prior: float = 0.5,
+        learning_rate: float = 0.01,
+        schedule: Schedule = "step",
+        compile: bool = False,
+    ) -> None:
+        options = Options(
+            score=score,
+            detectors=list(detectors or []),
+            calibration=calibration,
+            alpha=alpha,
+            threshold=threshold,
+            unknown_prior=unknown_prior,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            compile=compile,
+            costs=Costs(**costs) if isinstance(costs, dict) else costs or Costs(),
+        )
+        super().__init__(network, options)
+        self.search_trials: list[tuple[float, float]] = []
+        self._train_steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._val_batches: list[dict[str, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        """Build the recogniser for the datamodule's known images, unless a checkpoint is to bring it.
+
+        Raises:
+            UserError: where the images do not serve the model.
+        """
+        facts: Facts | None = getattr(getattr(self.trainer, "datamodule", None), "facts", None)
+        if facts is not None and stage == "fit" and self.options.calibration != "fixed":
+            _, val = self.trainer.datamodule.tables.load_training()  # type: ignore[attr-defined]
+            check_alpha(self.options.alpha, len(val))
+        if self.recogniser is not None:
+            if facts is not None:
+                same_classes(self.recogniser.facts.classes, facts.classes, "the known set")
+        elif facts is not None:
+            self.build(facts)
+
+    def _restart_sampling(self) -> None:
+        self.trained.sampler.restart()
+
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _restart_sampling
+
+    # training -----------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam and the schedule; the command line's --optimizer and --lr_scheduler take their place."""
+        return configure(self, self.options.learning_rate, self.options.schedule)
+
+    def on_train_start(self) -> None:
+        """Refuse to resume beyond the end of a one-cycle schedule."""
+        refuse_to_stretch(self.trainer)
+
+    def on_fit_start(self) -> None:
+        """Prepare the process and the network for many steps."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        if isinstance(self.trainer.precision_plugin, TrainingBFloat16):
+            rank_zero_info("training steps are bf16-mixed; trainer.precision 32-true makes them float32")
+        if self.options.compile:
+            self.trained.sampler.network.compile()  # in place, which leaves the names of its weights
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of one pass."""
+        logits = self(batch.image)
+        loss = F.cross_entropy(logits, batch.label)
+        # metric updates wait for the end of the epoch: one call instead of one a step
+        self._train_steps.append((loss.detach(), logits.detach().argmax(dim=-1), batch.label))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss and accuracy, each image weighing the same."""
+        losses, predictions, labels = zip(*self._train_steps, strict=True)
+        self._train_steps.clear()
+        sizes = torch.tensor([len(label) for label in labels], device=self.device)
+        self.train_metrics.update(torch.stack(losses), sizes, torch.cat(predictions), torch.cat(labels))
+        self.log("train/loss", self.train_metrics.loss, prog_bar=True)
+        self.log("train/accuracy", self.train_metrics.accuracy, prog_bar=True)
+
+    # validation, test and prediction ------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Per-image results of held-out images."""
+        self._val_batches.append(self.classify(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and accuracy of the known images and set the threshold that fits these weights."""
+        batches, self._val_batches = self._val_batches, []
+        if self.trainer.sanity_checking:
+            return
+        for results in batches:
+            known = results["label"] < self.num_classes
+            if known.any():
+                loss, label = results["nll"][known], results["label"][known]
+                self.val_metrics.update(loss, None, results["predicted_class"][known], label)
+        self.log("val/loss", self.val_metrics.loss, prog_bar=True)
+        self.log("val/accuracy", self.val_metrics.accuracy, prog_bar=True)
+        if self.trainer.state.fn == "fit":
+            rows = gather_rows(batches, self.device)
+            choose(self, rows, "validation images", optimistic=False)
+            threshold = self.trained.threshold
+            if threshold.score in threshold.records:  # a detector's is fitted after the training
+                self.log("val/threshold", threshold.value, sync_dist=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Per-image results, for the metrics here and for the evaluation callback."""
+        results = self.classify(batch)
+        rejected, score = self.rejected(results), results[f"score/{self.options.score}"]
+        self.test_metrics.update(results["predicted_class"], rejected, score, results["label"])
+        return results
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics that the images at hand define."""
+        self.log_dict(self.test_metrics.compute())
+        self.test_metrics.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Per-image results; once there is a threshold, with the decision in ``0 .. K``."""
+        results = self.classify(batch)
+        threshold = self.trained.threshold
+        if threshold.fixed is not None or threshold.score in threshold.records:
+            unknown = self.rejected(results)
+            results["prediction"] = results["predicted_class"].where(~unknown, self.num_classes)
+        return results

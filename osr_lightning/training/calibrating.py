@@ -1,0 +1,201 @@
+"""Calibration as a pass over a loader: fit detectors, choose every score's threshold, keep the records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from osr_lightning import checkpoint as checkpoints
+from osr_lightning.data.batch import Batch
+from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.errors import UserError
+from osr_lightning.models.modes import evaluating
+from osr_lightning.recogniser import Recogniser
+from osr_lightning.scoring.calibration import (
+    NEEDS_UNKNOWNS,
+    Calibration,
+    calibrate,
+    check_alpha,
+    fixed_calibration,
+    misgivings,
+)
+from osr_lightning.scoring.detectors import Detector
+from osr_lightning.training import restoring
+from osr_lightning.training.distributed import gather_rows
+
+if TYPE_CHECKING:
+    from osr_lightning.training.base import OpenSetClassifier
+    from osr_lightning.training.trainer import OpenSetTrainer
+
+
+def calibrate_checkpoint(
+    trainer: OpenSetTrainer,
+    model: OpenSetClassifier,
+    datamodule: OpenSetDataModule,
+    ckpt_path: str | None,
+    output: str | None,
+    in_place: bool,
+) -> Path | None:
+    """One pass over the images that calibrate, and the files that keep what it finds.
+
+    The arguments are those of :meth:`OpenSetTrainer.calibrate`.
+
+    Returns:
+        The calibrated checkpoint; None where the model came from none and no output is given.
+    """
+    if in_place and (output or ckpt_path is None):
+        raise UserError("in_place writes over ckpt_path: give that, and no output")
+    require_unknowns(model, datamodule)
+    source, method, tables = None, model.options.calibration, datamodule.tables
+    if ckpt_path is not None:
+        source = checkpoints.read(ckpt_path)
+        restoring.restore(model, source, trust=trainer.trust_checkpoint)
+    tables.expect(model.trained.facts)
+    if method == "known_quantile":
+        known = tables.load_calibration().labels < model.num_classes
+        check_alpha(model.options.alpha, int(known.sum()))
+    device = trainer.strategy.root_device
+    model.trained.to(device)
+    fit_detectors(model.trained, datamodule.fitting_dataloader())
+    batches = Trainer.predict(trainer, model, datamodule.calibration_dataloader())
+    rows = gather_rows(batches, device)  # type: ignore[arg-type]
+    calibrated_on = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
+    choose(model, rows, calibrated_on, optimistic=tables.optimistic)
+    target = target_path(ckpt_path, output, in_place)
+    log_dir = trainer.log_dir  # every process must ask: it is broadcast
+    if trainer.is_global_zero:
+        if target is not None:
+            write(model, datamodule, source, target)
+        if log_dir is not None:
+            records = {n: asdict(record) for n, record in model.trained.threshold.records.items()}
+            folder = Path(log_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "calibration.json").write_text(json.dumps(records, indent=2) + "\n")
+    trainer.strategy.barrier("calibrated")
+    return target
+
+
+def choose(
+    model: OpenSetClassifier, rows: dict[str, Tensor], calibrated_on: str, *, optimistic: bool
+) -> None:
+    """Choose the threshold of every score; all processes end with rank 0's choice.
+
+    Args:
+        model: whose method is used and whose records are replaced.
+        rows: of `OpenSetClassifier.classify`, gathered over batches and processes.
+        calibrated_on: said of the images in the record.
+        optimistic: whether test images are among them.
+
+    Raises:
+        UserError: where the images cannot serve the method.
+    """
+    trainer = model.trainer
+    options = model.options
+    method = options.calibration
+    if method in NEEDS_UNKNOWNS and trainer.state.fn == "fit":
+        method = "known_quantile"  # a fit validates on known images alone; `calibrate` brings the unknown
+    chosen: tuple[dict[str, Calibration], list[tuple[float, float]]] | None = None
+    if method == "fixed":
+        chosen = {options.score: fixed_calibration(options.threshold)}, []
+    elif trainer.is_global_zero:
+        chosen = calibrate(
+            {n.removeprefix("score/"): v.numpy() for n, v in rows.items() if n.startswith("score/")},
+            (rows["label"] < model.num_classes).numpy(),
+            (rows["predicted_class"] == rows["label"]).numpy(),
+            method=method,
+            alpha=options.alpha,
+            costs=options.costs,
+            unknown_prior=options.unknown_prior,
+            calibrated_on=calibrated_on,
+            optimistic=optimistic,
+        )
+    chosen = trainer.strategy.broadcast(chosen)
+    assert chosen is not None
+    model.trained.threshold.records, model.search_trials = chosen
+
+
+@torch.no_grad()
+def fit_detectors(recogniser: Recogniser, batches: Iterable[Batch]) -> None:
+    """Fit every detector to the features of training images, in a pass without dropout.
+
+    Every process fits to all images: quicker than to send features around, and the same everywhere.
+
+    Args:
+        recogniser: with trained weights.
+        batches: of the training images.
+    """
+    if not recogniser.detectors:
+        return
+    device = next(recogniser.parameters()).device
+    with evaluating(recogniser):
+        found = [(*recogniser.features(batch.image.to(device)), batch.label.to(device)) for batch in batches]
+    features, logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    for detector in recogniser.detectors.values():
+        assert isinstance(detector, Detector)
+        detector.fit(features, logits, labels, recogniser.sampler.last_layer)
+
+
+def require_unknowns(model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:
+    """Stop where the method needs unknown images and the datamodule has none.
+
+    Raises:
+        UserError: naming the option.
+    """
+    tables = datamodule.tables
+    no_unknowns = tables.calibrate_on == "validation" and not tables.calibration_unknown
+    if model.options.calibration in NEEDS_UNKNOWNS and no_unknowns:
+        raise UserError(
+            f"model.calibration {model.options.calibration} needs unknown images: name some with "
+            "data.calibration_unknown, or use known_quantile"
+        )
+
+
+def target_path(ckpt_path: str | None, output: str | None, in_place: bool) -> Path | None:
+    """Where a calibrated checkpoint goes; None where the model came from none."""
+    if output is not None:
+        return Path(output)
+    if ckpt_path is None or in_place:
+        return None if ckpt_path is None else Path(ckpt_path)
+    source = Path(ckpt_path)
+    return source.with_name(f"{source.stem.removesuffix('.calibrated')}.calibrated.ckpt")
+
+
+def write(
+    model: OpenSetClassifier, datamodule: OpenSetDataModule, source: dict[str, Any] | None, target: Path
+) -> None:
+    """Write the checkpoint ``source`` with the model's thresholds and detectors to ``target``."""
+    if source is None:
+        checkpoints.save(model.trained, target)
+        return
+    # the weights as they were, the new thresholds, and fitted detectors if there are any
+    state = {
+        name: value.cpu() if isinstance(value, torch.Tensor) else value
+        for name, value in model.state_dict().items()
+    }
+    kept = {**source, "state_dict": state, "recogniser": checkpoints.content(model.trained)}
+    # a later test starts from these settings, and its leak audit must know what calibrated
+    kept["hyper_parameters"] = dict(model.hparams)
+    kept["datamodule_hyper_parameters"] = dict(datamodule.hparams)
+    checkpoints.write(kept, target)
+
+
+def tell(model: OpenSetClassifier, target: Path | None) -> None:
+    """Print the threshold, where it is, and what is wrong with it."""
+    chosen = model.trained.threshold.record
+    flattered = "; optimistic: test images chose it" if chosen.optimistic else ""
+    where = "" if target is None else f" ({target})"
+    rank_zero_info(
+        f"threshold {chosen.value:.6g} on {model.options.score} by {chosen.method}, from "
+        f"{chosen.calibrated_on}{flattered}{where}"
+    )
+    unknown = {"the unknown sets": chosen.rejected_unknown}
+    for warning in misgivings(chosen.rejected_known, unknown, "calibration images"):
+        rank_zero_info(f"warning: {warning}")

@@ -1,0 +1,62 @@
+"""The LightningModules that the command line chooses from: one pass, and Monte-Carlo dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from osr_lightning.errors import UserError
+from osr_lightning.models.mc_dropout import MaskKind
+from osr_lightning.training.base import OpenSetClassifier
+
+
+class BaselineClassifier(OpenSetClassifier):
+    """A deterministic network; one pass is its only sample.
+
+    Args:
+        network: BaselineCNN if not given; see :class:`OpenSetClassifier`.
+        kwargs: see :class:`OpenSetClassifier`.
+    """
+
+    sampler = "single"
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module] | str | dict[str, Any] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(network, **kwargs)
+
+
+class MCDropoutClassifier(OpenSetClassifier):
+    """Monte-Carlo dropout (Gal & Ghahramani, ICML 2016): dropout stays on when predicting.
+
+    Args:
+        network: MCDropoutCNN if not given; see :class:`OpenSetClassifier`.
+        num_samples: stochastic passes per image, S.
+        masks: shared (one dropout mask per sample for all images: results do not depend on batches,
+            order or number of processes) or independent (one per image and sample).
+        mask_seed: seed of the dropout masks when predicting.
+        kwargs: see :class:`OpenSetClassifier`.
+    """
+
+    sampler = "mc_dropout"
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module] | str | dict[str, Any] | None = None,
+        num_samples: int = 10,
+        masks: MaskKind = "shared",
+        mask_seed: int = 0,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        if num_samples < 1:
+            raise UserError(f"model.num_samples must be at least 1, got {num_samples}")
+        self._sampler_options = {"num_samples": num_samples, "masks": masks, "mask_seed": mask_seed}
+        super().__init__(network, **kwargs)
+
+    def sampler_options(self) -> dict[str, Any]:
+        """Samples, masks and their seed."""
+        return self._sampler_options

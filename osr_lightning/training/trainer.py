@@ -1,0 +1,241 @@
+"""The trainer: Lightning's own, plus the run folder and the commands that need more than one loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info
+
+from osr_lightning import checkpoint as checkpoints
+from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.errors import UserError
+from osr_lightning.training import restoring
+from osr_lightning.training.base import OpenSetClassifier
+from osr_lightning.training.calibrating import calibrate_checkpoint, require_unknowns, tell
+from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.evaluator import Evaluator
+from osr_lightning.training.hardware import choose_accelerator, train_in_bfloat16
+from osr_lightning.training.loggers import checkpoint_callbacks, hush, run_folder_loggers
+
+
+class OpenSetTrainer(Trainer):
+    """Lightning's Trainer with a complete run folder and the commands run and calibrate.
+
+    Args:
+        experiment: runs are written to default_root_dir/lightning_logs/EXPERIMENT/version_N.
+        version: N; the next free number if not given.
+        default_root_dir: folder that holds lightning_logs.
+        max_epochs: training stops after so many passes over the training images.
+        logger: TensorBoard and metrics.csv if not given; false for none, which leaves no run folder.
+        callbacks: more of them, beside those that keep checkpoints and evaluate.
+        enable_checkpointing: whether to write best.ckpt (by validation accuracy) and last.ckpt.
+        accelerator: cpu, gpu, tpu or auto; mps has no float64, which scores need, so auto passes it over.
+        precision: of the passes. auto: float32, but where a CPU computes bfloat16 itself, training steps are
+            bf16-mixed; scores are float32 either way. All others are Lightning's and hold for every pass.
+        kwargs: all other arguments of lightning.pytorch.Trainer.
+    """
+
+    def __init__(
+        self,
+        experiment: str = "default",
+        version: int | None = None,
+        default_root_dir: str = ".",
+        max_epochs: int = 15,
+        logger: Logger | Iterable[Logger] | bool | None = None,
+        callbacks: list[Callback] | Callback | None = None,
+        enable_checkpointing: bool = True,
+        accelerator: str | Accelerator = "auto",
+        precision: Literal["auto"] | _PRECISION_INPUT | None = "auto",
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        hush()
+        self.experiment = experiment
+        # whether a checkpoint may name code to import beside this package's own
+        self.trust_checkpoint = False
+        # seconds, for results.json; null where a stage did not run
+        self.timing: dict[str, float | None] = {"fit_s": None, "calibrate_s": None}
+        if logger is None or logger is True:
+            logger = run_folder_loggers(default_root_dir, experiment, version)
+        accelerator = choose_accelerator(accelerator)
+        given = [callbacks] if isinstance(callbacks, Callback) else callbacks or []
+        if not any(isinstance(callback, Evaluator) for callback in given):
+            given = [*given, Evaluator()]
+        super().__init__(
+            default_root_dir=default_root_dir,
+            max_epochs=max_epochs,
+            logger=logger,
+            callbacks=[*(checkpoint_callbacks() if enable_checkpointing else []), *given],
+            enable_checkpointing=enable_checkpointing,
+            accelerator=accelerator,
+            precision=None if precision == "auto" else precision,
+            **kwargs,
+        )
+        if precision == "auto":
+            train_in_bfloat16(self)
+
+    def run(
+        self,
+        model: OpenSetClassifier,
+        datamodule: OpenSetDataModule,
+        ckpt_path: str | None = None,
+    ) -> dict[str, Any]:
+        """Train, calibrate and test the best checkpoint, and write the complete run folder.
+
+        Args:
+            model: what to train.
+            datamodule: the images.
+            ckpt_path: a checkpoint to resume from; last for the newest one of this experiment.
+
+        Returns:
+            The content of results.json; on other processes than the first, nothing.
+        """
+        require_unknowns(model, datamodule)  # before the training, not after it
+        begin = time.perf_counter()
+        self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        self.timing["fit_s"] = time.perf_counter() - begin
+        best = getattr(self.checkpoint_callback, "best_model_path", "")
+        if not best:
+            raise UserError("run tests the best checkpoint, and none was written; leave checkpointing on")
+        self.calibrate(model, datamodule, best, output=best)
+        self.test(model, datamodule=datamodule, ckpt_path=best, verbose=False)
+        outcomes = [callback.outcome for callback in self.callbacks if isinstance(callback, Evaluator)]  # type: ignore[attr-defined]
+        return next((outcome[0] for outcome in outcomes if outcome is not None), {})
+
+    def calibrate(
+        self,
+        model: OpenSetClassifier,
+        datamodule: OpenSetDataModule,
+        ckpt_path: str | None = None,
+        output: str | None = None,
+        in_place: bool = False,
+    ) -> None:
+        """Choose the threshold of a trained checkpoint again, without training.
+
+        The method is the model's (calibration, alpha, costs, unknown_prior), the images are the
+        datamodule's (calibrate_on, calibration_unknown). The records of all scores go to calibration.json.
+
+        Args:
+            model: of the checkpoint's class.
+            datamodule: the images.
+            ckpt_path: the checkpoint to calibrate; the model as it is if not given.
+            output: where to write the calibrated checkpoint; beside ckpt_path as NAME.calibrated.ckpt if not
+                given.
+            in_place: write over ckpt_path, and test it again, so that the results of its run fit.
+        """
+        begin = time.perf_counter()
+        target = calibrate_checkpoint(self, model, datamodule, ckpt_path, output, in_place)
+        self.timing["calibrate_s"] = time.perf_counter() - begin
+        tell(model, target)
+        if in_place:
+            self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
+
+    def fit(  # type: ignore[override]
+        self,
+        model: LightningModule,
+        train_dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
+        val_dataloaders: Any | None = None,  # noqa: ANN401
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
+    ) -> None:
+        """Train only.
+
+        Args:
+            model: the classifier.
+            train_dataloaders: batches, instead of a datamodule.
+            val_dataloaders: batches, instead of a datamodule.
+            datamodule: the images.
+            ckpt_path: a checkpoint to resume from; last for the newest one of this experiment.
+            kwargs: see lightning.pytorch.Trainer.fit.
+        """
+        self._build(model, ckpt_path)
+        super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, **kwargs)
+
+    def validate(  # type: ignore[override]
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
+    ) -> Any:  # noqa: ANN401
+        """Loss and accuracy on the validation images.
+
+        Args:
+            model: the classifier.
+            dataloaders: batches, instead of a datamodule.
+            ckpt_path: the checkpoint to validate.
+            verbose: whether to print the results.
+            datamodule: the images.
+            kwargs: see lightning.pytorch.Trainer.validate.
+        """
+        self._build(model, ckpt_path)
+        return super().validate(model, dataloaders, ckpt_path, verbose, datamodule, **kwargs)
+
+    def test(  # type: ignore[override]
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
+    ) -> Any:  # noqa: ANN401
+        """Judge a checkpoint on known and unknown images, and write the complete run folder.
+
+        Args:
+            model: the classifier.
+            dataloaders: batches, instead of a datamodule.
+            ckpt_path: the checkpoint to test.
+            verbose: whether to print what was logged.
+            datamodule: the images.
+            kwargs: see lightning.pytorch.Trainer.test.
+        """
+        self._build(model, ckpt_path)
+        return super().test(model, dataloaders, ckpt_path, verbose, datamodule, **kwargs)
+
+    def predict(  # type: ignore[override]
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
+        datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | Path | None = None,
+        **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
+    ) -> list[Any] | None:
+        """Classify images and write one row per image to predictions.csv.
+
+        Args:
+            model: the classifier.
+            dataloaders: batches, instead of a datamodule.
+            datamodule: the images.
+            return_predictions: whether to return the rows too; true if not given.
+            ckpt_path: the checkpoint whose weights and threshold decide.
+            kwargs: see lightning.pytorch.Trainer.predict.
+        """
+        self._build(model, ckpt_path)
+        batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, **kwargs)
+        log_dir = self.log_dir  # every process must ask: it is broadcast
+        if batches and isinstance(self.lightning_module, OpenSetClassifier) and log_dir is not None:
+            from osr_lightning.evaluation.predictions import write_predictions
+
+            rows = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
+            if self.is_global_zero:
+                path = write_predictions(Path(log_dir), rows, self.lightning_module.trained, datamodule)
+                rank_zero_info(f"{len(rows['row'])} predictions: {path}")
+        return batches if return_predictions in (None, True) else None
+
+    def _build(self, model: LightningModule | None, ckpt_path: str | Path | None) -> None:
+        """Before Lightning sets up the data: build the model that the checkpoint holds, for its facts."""
+        if not isinstance(model, OpenSetClassifier) or model.recogniser is not None:
+            return
+        if ckpt_path is not None and Path(ckpt_path).is_file():  # not one of Lightning's words, as best
+            restoring.prepare(model, checkpoints.read(ckpt_path), trust=self.trust_checkpoint)

@@ -1,0 +1,296 @@
+"""`osr predict PATH…`: a row for every file, whatever it holds, in every format and number of processes."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from osr_lightning import load, save
+from osr_lightning.__main__ import main
+from osr_lightning.checkpoint import build
+from osr_lightning.deploy import sinks
+from osr_lightning.deploy.predict import Counts, classify, columns, images, shown
+from osr_lightning.deploy.predict_cli import wanted
+from osr_lightning.facts import Facts
+
+HOSTILE_NAMES = [
+    "new\nline.png",
+    'comma,quote".png',
+    "=cmd|' !A0.png",
+    "<b>bold&amp;.png",
+    "żółć 🐸.png",
+    "-option.png",
+]
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory):
+    """An untrained recogniser of three classes, whose threshold splits random images."""
+    torch.manual_seed(0)
+    facts = Facts(("cat", "dog", "frog"), 3, 20, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    recogniser = build({"sampler": "mc_dropout", "score": "energy"}, facts).eval()
+    pixels = torch.from_numpy(np.stack([noise(seed, (20, 20)) for seed in range(40)])).permute(0, 3, 1, 2)
+    scores = recogniser.describe(pixels)["score/energy"]
+    recogniser.threshold.fixed = scores.median().item()
+    path = tmp_path_factory.mktemp("ckpt") / "any.ckpt"
+    save(recogniser, path)
+    return path
+
+
+def noise(seed, size=(31, 24), depth=(3,)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, *depth), dtype=np.uint8)
+
+
+def photos(folder, count=5):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        Image.fromarray(noise(index)).save(folder / f"{index:03}.png")
+    return folder
+
+
+def predict(*arguments):
+    return main(["predict", *map(str, arguments)])
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def hostile_folder(folder):
+    """Images of every kind that people have, and files that only look like images."""
+    photos(folder, 1)
+    rgb = Image.fromarray(noise(1))
+    for name, image in {
+        "palette.png": rgb.convert("P"),
+        "cmyk.jpg": rgb.convert("CMYK"),
+        "alpha.png": rgb.convert("RGBA"),
+        "grey_alpha.png": rgb.convert("LA"),
+        "one_bit.png": rgb.convert("1"),
+        "deep.png": Image.fromarray(noise(2, depth=()).astype(np.uint16) * 257),
+        "float.tiff": Image.fromarray(noise(3, depth=()).astype(np.float32) / 255),
+        "image.webp": rgb,
+        "image.tif": rgb,
+        "image.bmp": rgb,
+        "UPPER.JPG": rgb,
+        "tiny.png": Image.fromarray(noise(4, (1, 1))),
+        "thin.png": Image.fromarray(noise(4, (1, 900))),
+    }.items():
+        image.save(folder / name)
+    rgb.save(folder / "moving.gif", save_all=True, append_images=[rgb.rotate(90)])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb.save(folder / "rotated.jpg", exif=exif)
+    for name in HOSTILE_NAMES:
+        rgb.save(folder / name)
+    good = len(list(folder.iterdir()))
+    whole = io.BytesIO()
+    rgb.save(whole, "PNG")
+    (folder / "truncated.png").write_bytes(whole.getvalue()[:200])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("not an image")
+    (folder / "drawing.svg").write_text("<svg/>")
+    (folder / "notes.txt").write_text("not asked for")
+    (folder / ".hidden.png").write_bytes(whole.getvalue())
+    return good
+
+
+def test_a_row_for_every_picture_whatever_it_holds(ckpt, tmp_path, capsys):
+    good = hostile_folder(tmp_path / "all")
+    assert predict("--ckpt_path", ckpt, tmp_path / "all", "--output", tmp_path / "rows.csv") == 0
+    rows = rows_of(tmp_path / "rows.csv")
+    assert [int(row["index"]) for row in rows] == list(range(good + 4))
+    failed = {os.path.basename(row["file"]): row["error"] for row in rows if row["error"]}
+    assert set(failed) == {"truncated.png", "empty.png", "text.png", "drawing.svg"}
+    assert all(name in error for name, error in failed.items())
+    assert all("\n" not in error for error in failed.values())
+    for row in rows:
+        assert (row["prediction"] == "") == bool(row["error"])
+        if not row["error"]:
+            assert (row["prediction"] == "unknown") == (float(row["score"]) > float(row["threshold"]))
+            assert row["prediction"] in ("cat", "dog", "frog", "unknown")
+    unknown = sum(row["prediction"] == "unknown" for row in rows)
+    summary = f"{good} predicted ({unknown} unknown), 4 unreadable, 1 skipped (not images)"
+    assert summary in capsys.readouterr().err
+    assert {os.path.basename(row["file"]) for row in rows} >= set(HOSTILE_NAMES)
+
+
+def test_strict_exits_with_1_where_a_file_failed(ckpt, tmp_path):
+    folder = photos(tmp_path / "photos", 2)
+    arguments = ["--ckpt_path", ckpt, folder, "--strict", "--output", tmp_path / "rows.csv"]
+    assert predict(*arguments) == 0
+    (folder / "bad.png").write_bytes(b"")
+    assert predict(*arguments) == 1
+    assert len(rows_of(tmp_path / "rows.csv")) == 3
+
+
+def test_no_run_folder_is_made(ckpt, tmp_path, monkeypatch):
+    folder = photos(tmp_path / "photos", 1)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert predict("--ckpt_path", ckpt, folder, "--output", "rows.csv") == 0
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["rows.csv"]
+
+
+def test_all_formats_hold_the_same_rows(ckpt, tmp_path, capsys):
+    import pyarrow.parquet as pq
+
+    folder = photos(tmp_path / "photos", 3)
+    (folder / "bad.png").write_bytes(b"")
+    for ending in ("csv", "jsonl", "parquet"):
+        assert predict("--ckpt_path", ckpt, folder, "--output", tmp_path / f"rows.{ending}") == 0
+    capsys.readouterr()
+    assert predict("--ckpt_path", ckpt, folder) == 0
+    assert capsys.readouterr().out == (tmp_path / "rows.csv").read_text()
+    table = rows_of(tmp_path / "rows.csv")
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    parquet = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert len(table) == len(lines) == len(parquet) == 4
+    for row, line, record in zip(table, lines, parquet, strict=True):
+        assert list(row) == list(line) == list(record)
+        assert row["file"] == line["file"] == record["file"]
+        if not row["error"]:
+            assert float(row["score"]) == line["score"] == record["score"]
+            assert row["prediction"] == line["prediction"] == record["prediction"]
+        else:
+            assert line["score"] is None
+            assert record["score"] is None
+
+
+def test_rows_do_not_depend_on_neighbours_order_or_workers(ckpt, tmp_path):
+    folder = photos(tmp_path / "photos", 150)
+    recogniser = load(ckpt)
+
+    def scores(paths, workers):
+        kept = []
+        with torch.inference_mode():
+            classify(recogniser, images(paths), kept.extend, Counts(), workers=workers)
+        return {row["file"]: [row[name] for name in columns(recogniser)[5:8]] for row in kept}
+
+    whole = scores([str(folder)], 2)
+    files = sorted(map(str, folder.iterdir()))
+    assert scores(files[::-1], 1) == whole
+    assert {**scores(files[:1], 1), **scores(files[100:], 1)}.items() <= whole.items()
+    in_python = {p.file: [p.confidence, p.score, p.threshold] for p in recogniser.predict(str(folder))}
+    assert in_python == whole
+
+
+def test_two_processes_write_what_one_writes(ckpt, tmp_path):
+    folder = photos(tmp_path / "photos", 150)
+    (folder / "077b.png").write_bytes(b"")
+    assert predict("--ckpt_path", ckpt, folder, "--output", tmp_path / "one.csv") == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "osr_lightning"]
+    command += ["predict", f"--ckpt_path={ckpt}", str(folder), f"--output={tmp_path}/two.csv"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "two.csv").read_text() == (tmp_path / "one.csv").read_text()
+    assert done.stderr.count("150 predicted") == 1
+
+
+def test_a_failing_write_leaves_the_file_that_was_there(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("earlier")
+
+    def fail():
+        with sinks.opened(str(path), ["a"]) as sink:
+            sink([{"a": 1}])
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        fail()
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_written_through(ckpt, tmp_path):
+    folder = photos(tmp_path / "photos", 1)
+    (tmp_path / "real.csv").write_text("")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    assert predict("--ckpt_path", ckpt, folder, "--output", tmp_path / "link.csv") == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert len(rows_of(tmp_path / "real.csv")) == 1
+
+
+@pytest.mark.parametrize("name", ["=cmd.png", "+1.png", "-x.png", "@a.png"])
+def test_a_name_is_no_formula_and_still_the_file(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"x")
+    from pathlib import Path
+
+    text = shown(Path(name))
+    assert text[0] not in "=+-@"
+    assert Path(text).read_bytes() == b"x"
+
+
+def test_a_name_that_is_no_text_is_shown(ckpt, tmp_path):
+    folder = photos(tmp_path / "photos", 1)
+    raw = os.fsencode(folder) + b"/caf\xe9.png"
+    with open(raw, "wb") as file:
+        Image.fromarray(noise(0)).save(file, "PNG")
+    assert predict("--ckpt_path", ckpt, folder, "--output", tmp_path / "rows.csv") == 0
+    assert any(row["file"].endswith("caf\\xe9.png") for row in rows_of(tmp_path / "rows.csv"))
+
+
+MISTAKES = {
+    "no checkpoint": ([], "--ckpt_path"),
+    "missing checkpoint": (["--ckpt_path=/no/such.ckpt"], "/no/such.ckpt"),
+    "output format": (["--ckpt_path={ckpt}", "--output=rows.xlsx"], "rows.xlsx"),
+    "output folder": (["--ckpt_path={ckpt}", "--output=/no/such/folder/rows.csv"], "/no/such/folder"),
+    "score": (["--ckpt_path={ckpt}", "--score=enrgy"], "enrgy"),
+    "uncalibrated score": (["--ckpt_path={ckpt}", "--score=entropy"], "entropy"),
+    "threshold": (["--ckpt_path={ckpt}", "--threshold=nan"], "nan"),
+    "workers": (["--ckpt_path={ckpt}", "--workers=0"], "--workers"),
+    "unknown option": (["--ckpt_path={ckpt}", "--ouput=x.csv"], "--ouput"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_get_one_sentence(mistake, ckpt, tmp_path, capsys):
+    options, named = MISTAKES[mistake]
+    folder = photos(tmp_path / "photos", 1)
+    try:
+        status = predict(folder, *(option.format(ckpt=ckpt) for option in options))
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("paths", [["/no/such.png"], ["/no/such/*.png"], ["{tmp}/empty"]])
+def test_nothing_to_classify_is_a_mistake(paths, ckpt, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    paths = [path.format(tmp=tmp_path) for path in paths]
+    assert predict("--ckpt_path", ckpt, *paths, "--output", tmp_path / "rows.csv") == 2
+    assert paths[0] in capsys.readouterr().err
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_one_missing_file_among_others_gets_its_row(ckpt, tmp_path):
+    folder = photos(tmp_path / "photos", 1)
+    arguments = [folder / "000.png", tmp_path / "gone.png", "--output", tmp_path / "rows.csv"]
+    assert predict("--ckpt_path", ckpt, *arguments) == 0
+    assert [bool(row["error"]) for row in rows_of(tmp_path / "rows.csv")] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        (["--ckpt_path", "x", "photos"], True),
+        (["photos", "--ckpt_path=x", "--strict"], True),
+        (["--help"], True),
+        (["--ckpt_path", "x"], False),
+        (["--ckpt_path", "x", "--data.predict", "folder:photos"], False),
+        (["--config", "c.yaml", "--ckpt_path=x"], False),
+    ],
+)
+def test_paths_are_told_from_options_of_the_datamodule(arguments, files):
+    assert wanted(arguments) == files
