@@ -36,7 +36,7 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 
 from osr_lightning.data.datamodule import OpenSetDataModule
-from osr_lightning.data.image_set import holdout
+from osr_lightning.data.splits import holdout
 from osr_lightning.facts import Facts
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.classifiers import BaselineClassifier, MCDropoutClassifier
@@ -139,13 +139,19 @@ def loop(
     return {"seconds": time.perf_counter() - begin}
 
 
+def new_classifier(name: str) -> OpenSetClassifier:
+    """The classifier that our fit trains, built for MNIST."""
+    classifier = CLASSIFIERS[name]()
+    classifier.build(Facts(tuple("0123456789"), 1, 28, (MEAN,), (STD,)))
+    return classifier
+
+
 def bare_loop(name: str, arguments: argparse.Namespace, bfloat16: bool = False) -> Run:
     """The loop on tensors in memory, with the network, optimizer and allocator settings of our fit."""
     keep_freed_memory()
     mnist, rows = training_images(arguments)
     images, labels = mnist.data[rows].unsqueeze(1), mnist.targets[rows]
-    classifier = CLASSIFIERS[name](schedule="step")
-    classifier.build(Facts(tuple("0123456789"), 1, 28, (MEAN,), (STD,)))
+    classifier = new_classifier(name)
     (optimizer,), _ = classifier.configure_optimizers()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -175,7 +181,11 @@ def notebook_path(name: str, arguments: argparse.Namespace, its_network: bool = 
     """The loop on what a DataLoader brings."""
     mnist, rows = training_images(arguments)
     loader = DataLoader(Subset(mnist, rows.tolist()), batch_size=BATCH, shuffle=True, num_workers=0)
-    network = CNN(0.5 if name == "mc_dropout" else 0.0) if its_network else CLASSIFIERS[name]().network
+    network = (
+        CNN(0.5 if name == "mc_dropout" else 0.0)
+        if its_network
+        else new_classifier(name).trained.sampler.network
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     return loop(network, optimizer, lambda: islice(loader, arguments.images // BATCH), arguments.epochs)
 

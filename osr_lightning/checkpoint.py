@@ -20,8 +20,8 @@ import torch
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
 from osr_lightning.migrate import VERSION, migrate
-from osr_lightning.models.dropout import MaskedDropout
-from osr_lightning.models.factory import NetworkLike, Recipe, build_network, network_recipe
+from osr_lightning.models.dropout import MaskedDropout, give_dropout
+from osr_lightning.models.factory import NetworkLike, Recipe, build_network, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind, MCDropout
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
 from osr_lightning.models.sampling import Ensemble, Sampler, Single
@@ -141,8 +141,8 @@ def build(
 
     Args:
         recipe: ``sampler`` (single, mc_dropout or ensemble), ``network`` (its recipe, or None), ``score``,
-            ``detectors``; of mc_dropout ``num_samples``, ``masks`` and ``mask_seed``; of an ensemble
-            ``members``, a list of recipes; ``fixed``, a threshold given as a number.
+            ``detectors``; ``fixed``, a threshold given as a number; of mc_dropout ``num_samples``, ``masks``,
+            ``mask_seed`` and ``dropout``; of an ensemble ``members``, a list of recipes.
         facts: of the known images.
         network: goes before the recipe's.
         trust: see `load`.
@@ -169,14 +169,16 @@ def build_sampler(recipe: Recipe, facts: Facts, network: NetworkLike | None, tru
         return sampler
     if kind not in ("single", "mc_dropout"):
         raise UserError(f"there is no sampler {kind!r}; a newer version may have written this")
-    chosen = network if network is not None else recipe.get("network", default_network(kind))
+    chosen = network
+    if network is None and (kept := recipe.get("network", default_network(kind))) is not None:
+        chosen = saved_recipe(kept)
     if chosen is None:
         raise UserError(
             "its network was made in Python, which a checkpoint cannot name: pass it again, "
             "as in load(path, network=MyNet)"
         )
     built = split(build_network(chosen, facts, trust=trust), facts.input_shape, facts.num_classes)
-    own = {"sampler": kind, "network": network_recipe(chosen)}
+    own = {"sampler": kind, "network": saved_recipe(chosen)}
     if kind == "single":
         sampler = Single(built)
     else:
@@ -184,15 +186,16 @@ def build_sampler(recipe: Recipe, facts: Facts, network: NetworkLike | None, tru
         samples, masks, seed = options.values()
         if not isinstance(samples, int) or not isinstance(seed, int) or masks not in get_args(MaskKind):
             raise UserError(f"{samples!r} samples with {masks!r} masks of seed {seed!r} cannot be drawn")
+        rate = give_dropout(built, recipe.get("dropout"))
         sampler = MCDropout(built, facts.input_shape, samples, masks, seed)
-        own |= options
+        own |= options | {"dropout": rate}
     sampler.recipe = own
     return sampler
 
 
 def default_network(kind: str) -> Recipe:
     """The network where none is named."""
-    recipe = network_recipe(MCDropoutCNN if kind == "mc_dropout" else BaselineCNN)
+    recipe = saved_recipe(MCDropoutCNN if kind == "mc_dropout" else BaselineCNN)
     assert recipe is not None
     return recipe
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.summary import print_summary
 from osr_lightning.facts import Facts
-from osr_lightning.settings import checkpoint_settings, named_checkpoint, newest
+from osr_lightning.settings import checkpoint_settings, named_checkpoint, newest, same_split
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.classifiers import MCDropoutClassifier
 from osr_lightning.training.evaluator import Evaluator
@@ -35,6 +36,8 @@ class OpenSetCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # a network of the user's own lies beside the working folder
         super().__init__(
             OpenSetClassifier,
             OpenSetDataModule,
@@ -92,9 +95,7 @@ class OpenSetCLI(LightningCLI):
             config.config = config.config[1:]  # a saved config names files
             config.ckpt_path = named
             self._choose_checkpoint()
-            _same_split(
-                self.kept.get("datamodule_hyper_parameters") or {}, config.data, self.config.subcommand
-            )
+            same_split(self.kept, config.data, self.config.subcommand)
 
     def _choose_checkpoint(self) -> str | None:
         """Put the path of the checkpoint that is meant into the config, and go on in its run's folder."""
@@ -119,6 +120,7 @@ class OpenSetCLI(LightningCLI):
             config.trainer.version = int(number)
         if command in TRAINING:
             self.kept = checkpoints.read(path)
+            same_split(self.kept, config.data, command)
         return str(path)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -158,19 +160,3 @@ def _existing(given: str) -> Path:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; pass --ckpt_path RUN/checkpoints/best.ckpt")
     return path
-
-
-def _same_split(trained: dict[str, Any], data: Namespace, command: str) -> None:
-    """Refuse a split under which images of the training would calibrate or be tested.
-
-    Raises:
-        UserError: where the known images are those of the training, but divided otherwise.
-    """
-    if command == "predict" or trained.get("known") != data.known:
-        return
-    for name in ("seed", "val_fraction"):
-        if name in trained and trained[name] != data[name]:
-            raise UserError(
-                f"the checkpoint was trained with data.{name} {trained[name]}; with {data[name]} some of its "
-                f"training images would be held out, so leave data.{name} as it was"
-            )

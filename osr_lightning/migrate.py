@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from osr_lightning.errors import UserError
-from osr_lightning.models.factory import NETWORKS
+from osr_lightning.models.networks import NETWORKS
 
 VERSION = 2
 _MNIST = [
@@ -95,6 +95,7 @@ def _from_0_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
         data[key] = facts[key]
     return {
         **checkpoint,
+        "migrated": "0.1",
         "state_dict": state,
         "hyper_parameters": model | {"network": recipe["network"]},
         "datamodule_hyper_parameters": {k: v for k, v in data.items() if not k.startswith("_")},

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.training import restoring
@@ -78,6 +80,30 @@ def checkpoint_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if not _is_plain(settings):
         raise UserError("the checkpoint's settings are not plain values; it is damaged")
     return settings
+
+
+def same_split(checkpoint: dict[str, Any], data: Namespace, command: str) -> None:
+    """Refuse a split under which images of the training would calibrate or be tested.
+
+    Raises:
+        UserError: where the known images are those of the training, but divided otherwise.
+    """
+    trained = checkpoint.get("datamodule_hyper_parameters") or {}
+    if command == "predict" or trained.get("known") != data.known:
+        return
+    if checkpoint.get("migrated") and (
+        data.known.startswith(("folder:", "npz:")) or (data.known == "mnist_sample" and trained.get("seed"))
+    ):
+        raise UserError(
+            f"the checkpoint is of 0.1, which divided {data.known} in another way: images of its training "
+            "would be tested, so train again; osr predict and load() still take it"
+        )
+    for name in ("seed", "test_seed", "val_fraction"):
+        if name in trained and trained[name] != data[name]:
+            raise UserError(
+                f"the checkpoint was trained with data.{name} {trained[name]}; with {data[name]} some of its "
+                f"training images would be held out, so leave data.{name} as it was"
+            )
 
 
 def _is_plain(value: object) -> bool:

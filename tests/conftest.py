@@ -38,7 +38,7 @@ def _digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory) -> Path:
-    """A data.root with a small MNIST in torchvision's layout, 400 and 101 images, and unknown.npz."""
+    """A data.root: a small MNIST in torchvision's layout, 400 and 101 images, known.npz and unknown.npz."""
     root = tmp_path_factory.mktemp("data")
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -49,4 +49,6 @@ def tiny_root(tmp_path_factory) -> Path:
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels.tobytes())
     noise = np.random.default_rng(2).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
     np.savez(root / "unknown.npz", images=noise)
+    images, labels = _digits(200, 3)
+    np.savez(root / "known.npz", images=images, labels=labels)
     return root

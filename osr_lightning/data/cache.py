@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import shutil
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+ROWS_AT_ONCE = 256  # images that are resized between two looks at the clock
 WORTH_KEEPING = 1.0  # seconds; what takes less is quicker made again than looked up by anybody
 
 
@@ -40,16 +44,7 @@ def cached(
     Returns:
         The result; kept on disk if it took more than a second and the cache folder can be written.
     """
-    digest = hashlib.blake2b(digest_size=20)
-    libraries = (torch.__version__, torchvision.__version__, PIL.__version__)
-    folder = Path(__file__).parent
-    code = [file.read_bytes() for file in (*sorted(folder.glob("*.py")), folder.parent / "pixels.py")]
-    for part in (repr((settings, libraries)).encode(), *code):
-        digest.update(part)
-    for part in content:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    path = cache_folder() / f"{digest.hexdigest()}.npy"
+    path = _path(content, settings)
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError):
@@ -59,6 +54,69 @@ def cached(
     if time.perf_counter() - begin > WORTH_KEEPING:
         _keep(path, result)
     return result
+
+
+def mapped(
+    content: Iterable[bytes],
+    settings: tuple[int | str, ...],
+    shape: Sequence[int],
+    compute: Callable[[int, int], Tensor],
+) -> Path | None:
+    """Images too many for memory, made once and then read from one file as they are asked for.
+
+    Args:
+        content: as for `cached`; digests of the files will do.
+        settings: as for `cached`.
+        shape: ``(N, C, H, W)``.
+        compute: makes the images from one row up to another.
+
+    Returns:
+        The file, for `read_rows`; None where the cache folder has not the room.
+    """
+    path, size = _path(content, settings), math.prod(shape)
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(path.parent).free < 2 * size:
+                return None
+            _write_rows(path, shape, compute)
+        except OSError:  # a run does without its cache
+            return None
+    return path
+
+
+def read_rows(path: Path, rows: Sequence[int]) -> Tensor:
+    """The images at ``rows`` of a file of `mapped`."""
+    return torch.from_numpy(np.load(path, mmap_mode="r")[np.asarray(rows, dtype=np.int64)])
+
+
+def _write_rows(path: Path, shape: Sequence[int], compute: Callable[[int, int], Tensor]) -> None:
+    from rich.progress import track
+
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
+    try:
+        rows = np.lib.format.open_memmap(partial, "w+", np.uint8, tuple(shape))
+        starts = range(0, shape[0], ROWS_AT_ONCE)
+        for start in track(starts, description="resizing once", disable=not sys.stderr.isatty()):
+            end = min(start + ROWS_AT_ONCE, shape[0])
+            rows[start:end] = compute(start, end).numpy()
+        rows.flush()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _path(content: Iterable[bytes], settings: tuple[int | str, ...]) -> Path:
+    digest = hashlib.blake2b(digest_size=20)
+    libraries = (torch.__version__, torchvision.__version__, PIL.__version__)
+    folder = Path(__file__).parent
+    code = [file.read_bytes() for file in (*sorted(folder.glob("*.py")), folder.parent / "pixels.py")]
+    for part in (repr((settings, libraries)).encode(), *code):
+        digest.update(part)
+    for part in content:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return cache_folder() / f"{digest.hexdigest()}.npy"
 
 
 def _keep(path: Path, result: Tensor) -> None:

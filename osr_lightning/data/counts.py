@@ -8,19 +8,21 @@ import torch
 
 from osr_lightning.data.tables import Tables
 
+FEW, UNEVEN = 20, 5  # training images of a class; times as many in another
+
 
 def counts(tables: Tables) -> dict[str, Any]:
     """How many images each set that is loaded has, for ``results.json``."""
-    known: dict[str, Any] = {"source": tables.known}
+    known: dict[str, Any] = {"source": tables.selection.known}
     for name, table in (("train", tables.train), ("validation", tables.val)):
         known[name] = None if table is None else len(table)
-    by_source = [None] * len(tables.source_names)
+    by_source = [None] * len(tables.selection.source_names)
     if tables.test is not None:
-        by_source = torch.bincount(tables.test.sources, minlength=len(tables.source_names)).tolist()
+        by_source = torch.bincount(tables.test.sources, minlength=len(tables.selection.source_names)).tolist()
     known["test"] = by_source[0]
     unknown = {
         name: {"source": source, "test": count}
-        for (name, source), count in zip(tables.unknown.items(), by_source[1:], strict=True)
+        for (name, source), count in zip(tables.selection.sets.items(), by_source[1:], strict=True)
     }
     return {"known": known, "unknown": unknown}
 
@@ -33,4 +35,24 @@ def describe(tables: Tables) -> list[str]:
     classes, _, shape = str(tables.facts).rpartition(", ")
     lines = [f"known: {classes}, {numbers} train/val/test, {shape}"]
     sets = [f"{name} {one['test']:,}" for name, one in found["unknown"].items() if one["test"]]
-    return [*lines, f"unknown: {', '.join(sets)}"] if sets else lines
+    if sets:
+        lines.append(f"unknown: {', '.join(sets)}")
+    return lines + ([f"note: {tables.note}"] if tables.note else []) + _worries(tables)
+
+
+def _worries(tables: Tables) -> list[str]:
+    """What the numbers of training images per class should make a user think of."""
+    if tables.train is None:
+        return []
+    counts = torch.bincount(tables.train.labels, minlength=tables.facts.num_classes).tolist()
+    named = sorted(zip(counts, tables.facts.classes, strict=True))
+    lines = []
+    if few := [f"{name} {count}" for count, name in named if count < FEW]:
+        shown = ", ".join(few[:5]) + ", …" * (len(few) > 5)
+        lines.append(f"warning: {len(few)} classes have fewer than {FEW} training images ({shown})")
+    if named[-1][0] >= UNEVEN * named[0][0]:
+        lines.append(
+            f"warning: classes are uneven, from {named[0][1]} with {named[0][0]} training images to "
+            f"{named[-1][1]} with {named[-1][0]}; --model.balance_classes true lets them weigh the same"
+        )
+    return lines

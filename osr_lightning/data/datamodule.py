@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from osr_lightning.data.batch import Batch
+from osr_lightning.data.selection import REST, Selection, numbers
 from osr_lightning.data.table import ImageTable, even_batch_size, whole_batch
-from osr_lightning.data.tables import Tables, UnknownSets
+from osr_lightning.data.tables import Tables
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
 
@@ -26,6 +27,8 @@ class OpenSetDataModule(LightningDataModule):
 
     Args:
         known: source of the known classes; its training split is divided into training and validation.
+        known_classes: names or numbers of those classes of the known source that are known; the others are
+            the source rest, which is the unknown set where no other is given.
         unknown: name -> source of each unknown set of the test; a nested mapping is a group, as in
             {near: {letters: emnist_letters}, far: {cifar10: cifar10}}.
         calibration_unknown: name -> source of unknown images that may choose the threshold (validation
@@ -44,17 +47,19 @@ class OpenSetDataModule(LightningDataModule):
         std: pixel values are divided by it after that; measured as well if not given.
         val_fraction: share of the known training images kept for validation, in (0, 1).
         unknown_fraction: share of each unknown set to use, drawn by seed, in (0, 1].
-        batch_size: images per training step and process.
+        batch_size: images per training step and process; what suits the network if not given.
         eval_batch_size: images per step of validation, test and prediction.
         memory_limit: GiB; a folder whose images would take more is read from disk, batch by batch.
         num_workers: processes that read such a folder.
-        seed: of the splits and of the drawn shares.
+        seed: of the validation split and of the drawn shares.
+        test_seed: of the test images that are held out where the known source has no test split.
     """
 
     def __init__(
         self,
         known: str = "mnist",
-        unknown: UnknownSets | None = None,
+        known_classes: list[int | str] | None = None,
+        unknown: dict[str, str | dict[str, str]] | None = None,
         calibration_unknown: dict[str, str] | None = None,
         calibrate_on: Literal["validation", "test"] = "validation",
         allow_overlap: bool = False,
@@ -66,49 +71,45 @@ class OpenSetDataModule(LightningDataModule):
         std: float | list[float] | None = None,
         val_fraction: float = 0.2,
         unknown_fraction: float = 1.0,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         eval_batch_size: int = 512,
         memory_limit: float = 4.0,
         num_workers: int = 2,
         seed: int = 0,
+        test_seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in {
-            "image_size": image_size,
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-        }.items():
+        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if value is not None and value < 1:
                 raise UserError(f"data.{name} must be at least 1, got {value}")
-        if image_size is not None and image_size > 4096:
-            raise UserError(f"data.image_size must be at most 4096, got {image_size}")
-        if not 0 < val_fraction < 1:
-            raise UserError(f"data.val_fraction must lie between 0 and 1, got {val_fraction}")
-        if not 0 < unknown_fraction <= 1:
-            raise UserError(f"data.unknown_fraction must lie in (0, 1], got {unknown_fraction}")
         if num_workers < 0:
             raise UserError(f"data.num_workers must not be below 0, got {num_workers}")
         self.save_hyperparameters()
         self.predict_set: ImageTable | None = None
         self.tables = Tables(
-            known=known,
-            unknown=unknown or {},
-            calibration_unknown=calibration_unknown or {},
-            calibrate_on=calibrate_on,
-            allow_overlap=allow_overlap,
-            predict=predict,
-            root=Path(root),
-            image_size=image_size,
-            channels=channels,
-            mean=mean,
-            std=std,
-            val_fraction=val_fraction,
-            unknown_fraction=unknown_fraction,
-            memory_limit=memory_limit,
-            seed=seed,
+            Selection(
+                known=known,
+                known_classes=known_classes,
+                unknown={REST: REST} if unknown is None and known_classes is not None else unknown or {},
+                calibration_unknown=calibration_unknown or {},
+                calibrate_on=calibrate_on,
+                allow_overlap=allow_overlap,
+                predict=predict,
+                root=Path(root),
+                image_size=image_size,
+                channels=channels,
+                mean=numbers(mean),
+                std=numbers(std),
+                val_fraction=val_fraction,
+                unknown_fraction=unknown_fraction,
+                memory_limit=memory_limit,
+                seed=seed,
+                test_seed=test_seed,
+            )
         )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers = num_workers
+        self.planned_batch_size = 128
 
     @property
     def facts(self) -> Facts:
@@ -141,7 +142,8 @@ class OpenSetDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled known training images."""
-        return self._plain_loader(self.tables.load_training()[0], self.batch_size, shuffle=True)
+        size = self.batch_size or self.planned_batch_size
+        return self._plain_loader(self.tables.load_training()[0], size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Known validation images."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
@@ -13,13 +14,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from osr_lightning.data.cache import cached
+from osr_lightning.data.audit import pixel_digests
+from osr_lightning.data.cache import cached, mapped, read_rows
 from osr_lightning.data.facts import natural_file_shape
 from osr_lightning.data.image_set import ImageSet, Split
+from osr_lightning.data.splits import copies, join_copies
 from osr_lightning.data.stream import Images, StreamedImages
 from osr_lightning.errors import UserError
 from osr_lightning.files import as_text, find
 from osr_lightning.pixels import EXTENSIONS, read_image, to_uint8_images
+
+_ENDS = 2**16  # bytes of a file's beginning and end that tell it from others
 
 
 def has_splits(path: Path) -> bool:
@@ -73,17 +78,49 @@ def load_folder(
         natural = natural_file_shape(files)
         size, channels = size or natural[1], channels or natural[0]
     read = partial(read_images, size=size, channels=channels)
+    keys = [_digest(file) for file in files]
     images: Images
     if len(files) * channels * size * size > memory_limit:
-        images = StreamedImages(files, read, (channels, size, size))
+        images = _streamed(files, read, keys, (len(files), channels, size, size))
     else:
         images = cached(map(_read_bytes, files), (size, channels), lambda: read(files))
+    if isinstance(images, Tensor):
+        keys = join_copies(keys, pixel_digests(images))
+    shown = tuple(as_text(file.relative_to(path).as_posix()) for file in files)
     return ImageSet(
         images=images,
         labels=torch.tensor([index[name] for name in names]),
         classes=tuple(classes),
-        files=tuple(as_text(file.relative_to(path).as_posix()) for file in files),
+        files=shown,
+        keys=tuple(keys),
+        note=copies(keys, shown),
     )
+
+
+def _streamed(
+    files: Sequence[Path],
+    read: Callable[[Sequence[Path]], Tensor],
+    keys: Sequence[bytes],
+    shape: tuple[int, int, int, int],
+) -> StreamedImages:
+    """Resized once, into a file of the cache where there is room; else decoded when they are asked for."""
+    file = mapped(keys, ("mapped", *shape), shape, lambda start, end: read(files[start:end]))
+    if file is None:
+        return StreamedImages(files, read, shape[1:])
+    return StreamedImages(range(len(files)), partial(read_rows, file), shape[1:])
+
+
+def _digest(file: Path) -> bytes:
+    """16 bytes that files of other content hardly share: of its length, its beginning and its end."""
+    try:
+        with file.open("rb") as stream:
+            begin = stream.read(_ENDS)
+            length = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, length - _ENDS))
+            whole = b"%d:" % length + begin + stream.read(_ENDS)
+    except OSError as error:
+        raise UserError(f"Cannot read the image {file} ({error}): remove or replace it.") from error
+    return hashlib.blake2b(whole, digest_size=16).digest()
 
 
 def read_images(files: Sequence[Path], *, size: int, channels: int) -> Tensor:

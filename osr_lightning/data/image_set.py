@@ -1,7 +1,9 @@
-"""What every source gives, and the one way of holding images out."""
+"""What every source gives."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data.stream import Images, select
+from osr_lightning.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 
@@ -22,12 +25,16 @@ class ImageSet:
         labels: ``(N,)`` int64, indices into ``classes``.
         classes: The names of the classes.
         files: For folders one path per image, relative to the folder; else empty.
+        keys: For sets of the user's own one digest of content per image, equal for copies; else empty.
+        note: What a user should know of the images, in a sentence; or empty.
     """
 
     images: Images
     labels: Tensor
     classes: tuple[str, ...]
     files: tuple[str, ...] = ()
+    keys: tuple[bytes, ...] = ()
+    note: str = ""
 
     def __len__(self) -> int:
         """The number of images."""
@@ -40,33 +47,47 @@ class ImageSet:
 
     def take(self, indices: Tensor) -> ImageSet:
         """The images at ``indices`` ``(n,)``, in that order, with the same classes."""
-        files = tuple(self.files[index] for index in indices.tolist()) if self.files else ()
-        return replace(self, images=select(self.images, indices), labels=self.labels[indices], files=files)
+        rows = indices.tolist()
+        return replace(
+            self,
+            images=select(self.images, indices),
+            labels=self.labels[indices],
+            files=tuple(self.files[row] for row in rows) if self.files else (),
+            keys=tuple(self.keys[row] for row in rows) if self.keys else (),
+        )
+
+    def only(self, classes: Sequence[str]) -> ImageSet:
+        """The images of some classes, which are then all there are."""
+        place = torch.full((len(self.classes),), -1)
+        for label, name in enumerate(classes):
+            place[self.classes.index(name)] = label
+        chosen = self.take((place[self.labels] >= 0).nonzero().flatten())
+        return replace(chosen, labels=place[chosen.labels], classes=tuple(classes))
 
 
-def holdout(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split indices in two at random, in the same proportion within each class.
-
-    From a class of ``n`` images ``fraction * n``, rounded, are held out: at least one if ``fraction``
-    is not 0, and never all, so a class with a single image stays in the rest.
+def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) -> tuple[str, ...]:
+    """The names of the classes that are meant by name or by number.
 
     Args:
-        labels: ``(N,)`` int64.
-        fraction: Share of each class to hold out, in ``[0, 1)``.
-        seed: Seed of this split alone; the global random state is neither used nor changed.
-
-    Returns:
-        The indices of the rest and of the held-out images, each sorted.
+        wanted: names, or numbers from 0 up in the order of the classes; a class of that very name goes first.
+        classes: the names there are.
+        source: whose they are.
 
     Raises:
-        ValueError: ``fraction`` lies outside ``[0, 1)``.
+        UserError: for one that does not exist, one given twice, or all of them.
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"fraction must lie in [0, 1), not {fraction}")
-    generator = torch.Generator().manual_seed(seed)
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    for label in torch.unique(labels):
-        members = (labels == label).nonzero().flatten()
-        count = min(len(members) - 1, max(int(fraction > 0), round(fraction * len(members))))
-        held_out[members[torch.randperm(len(members), generator=generator)[:count]]] = True
-    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
+    found = []
+    for one in wanted:
+        if str(one) in classes:
+            found.append(str(one))
+        elif str(one).isdigit() and int(one) < len(classes):
+            found.append(classes[int(one)])
+        else:
+            close = difflib.get_close_matches(str(one), classes, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise UserError(
+                f"data.known_classes: {source} has no class {one!r}; {hint}It has {', '.join(classes)}"
+            )
+    if len(set(found)) < len(found) or not len(found) >= 2:
+        raise UserError(f"data.known_classes must name at least two different classes, not {list(wanted)}")
+    return tuple(found)

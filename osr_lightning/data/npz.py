@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from osr_lightning.data.audit import pixel_digests
 from osr_lightning.data.image_set import ImageSet
 from osr_lightning.errors import UserError
 
@@ -67,4 +68,5 @@ def load_npz(path: Path) -> ImageSet:
         images=torch.from_numpy(images).permute(0, 3, 1, 2),
         labels=torch.from_numpy(labels.astype(np.int64)),
         classes=tuple(map(str, range(labels.max() + 1))) if "labels" in arrays else (path.stem,),
+        keys=tuple(pixel_digests(torch.from_numpy(images))),
     )

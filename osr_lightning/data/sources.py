@@ -15,13 +15,14 @@ from torch import Tensor
 from osr_lightning.data.cache import cached
 from osr_lightning.data.facts import natural_shape
 from osr_lightning.data.folder import has_splits, load_folder
-from osr_lightning.data.image_set import ImageSet, Split, holdout
+from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.npz import load_npz
+from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
 from osr_lightning.errors import UserError
 from osr_lightning.pixels import to_uint8_images
 
-__all__ = ["SOURCES", "SOURCES_OF", "ImageSet", "Request", "Split", "holdout", "load_source"]
+__all__ = ["SOURCES", "SOURCES_OF", "ImageSet", "Request", "Split", "load_source"]
 
 NOISE_IMAGES = 2000
 TEST_FRACTION = 0.2  # of the sources without a test split of their own
@@ -36,6 +37,7 @@ class Request:
     size: int | None
     channels: int | None
     seed: int
+    test_seed: int
     as_known: bool
     memory_limit: float
     argument: str = ""
@@ -49,6 +51,7 @@ def load_source(
     size: int | None = None,
     channels: int | None = None,
     seed: int = 0,
+    test_seed: int = 0,
     as_known: bool = False,
     memory_limit: float = math.inf,
 ) -> ImageSet:
@@ -68,9 +71,10 @@ def load_source(
         root: Where torchvision's sets are kept.
         size: Height and width of the images; what suits them if not given.
         channels: Channels of the images, 1 or 3; what suits them if not given.
-        seed: Seed of what is drawn at random: noise and held-out test images.
-        as_known: The network learns this source: where it has no test split of its own, hold out a
-            stratified 20% as test and give the rest for the other splits.
+        seed: Seed of the noise.
+        test_seed: Seed of the test images that are held out where a known source has no test split.
+        as_known: The network learns this source: where it has no test split of its own, hold out 20%
+            of each class as test and give the rest for the other splits.
         memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
 
     Returns:
@@ -80,7 +84,7 @@ def load_source(
         UserError: There is no such source, or its files are missing, damaged or of the wrong kind.
     """
     kind, _, argument = source.partition(":")
-    request = Request(split, root, size, channels, seed, as_known, memory_limit, argument)
+    request = Request(split, root, size, channels, seed, test_seed, as_known, memory_limit, argument)
     if source in SOURCES:
         found = SOURCES[source](request)
     elif kind in SOURCES_OF and argument:
@@ -166,7 +170,11 @@ def _one_class(images: Tensor, name: str) -> ImageSet:
 
 def _part(found: ImageSet, request: Request) -> ImageSet:
     """Hold out the test images of a source that has no test split of its own."""
-    rest, held_out = holdout(found.labels, TEST_FRACTION, request.seed)
+    if found.keys:
+        salt = f"test {request.test_seed}"
+        rest, held_out = holdout_by_content(found.keys, found.labels, TEST_FRACTION, salt)
+    else:
+        rest, held_out = holdout(found.labels, TEST_FRACTION, request.test_seed)
     return found.take(held_out if request.split == "test" else rest)
 
 

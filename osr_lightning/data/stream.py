@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 
 class StreamedImages:
-    """``N`` image files that are indexed like a tensor ``(N, C, H, W)`` of uint8.
+    """``N`` images on disk that are indexed like a tensor ``(N, C, H, W)`` of uint8.
 
     Args:
-        files: the ``N`` paths.
+        files: the ``N`` paths, or whatever else ``read`` finds an image by.
         read: turns some of them into ``(n, C, H, W)`` uint8.
         shape: ``(C, H, W)``.
     """
 
     def __init__(
-        self, files: Sequence[Path], read: Callable[[Sequence[Path]], Tensor], shape: Sequence[int]
+        self, files: Sequence[Any], read: Callable[[Sequence[Any]], Tensor], shape: Sequence[int]
     ) -> None:
         self.files, self.read = files, read
         self.shape: Sequence[int] = (len(files), *shape)

@@ -3,66 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal
 
 import torch
 
-from osr_lightning.data.audit import overlaps, refuse_leaks
+from osr_lightning.data.audit import Named, overlaps, refuse_leaks
 from osr_lightning.data.facts import mean_and_std
-from osr_lightning.data.image_set import ImageSet, Split, holdout
+from osr_lightning.data.image_set import ImageSet, Split, resolve
+from osr_lightning.data.selection import REST, Selection
 from osr_lightning.data.sources import load_source
+from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.stream import Images
 from osr_lightning.data.table import ImageTable
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts, same_classes
-
-UnknownSets = dict[str, str | dict[str, str]]
 
 
 class Tables:
     """Loads each table when it is first asked for, and measures the facts of the known images.
 
     Args:
-        known, unknown, calibration_unknown, calibrate_on, allow_overlap, predict, root, image_size, channels,
-            mean, std, val_fraction, unknown_fraction, memory_limit, seed: see
-            `osr_lightning.data.datamodule.OpenSetDataModule`.
+        selection: which images, and how they are divided.
 
     Attributes:
         train, val, test: the tables that are loaded; the test's are known images, then each unknown set.
         leaks: what the audit of the test found; empty where it found nothing.
+        note: what a user should know of the known images; or empty.
     """
 
-    def __init__(
-        self,
-        *,
-        known: str,
-        unknown: UnknownSets,
-        calibration_unknown: Mapping[str, str],
-        calibrate_on: Literal["validation", "test"],
-        allow_overlap: bool,
-        predict: str | None,
-        root: Path,
-        image_size: int | None,
-        channels: int | None,
-        mean: float | list[float] | None,
-        std: float | list[float] | None,
-        val_fraction: float,
-        unknown_fraction: float,
-        memory_limit: float,
-        seed: int,
-    ) -> None:
-        self.known = known
-        self.unknown, self.groups = flatten(unknown)
-        if known in self.unknown:
-            raise UserError(f"data.unknown has a set named {known}, like the known source; rename it")
-        self.calibration_unknown, self.calibrate_on = dict(calibration_unknown), calibrate_on
-        self.allow_overlap, self.predict_source, self.root = allow_overlap, predict, root
-        self.image_size, self.channels = image_size, channels
-        self.mean, self.std = _numbers(mean), _numbers(std)
-        self.val_fraction, self.unknown_fraction = val_fraction, unknown_fraction
-        self.memory_limit, self.seed = memory_limit, seed
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
         self.leaks: list[str] = []
+        self.note = ""
         self.train: ImageTable | None = None
         self.val: ImageTable | None = None
         self.test: ImageTable | None = None
@@ -83,9 +54,8 @@ class Tables:
         Raises:
             UserError: where this module was told others.
         """
-        given = {"image_size": self.image_size, "channels": self.channels, "mean": self.mean, "std": self.std}
-        for name, value in given.items():
-            trained = getattr(facts, name)
+        for name in ("image_size", "channels", "mean", "std"):
+            value, trained = getattr(self.selection, name), getattr(facts, name)
             if isinstance(value, tuple) and len(value) == 1:
                 value *= facts.channels
             if value not in (None, trained):
@@ -98,11 +68,6 @@ class Tables:
             self.train = self.val = self.test = None
         self._facts = facts
 
-    @property
-    def source_names(self) -> tuple[str, ...]:
-        """Names of the sets of the test; a batch's ``source`` indexes them, 0 is the known set."""
-        return (self.known, *self.unknown)
-
     def _load(self, source: str, split: Split, *, as_known: bool = False) -> ImageSet:
         key = (source, split, as_known)
         if key not in self._sets:
@@ -110,18 +75,45 @@ class Tables:
             found = load_source(
                 source,
                 split,
-                root=self.root,
-                size=self.image_size if facts is None else facts.image_size,
-                channels=self.channels if facts is None else facts.channels,
-                seed=self.seed,
+                root=self.selection.root,
+                size=self.selection.image_size if facts is None else facts.image_size,
+                channels=self.selection.channels if facts is None else facts.channels,
+                seed=self.selection.seed,
+                test_seed=self.selection.test_seed,
                 as_known=as_known,
-                memory_limit=self.memory_limit * 2**30,
+                memory_limit=self.selection.memory_limit * 2**30,
             )
-            if as_known and facts is not None:
-                same_classes(facts.classes, found.classes, f"the known set {source}")
-                found = found.with_classes(facts.classes)
             self._sets[key] = found
+            if as_known and split == "train":
+                self.note = found.note
         return self._sets[key]
+
+    def _load_known(self, split: Split) -> ImageSet:
+        """The known images, their labels in the order of the facts' classes."""
+        source, wanted = self.selection.known, self.selection.known_classes
+        found = self._load(source, split, as_known=True)
+        if wanted is not None:
+            found = found.only(resolve(wanted, found.classes, source))
+        if self._facts is not None:
+            same_classes(self._facts.classes, found.classes, f"the known set {source}")
+            found = found.with_classes(self._facts.classes)
+        return found
+
+    def _load_unknown(self, source: str, split: Split) -> ImageSet:
+        if source != REST:
+            return self._load(source, split)
+        known, wanted = self.selection.known, self.selection.known_classes
+        found = self._load(known, split, as_known=True)
+        if wanted is None:
+            raise UserError(
+                f"the source {REST} is what data.known_classes leaves; give that, or another source"
+            )
+        others = [name for name in found.classes if name not in resolve(wanted, found.classes, known)]
+        if not others:
+            raise UserError(
+                f"data.known_classes names all classes of {known}, so that none is left as {REST}"
+            )
+        return found.only(others)
 
     def load_training(self) -> tuple[ImageTable, ImageTable]:
         """The known training and validation images.
@@ -131,12 +123,17 @@ class Tables:
         """
         if self.train is not None and self.val is not None:
             return self.train, self.val
-        pool = self._load(self.known, "train", as_known=True)
-        train, val = holdout(pool.labels, self.val_fraction, self.seed)
+        pool = self._load_known("train")
+        fraction = self.selection.val_fraction
+        if pool.keys:
+            salt = f"validation {self.selection.seed}"
+            train, val = holdout_by_content(pool.keys, pool.labels, fraction, salt)
+        else:
+            train, val = holdout(pool.labels, fraction, self.selection.seed)
         if not len(train) or not len(val):
             raise UserError(
-                f"data.val_fraction {self.val_fraction} leaves {len(train)} training and {len(val)} "
-                f"validation images of the {len(pool.labels)} in {self.known}; choose another share"
+                f"data.val_fraction {fraction} leaves {len(train)} training and {len(val)} "
+                f"validation images of the {len(pool.labels)} in {self.selection.known}; choose another share"
             )
         self.train = ImageTable.of([pool.take(train)])
         if self._facts is None:
@@ -147,7 +144,7 @@ class Tables:
 
     def _measure(self, classes: tuple[str, ...], images: Images) -> Facts:
         channels, size = images.shape[1:3]
-        mean, std = self.mean, self.std
+        mean, std = self.selection.mean, self.selection.std
         if mean is None or std is None:
             measured = mean_and_std(images)
             mean, std = mean or measured[0], std or measured[1]
@@ -165,29 +162,32 @@ class Tables:
         if self.test is not None:
             return self.test
         unknown_label = self.facts.num_classes
-        known = self._load(self.known, "test", as_known=True)
-        unknown = {name: self._load(source, "test") for name, source in self.unknown.items()}
+        known = self._load_known("test")
+        unknown = {name: self._load_unknown(source, "test") for name, source in self.selection.sets.items()}
         test = self._with_unknowns(known, unknown, unknown_label)
-        self.leaks = [] if self.calibrate_on == "test" else self._leaks({self.known: known, **unknown})
-        refuse_leaks(self.leaks, self.allow_overlap)
+        if self.selection.calibrate_on != "test":  # else all are, on purpose, and the results say so
+            self.leaks = self._leaks({self.selection.known: known, **unknown})
+        refuse_leaks(self.leaks, self.selection.allow_overlap)
         self.test = test
         self._sets.clear()  # the table has a copy of its own
         return self.test
 
     def load_predict(self) -> ImageTable:
         """The images of ``predict``, without labels (-1), or those of the test."""
-        if self.predict_source is None:
+        if self.selection.predict is None:
             return self.load_test()
-        return ImageTable.of([self._load(self.predict_source, "test")], [-1])
+        return ImageTable.of([self._load(self.selection.predict, "test")], [-1])
 
     def load_calibration(self) -> ImageTable:
         """The images that choose the threshold: validation plus calibration unknowns, or the test's."""
-        if self.calibrate_on == "test":
+        if self.selection.calibrate_on == "test":
             return self.load_test()
         _, val = self.load_training()
-        if not self.calibration_unknown:
+        if not self.selection.calibration_unknown:
             return val
-        unknown = {n: self._load(s, "validation") for n, s in self.calibration_unknown.items()}
+        unknown = {
+            n: self._load_unknown(s, "validation") for n, s in self.selection.calibration_unknown.items()
+        }
         known = ImageSet(val.images, val.labels, self.facts.classes)
         return self._with_unknowns(known, unknown, self.facts.num_classes)
 
@@ -195,9 +195,9 @@ class Tables:
         """Known images, then each unknown set (its share drawn by seed), all of label ``K``."""
         parts = [known]
         for found in unknown.values():
-            if self.unknown_fraction < 1:
-                generator = torch.Generator().manual_seed(self.seed)
-                count = max(1, round(self.unknown_fraction * len(found)))
+            if self.selection.unknown_fraction < 1:
+                generator = torch.Generator().manual_seed(self.selection.seed)
+                count = max(1, round(self.selection.unknown_fraction * len(found)))
                 rows = torch.randperm(len(found), generator=generator)[:count].sort().values
                 found = found.take(rows)
             parts.append(found)
@@ -205,48 +205,18 @@ class Tables:
 
     def _leaks(self, tested: dict[str, ImageSet]) -> list[str]:
         """The images and sets that both choose the threshold and are tested."""
-        held_out: dict[str, Images] = {f"{self.known}'s validation images": self.load_training()[1].images}
-        for name, source in self.calibration_unknown.items():
-            held_out[f"the calibration set {name}"] = self._load(source, "validation").images
-        test = {f"the test set {name}": images.images for name, images in tested.items()}
-        shared = sorted({*self.calibration_unknown.values()} & {*self.unknown.values()})
+        held_out: dict[str, Named] = {f"{self.selection.known}'s validation images": self.load_training()[1]}
+        for name, source in self.selection.calibration_unknown.items():
+            held_out[f"the calibration set {name}"] = self._load_unknown(source, "validation")
+        test = {f"the test set {name}": images for name, images in tested.items()}
+        shared = sorted({*self.selection.calibration_unknown.values()} & {*self.selection.sets.values()})
         return [*overlaps(held_out, test), *(f"the unknown set {source} serves both" for source in shared)]
 
     @property
     def optimistic(self) -> bool:
         """Whether test images take part in choosing the threshold."""
-        return self.calibrate_on == "test" or bool(self.leaks)
-
-    def calibrated_on(self, *, unknowns: bool) -> str:
-        """Which images calibrate, in words; ``unknowns`` says whether the method uses unknown ones."""
-        if self.calibrate_on == "test":
-            return "test images: " + " + ".join(self.source_names)
-        names = (self.known, *self.calibration_unknown) if unknowns else (self.known,)
-        return "validation images: " + " + ".join(names)
-
-
-def _numbers(value: float | list[float] | None) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    return tuple(map(float, value)) if isinstance(value, (list, tuple)) else (float(value),)
+        return self.selection.calibrate_on == "test" or bool(self.leaks)
 
 
 def _plain(value: object) -> object:
     return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
-
-
-def flatten(unknown: UnknownSets) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """Unknown sets by name, and the names in each group."""
-    flat: dict[str, str] = {}
-    groups: dict[str, tuple[str, ...]] = {}
-    for name, value in unknown.items():
-        members = value if isinstance(value, dict) else {name: value}
-        if isinstance(value, dict):
-            groups[name] = tuple(value)
-        for member, source in members.items():
-            if member in flat:
-                raise UserError(
-                    f"data.unknown names {member} twice; give every unknown set a name of its own"
-                )
-            flat[member] = source
-    return flat, groups

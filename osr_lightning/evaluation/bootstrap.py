@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from osr_lightning.evaluation.acceptance import Acceptance, FloatArray, IntArray, area
-from osr_lightning.evaluation.measures import share95
+from osr_lightning.evaluation.measures.ranking import share95
 from osr_lightning.evaluation.table import PredictionTable
 
 HEADLINE = ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc", "oscr", "fpr95_known")

@@ -34,9 +34,10 @@ def write_predictions(
     names = [*recogniser.facts.classes, UNKNOWN]
     files = getattr(getattr(datamodule, "predict_set", None), "files", ())
     tables = getattr(datamodule, "tables", None)
-    sources = (
-        () if tables is None else (tables.predict_source,) if tables.predict_source else tables.source_names
-    )
+    sources: tuple[str, ...] = ()
+    if tables is not None:
+        selection = tables.selection
+        sources = (selection.predict,) if selection.predict else selection.source_names
     further = [name for name in rows if name.startswith("score/") and name != f"score/{threshold.score}"]
     keys = ("row", "source", "label", "prediction", "confidence", f"score/{threshold.score}", *further)
     folder.mkdir(parents=True, exist_ok=True)

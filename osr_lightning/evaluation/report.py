@@ -10,40 +10,12 @@ from typing import Any
 import numpy as np
 
 from osr_lightning.evaluation.acceptance import IntArray, acceptance
+from osr_lightning.evaluation.caption import read_caption
+from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.render import count, percent, rate, read_results, render
 from osr_lightning.evaluation.table import PredictionTable
 
-# The measures of the headline table: key, name, format, what it says.
-HEADLINE = (
-    ("known_accuracy", "known accuracy", "percent", "known images accepted with the right class"),
-    ("unknown_accuracy", "unknown accuracy", "percent", "unknown images rejected"),
-    ("total_accuracy", "total accuracy", "percent", "all images with the right answer"),
-    ("auroc", "AUROC", "rate", "how often an unknown image outscores a known one, whatever the threshold"),
-    ("oscr", "OSCR", "rate", "the same, with wrongly classified known images counted as lost"),
-    ("fpr95_known", "FPR95 (known)", "percent", "unknown images accepted when 95% of the known are"),
-    ("fpr95_unknown", "FPR95 (unknown)", "percent", "known images rejected when 95% of the unknown are"),
-    ("binary_accuracy", "binary accuracy", "percent", "right in known or unknown, whichever the class"),
-    ("balanced_accuracy", "balanced accuracy", "percent", "the same, with known and unknown weighing alike"),
-    ("precision", "precision", "percent", "unknown among the rejected images"),
-    ("f1", "F1", "rate", "harmonic mean of precision and unknown accuracy"),
-    ("macro_f1", "macro F1", "rate", "mean F1 of all classes, unknown being one"),
-)
-# The figures in reading order: file name, what to look for.
-FIGURES = {
-    "score_histograms": "The further apart known and unknown images lie, the better any threshold can do.",
-    "roc": "Each point of a curve is a threshold; up and to the left is better.",
-    "oscr": "As the ROC, but a known image counts only if its class is right; up and to the left is better.",
-    "precision_recall": "Depends on the share of unknown images, which the legend names.",
-    "confusion": "Counts, and shares of the row. Last row and column: unknown.",
-    "binary_confusion": "The decision known or unknown alone.",
-    "closed_confusion": "The classifier by itself, before anything is rejected.",
-    "reliability": "Bars above the diagonal: less confident than right; below: more.",
-    "risk_coverage": "How much rejecting the highest scores lowers the error among the rest.",
-    "tsne": "Images with similar outputs lie close together; unknown images are black.",
-    "gallery": "The mistakes that the score was surest of, with the true class or set and the answer given.",
-    "learning_curves": "A validation curve that turns away from the training one means overfitting.",
-    "optimization_history": "The trials of the search that chose the threshold.",
-}
+MAX_CLASSES = 50  # more make a table that nobody reads
 
 
 def write_report(run_dir: Path) -> Path:
@@ -66,7 +38,8 @@ def write_report(run_dir: Path) -> Path:
         "report.html.j2",
         results=results,
         verdict=verdict(results),
-        headline=HEADLINE,
+        measures=MEASURES,
+        max_classes=MAX_CLASSES,
         sweep=threshold_sweep(table),
         figures=_figures(run_dir / "figures"),
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
@@ -153,16 +126,16 @@ def main(arguments: list[str]) -> None:
         print(write_report(run_dir))
 
 
-def _figures(folder: Path) -> list[dict[str, str]]:
-    """The saved figures in reading order, embedded; those of unknown name come last."""
-    order = list(FIGURES)
-    paths = sorted(folder.glob("*.png"), key=lambda path: path.stem)
-    paths.sort(key=lambda path: order.index(path.stem) if path.stem in FIGURES else len(order))
+def _figures(folder: Path) -> list[dict[str, Any]]:
+    """The saved figures by the order in their files, embedded; those without one come last, by name."""
+    found = [(read_caption(path), path) for path in folder.glob("*.png")]
+    found.sort(key=lambda pair: (pair[0].order, pair[1].stem))
     return [
         {
             "name": path.stem.replace("_", " "),
-            "caption": FIGURES.get(path.stem, ""),
+            "caption": caption.text,
+            "wide": caption.wide,
             "data": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
         }
-        for path in paths
+        for caption, path in found
     ]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from osr_lightning.errors import UserError
-from osr_lightning.evaluation import measures
 from osr_lightning.evaluation.acceptance import BoolArray, FloatArray
 from osr_lightning.evaluation.bootstrap import HEADLINE, interval, resample
+from osr_lightning.evaluation.measures import MEASURES
+from osr_lightning.evaluation.measures.closed_set import aurc, ece
+from osr_lightning.evaluation.measures.ranking import auroc, fpr95_known
+from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.scoring.calibration import conformal_rank
 
@@ -52,8 +56,8 @@ def evaluate(table: PredictionTable, resamples: int = 1000, seed: int = 0) -> di
         }
     results["scores"] = {
         name: {
-            "pooled": _ranking(score, ~table.known),
-            "unknown": {set_: _ranking(score[mask], ~table.known[mask]) for set_, mask in masks.items()},
+            "pooled": _ranking(table, score, everything),
+            "unknown": {set_: _ranking(table, score, mask) for set_, mask in masks.items()},
         }
         for name, score in table.scores.items()
     }
@@ -76,8 +80,8 @@ def closed_set(table: PredictionTable) -> dict[str, Any]:
         "count": count,
         "accuracy": float(correct.mean()) if count else None,
         "nll": _finite(float(table.nll[known].mean())) if count else None,
-        "ece": measures.ece(table.confidence[known], correct),
-        "aurc": measures.aurc(table.score[known], correct),
+        "ece": ece(table.confidence[known], correct),
+        "aurc": aurc(table.score[known], correct),
         "per_class": {name: _of_class(table, label) for label, name in enumerate(table.class_names)},
     }
 
@@ -90,24 +94,13 @@ def open_set(table: PredictionTable, mask: BoolArray) -> Numbers:
         mask: ``(N,)`` the images that count.
 
     Returns:
-        The counts, the measures of the decisions at the table's threshold
-        (:func:`osr_lightning.evaluation.measures.decisions`) and those of the ranking by the deciding
-        score over all thresholds; ``aupr_*_50`` weigh the images to 50% unknown.
+        The counts, then every measure of ``MEASURES``.
     """
-    label, unknown, score = table.label[mask], ~table.known[mask], table.score[mask]
+    outcomes = Outcomes.of(table, mask)
     return {
-        "count_known": int((~unknown).sum()),
-        "count_unknown": int(unknown.sum()),
-        **measures.decisions(label, table.prediction[mask], table.num_classes),
-        **_ranking(score, unknown),
-        "oscr": measures.oscr(score, unknown, table.predicted_class[mask] == label),
-        "openauc": measures.openauc(score, unknown, table.predicted_class[mask] == label),
-        "fpr95_unknown": measures.fpr95_unknown(score, unknown),
-        "detection_error": measures.detection_error(score, unknown),
-        "aupr_known": measures.aupr_known(score, unknown),
-        "aupr_unknown": measures.aupr_unknown(score, unknown),
-        "aupr_known_50": measures.aupr_known(score, unknown, share=0.5),
-        "aupr_unknown_50": measures.aupr_unknown(score, unknown, share=0.5),
+        "count_known": int((~outcomes.unknown).sum()),
+        "count_unknown": int(outcomes.unknown.sum()),
+        **{name: measure.take(outcomes) for name, measure in MEASURES.items()},
     }
 
 
@@ -156,11 +149,10 @@ def _of_class(table: PredictionTable, label: int) -> Numbers:
     }
 
 
-def _ranking(score: FloatArray, unknown: BoolArray) -> Numbers:
-    return {
-        "auroc": measures.auroc(score, unknown),
-        "fpr95_known": measures.fpr95_known(score, unknown),
-    }
+def _ranking(table: PredictionTable, score: FloatArray, mask: BoolArray) -> Numbers:
+    """Any score in place of the deciding one; the decisions are not its own and do not count."""
+    outcomes = replace(Outcomes.of(table, mask), score=score[mask])
+    return {"auroc": auroc(outcomes), "fpr95_known": fpr95_known(outcomes)}
 
 
 def _mean(sets: list[Numbers]) -> Numbers:

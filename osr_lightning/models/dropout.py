@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
+from osr_lightning.models.networks import SplitNetwork
 
+RATE = 0.3  # of a dropout that is put into a network
 Dropout: TypeAlias = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 
 
@@ -44,6 +46,33 @@ def dropout_places(network: nn.Module) -> list[tuple[nn.Module, str, Dropout]]:
         for name, child in module._modules.items()
         if isinstance(child, Dropout) and child in active
     ]
+
+
+def give_dropout(network: SplitNetwork, rate: float | None) -> float | None:
+    """Give a network without dropout one before its last layer, or set the rate of the only one.
+
+    Args:
+        network: changed in place.
+        rate: probability in (0, 1) that a feature is dropped; None: 0.3 where there is no dropout.
+
+    Returns:
+        The rate that was put in; None where the network is as it was.
+
+    Raises:
+        UserError: for a rate out of range, or where the network has several dropouts or deeper ones.
+    """
+    if rate is not None and not (isinstance(rate, (int, float)) and 0 < rate < 1):
+        raise UserError(f"model.dropout must lie between 0 and 1, got {rate}")
+    places = dropout_places(network)
+    if not places:
+        network.dropout = nn.Dropout(RATE if rate is None else rate)
+        return RATE if rate is None else rate
+    if rate is None:
+        return None
+    if len(places) > 1 or places[0][:2] != (network, "dropout"):
+        raise UserError("model.dropout is for a network without dropout of its own; leave it out")
+    places[0][2].p = rate
+    return rate
 
 
 def mask_shape(dropout: Dropout, features: Tensor) -> tuple[int, ...]:

@@ -15,13 +15,11 @@ from torch import nn
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
 from osr_lightning.models import networks
-from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
+from osr_lightning.models.networks import NETWORKS
+from osr_lightning.models.torchvision_networks import Torchvision, classifier_names
 
 Recipe: TypeAlias = dict[str, Any]
 NetworkLike: TypeAlias = nn.Module | Callable[..., nn.Module] | str | Mapping[str, Any]
-
-# what a checkpoint may name without being trusted
-NETWORKS: dict[str, type[nn.Module]] = {"BaselineCNN": BaselineCNN, "MCDropoutCNN": MCDropoutCNN}
 
 
 def network_recipe(network: NetworkLike) -> Recipe | None:
@@ -57,6 +55,14 @@ def network_recipe(network: NetworkLike) -> Recipe | None:
     return {"class_path": path, "init_args": arguments}
 
 
+def saved_recipe(network: NetworkLike) -> Recipe | None:
+    """`network_recipe` as a checkpoint keeps it: without initial weights, as it has trained ones."""
+    recipe = network_recipe(network)
+    if recipe is not None:
+        recipe["init_args"].pop("weights", None)
+    return recipe
+
+
 def build_network(network: NetworkLike, facts: Facts, *, trust: bool = False) -> nn.Module:
     """Build the network for the known images: a factory gets their number of classes and its like.
 
@@ -79,6 +85,8 @@ def build_network(network: NetworkLike, facts: Facts, *, trust: bool = False) ->
         function, arguments = find(recipe["class_path"], trust=trust), recipe["init_args"]
     else:
         function, arguments = _open(network)
+    if isinstance(function, functools.partial):  # a name of torchvision's
+        function, arguments = _open(functools.partial(function, **arguments))
     name = getattr(function, "__name__", type(function).__name__)
     parameters = inspect.signature(function).parameters
     kinds = [parameter.kind for parameter in parameters.values()]
@@ -116,12 +124,15 @@ def find(path: str, *, trust: bool) -> Callable[..., nn.Module]:
     name = path.removeprefix(f"{networks.__name__}.")
     if name in NETWORKS:
         return NETWORKS[name]
+    last = path.rpartition(".")[2]
+    if path in (last, f"torchvision.models.{last}") and last in classifier_names():
+        return functools.partial(Torchvision, name=last)
     if "." not in path:
-        close = difflib.get_close_matches(path, NETWORKS, n=1)
+        close = difflib.get_close_matches(path, [*NETWORKS, *classifier_names()], n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(
-            f"there is no network {path!r}; {hint}the networks are {', '.join(NETWORKS)}, "
-            "and any class path, as in my_package.MyNet"
+            f"there is no network {path!r}; {hint}the networks are {', '.join(NETWORKS)}, torchvision's "
+            "classifiers, as resnet18, and any class path, as my_package.MyNet"
         )
     if not trust:
         raise UserError(
@@ -156,6 +167,9 @@ def _import(path: str) -> Any:  # noqa: ANN401
 def _open(network: Callable[..., nn.Module]) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
     """A factory and the arguments that were bound to it."""
     if not isinstance(network, functools.partial):
+        module, name = getattr(network, "__module__", ""), getattr(network, "__name__", "")
+        if module.startswith("torchvision.models.") and name in classifier_names():
+            return Torchvision, {"name": name}  # which knows of channels
         return network, {}
     if network.func.__module__.partition(".")[0] == "jsonargparse":
         # the command line's parser binds its own function, and the class as its last argument

@@ -1,18 +1,28 @@
 """Plain networks, images ``(B, C, H, W)`` -> logits ``(B, K)``, in three parts: trunk, dropout, head.
 
 Everything before the dropout is the same for every sample of MC dropout, so the samplers run the trunk once
-per image and repeat only what follows. A new network is one more subclass of `SplitNetwork`.
+per image and repeat only what follows. A new network is one more subclass of `SplitNetwork` under `register`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
+
+Network = TypeVar("Network", bound=type[nn.Module])
+# what a checkpoint may name without being trusted
+NETWORKS: dict[str, type[nn.Module]] = {}
+
+
+def register(network: Network) -> Network:
+    """Make a network of this package known under its name, on the command line and in checkpoints."""
+    NETWORKS[network.__name__] = network
+    return network
 
 
 class SplitNetwork(nn.Module):
@@ -41,6 +51,7 @@ class SplitNetwork(nn.Module):
         return found[-1] if found else None
 
 
+@register
 class BaselineCNN(SplitNetwork):
     """The study's deterministic network: two convolutions and two linear layers, no dropout.
 
@@ -99,6 +110,7 @@ class BaselineCNN(SplitNetwork):
         self.to(memory_format=torch.channels_last)
 
 
+@register
 class MCDropoutCNN(BaselineCNN):
     """The study's MC-dropout network: `BaselineCNN` with whole channels dropped before the head.
 
@@ -140,3 +152,65 @@ class MCDropoutCNN(BaselineCNN):
 def _at_least(name: str, value: int, minimum: int) -> None:
     if value < minimum:
         raise UserError(f"{name} must be at least {minimum}, got {value}.")
+
+
+@register
+class ConvNet(SplitNetwork):
+    """Pairs of 3x3 convolutions with batch norm, average pooling and one dropout: for pictures of any kind.
+
+    With the defaults: ``(B, 3, 32, 32)`` -> two convolutions, pool ``(B, 32, 16, 16)`` -> two, pool
+    ``(B, 64, 8, 8)`` -> two convolutions ``(B, 128, 8, 8)`` -> mean ``(B, 128)`` -> dropout -> linear
+    ``(B, 10)``; 288,746 parameters. Pictures of more than 40
+    pixels a side are halved by strided convolutions first, until they are smaller.
+
+    Args:
+        num_classes: ``K``, the number of known classes, at least 2.
+        in_channels: ``C``, 1 for grey images, 3 for colour.
+        image_size: ``H`` and ``W``, which are equal.
+        channels: output channels of each pair of convolutions.
+        dropout: probability, in [0, 1), that a feature is dropped before the last layer.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        channels: Sequence[int] = (32, 64, 128),
+        dropout: float = 0.3,
+    ) -> None:
+        _at_least("num_classes", num_classes, 2)
+        _at_least("in_channels", in_channels, 1)
+        _at_least("image_size", image_size, 1)
+        _at_least("the length of channels", len(channels), 1)
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
+        layers: list[nn.Module] = []
+        size, width = image_size, in_channels
+        while size > _UNHALVED:
+            layers += _convolution(width, channels[0], stride=2)
+            size, width = -(-size // 2), channels[0]
+        for stage, out_channels in enumerate(channels):
+            _at_least("each of channels", out_channels, 1)
+            if stage and size >= 8:  # smaller maps have nothing left to pool
+                layers.append(nn.MaxPool2d(2))
+                size //= 2
+            layers += [*_convolution(width, out_channels), *_convolution(out_channels, out_channels)]
+            width = out_channels
+        super().__init__(
+            trunk=nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            dropout=nn.Dropout(dropout),
+            head=nn.Sequential(nn.Linear(width, num_classes)),
+        )
+        self.to(memory_format=torch.channels_last)
+
+
+_UNHALVED = 40  # pixels a side that the convolutions see as they are
+
+
+def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]

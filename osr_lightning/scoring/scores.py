@@ -3,7 +3,7 @@
 All are worked out in float64, and from what the *other* classes add up to rather than from ``1 - max p``:
 in float32, or after that subtraction, confident images tie at 0 and can no longer be ranked.
 
-A new score is one function and one entry in `SCORES` and `ScoreName`. In the formulas ``p_s`` is the softmax
+A new score is one function under `register`. In the formulas ``p_s`` is the softmax
 of sample ``s``, ``p = mean_s p_s`` the predictive distribution, ``z`` the mean over samples of the logits,
 and ``H(p) = -sum_k p_k log p_k`` the entropy in nats.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -63,6 +63,14 @@ class Samples:
 
 
 Logits: TypeAlias = Tensor | Samples
+Score = TypeVar("Score", bound=Callable[..., Tensor])
+SCORES: dict[str, Callable[..., Tensor]] = {}
+
+
+def register(function: Score) -> Score:
+    """Make a function from logits to ``(B,)`` scores known under its name, everywhere."""
+    SCORES[function.__name__] = function
+    return function
 
 
 def mean_log_probability(logits: Logits) -> Tensor:
@@ -74,6 +82,7 @@ def mean_log_probability(logits: Logits) -> Tensor:
     return _samples(logits).mean_log_probability
 
 
+@register
 def msp(logits: Logits) -> Tensor:
     """``1 - max_k p_k`` in [0, 1 - 1/K]: one minus the maximum softmax probability.
 
@@ -83,6 +92,7 @@ def msp(logits: Logits) -> Tensor:
     return (rest / (1 + rest)).squeeze(-1)
 
 
+@register
 def entropy(logits: Logits) -> Tensor:
     """``H(p)`` in [0, log K]: the total uncertainty, entropy of the mean over samples.
 
@@ -91,6 +101,7 @@ def entropy(logits: Logits) -> Tensor:
     return _samples(logits).entropy
 
 
+@register
 def expected_entropy(logits: Logits) -> Tensor:
     """``mean_s H(p_s)`` in [0, log K]: the uncertainty that the samples agree on (aleatoric).
 
@@ -99,6 +110,7 @@ def expected_entropy(logits: Logits) -> Tensor:
     return _samples(logits).expected_entropy
 
 
+@register
 def mutual_information(logits: Logits) -> Tensor:
     """``H(p) - mean_s H(p_s)`` in [0, log K]: how much the samples disagree (epistemic, BALD); 0 if S = 1.
 
@@ -110,6 +122,7 @@ def mutual_information(logits: Logits) -> Tensor:
     return (samples.entropy - samples.expected_entropy).clamp(min=0)
 
 
+@register
 def variation_ratio(logits: Logits) -> Tensor:
     """``1 - (samples whose arg max is the modal class) / S`` in [0, 1 - 1/K]; 0 if S = 1.
 
@@ -120,6 +133,7 @@ def variation_ratio(logits: Logits) -> Tensor:
     return 1 - votes.sum(0).amax(-1).double() / len(sampled)  # (S, B, K) -> (B, K) -> (B,)
 
 
+@register
 def max_logit(logits: Logits) -> Tensor:
     """``-max_k z_k``, any real number.
 
@@ -128,6 +142,7 @@ def max_logit(logits: Logits) -> Tensor:
     return -_samples(logits).mean_logits.amax(-1)
 
 
+@register
 def energy(logits: Logits, temperature: float = 1.0) -> Tensor:
     """``-T log sum_k exp(z_k / T)``, any real number.
 
@@ -141,6 +156,7 @@ def energy(logits: Logits, temperature: float = 1.0) -> Tensor:
     return -temperature * (_samples(logits).mean_logits / temperature).logsumexp(-1)
 
 
+@register
 def generalized_entropy(logits: Logits, gamma: float = 0.1, top: int = 100) -> Tensor:
     """GEN: ``sum_k p_k^gamma (1 - p_k)^gamma`` over the ``min(top, K)`` likeliest classes, 0 or more.
 
@@ -161,33 +177,10 @@ def generalized_entropy(logits: Logits, gamma: float = 0.1, top: int = 100) -> T
     return (exps * others / (1 + relative.rest) ** 2).pow(gamma).sum(-1)
 
 
-ScoreName: TypeAlias = Literal[
-    "msp",
-    "entropy",
-    "expected_entropy",
-    "mutual_information",
-    "variation_ratio",
-    "max_logit",
-    "energy",
-    "generalized_entropy",
-]
-
-SCORES: dict[str, Callable[[Logits], Tensor]] = {
-    "msp": msp,
-    "entropy": entropy,
-    "expected_entropy": expected_entropy,
-    "mutual_information": mutual_information,
-    "variation_ratio": variation_ratio,
-    "max_logit": max_logit,
-    "energy": energy,
-    "generalized_entropy": generalized_entropy,
-}
-
-
 def all_scores(logits: Logits) -> dict[str, Tensor]:
     """Logits ``(S, B, K)`` -> every score of `SCORES`, ``(B,)`` float64 each, sharing the work."""
     samples = _samples(logits)
-    return {name: score(samples) for name, score in SCORES.items()}
+    return {name: function(samples) for name, function in SCORES.items()}
 
 
 def summarise(logits: Tensor) -> dict[str, Tensor]:

@@ -10,17 +10,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data.batch import Batch
 from osr_lightning.facts import Facts, same_classes
 from osr_lightning.models.factory import NetworkLike
 from osr_lightning.scoring.calibration import CalibrationMethod, check_alpha
-from osr_lightning.scoring.detectors import DetectorName
-from osr_lightning.scoring.scores import ScoreName
 from osr_lightning.scoring.sweep import Costs
 from osr_lightning.training.calibrating import choose
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.hardware import TrainingBFloat16, keep_freed_memory
-from osr_lightning.training.module import RecogniserModule
+from osr_lightning.training.module import RecogniserModule, network_name
 from osr_lightning.training.optimizers import Schedule, configure, refuse_to_stretch
 from osr_lightning.training.options import Options
 
@@ -32,9 +31,10 @@ class OpenSetClassifier(RecogniserModule):
     """Trains a recogniser.
 
     Args:
-        network: what makes the network; the study's if not given. A name (BaselineCNN, MCDropoutCNN), a
-            class path, a class or a function: it gets the number of classes, and in_channels and image_size
-            where it has such parameters. A module is taken as it is.
+        network: what makes the network; what suits the known images if not given. A name (BaselineCNN,
+            MCDropoutCNN, ConvNet, or one of torchvision's classifiers, as resnet18), a class path, a class or
+            a function: it gets the number of classes, and in_channels and image_size where it has such
+            parameters. Of a module, a copy is taken.
         score: what tells unknown images from known ones; higher means more unknown.
         detectors: scores to fit to the training images as well (each the score may also be):
             mahalanobis, relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features
@@ -47,24 +47,35 @@ class OpenSetClassifier(RecogniserModule):
             units of the score.
         costs: of a wrong label, a false alarm and a missed unknown, for min_cost.
         unknown_prior: share of unknown images to expect, in (0, 1), for max_accuracy and min_cost.
-        learning_rate: of Adam; the peak of one_cycle.
+        learning_rate: of the optimizer; the peak of one_cycle. What suits the network if not given.
+        weight_decay: of AdamW; 0 for Adam. What suits the network if not given.
+        label_smoothing: share of the label that is spread over all classes; what suits if not given.
         schedule: step halves the learning rate every 10 epochs, as the study did; one_cycle (Smith & Topin
-            2019) raises it over the first 30% of the steps and then lowers it to almost 0.
+            2019) raises it over the first 30% of the steps and then lowers it to almost 0. What suits if not
+            given.
+        augment: how training images are varied: none, digits (small turns and shifts), photos (mirrored and
+            shifted), photos_strong (brightness, contrast and a missing square too). What suits the known
+            images if not given.
+        balance_classes: whether classes weigh the same in the loss, however many images they have.
         compile: whether torch.compile speeds up the training's passes; it pays on GPUs and large networks.
     """
 
     def __init__(
         self,
         network: NetworkLike | None = None,
-        score: ScoreName | DetectorName = "generalized_entropy",
-        detectors: list[DetectorName] | None = None,
+        score: str = "generalized_entropy",
+        detectors: list[str] | None = None,
         calibration: CalibrationMethod = "known_quantile",
         alpha: float = 0.05,
         threshold: float = 0.5,
         costs: Costs | None = None,
         unknown_prior: float = 0.5,
-        learning_rate: float = 0.01,
-        schedule: Schedule = "step",
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        label_smoothing: float | None = None,
+        schedule: Schedule | None = None,
+        augment: str | None = None,
+        balance_classes: bool = False,
         compile: bool = False,
     ) -> None:
         options = Options(
@@ -75,11 +86,16 @@ class OpenSetClassifier(RecogniserModule):
             threshold=threshold,
             unknown_prior=unknown_prior,
             learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            label_smoothing=label_smoothing,
             schedule=schedule,
+            augment=augment,
+            balance_classes=balance_classes,
             compile=compile,
             costs=Costs(**costs) if isinstance(costs, dict) else costs or Costs(),
         )
         super().__init__(network, options)
+        self.class_weights: Tensor | None = None
         self.search_trials: list[tuple[float, float]] = []
         self._train_steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._val_batches: list[dict[str, Tensor]] = []
@@ -90,10 +106,16 @@ class OpenSetClassifier(RecogniserModule):
         Raises:
             UserError: where the images do not serve the model.
         """
-        facts: Facts | None = getattr(getattr(self.trainer, "datamodule", None), "facts", None)
-        if facts is not None and stage == "fit" and self.options.calibration != "fixed":
-            _, val = self.trainer.datamodule.tables.load_training()  # type: ignore[attr-defined]
-            check_alpha(self.options.alpha, len(val))
+        datamodule = getattr(self.trainer, "datamodule", None)
+        facts: Facts | None = getattr(datamodule, "facts", None)
+        if facts is not None and datamodule is not None and stage == "fit":
+            train, val = datamodule.tables.load_training()
+            if self.options.calibration != "fixed":
+                check_alpha(self.options.alpha, len(val))
+            self.decide(facts, len(train))
+            if self.options.balance_classes:
+                counts = torch.bincount(train.labels, minlength=facts.num_classes).clamp(min=1)
+                self.class_weights = (len(train) / facts.num_classes / counts).to(self.device)
         if self.recogniser is not None:
             if facts is not None:
                 same_classes(self.recogniser.facts.classes, facts.classes, "the known set")
@@ -109,7 +131,8 @@ class OpenSetClassifier(RecogniserModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam and the schedule; the command line's --optimizer and --lr_scheduler take their place."""
-        return configure(self, self.options.learning_rate, self.options.schedule)
+        plan = self.plan
+        return configure(self, plan.learning_rate, plan.weight_decay, plan.schedule)
 
     def on_train_start(self) -> None:
         """Refuse to resume beyond the end of a one-cycle schedule."""
@@ -119,6 +142,11 @@ class OpenSetClassifier(RecogniserModule):
         """Prepare the process and the network for many steps."""
         if self.device.type == "cpu":
             keep_freed_memory()
+        plan, network = self.plan, network_name(self.trained.sampler)
+        rank_zero_info(
+            f"training: {network}, augmentation {plan.augment}, {'AdamW' if plan.weight_decay else 'Adam'} "
+            f"{plan.learning_rate:g}, {plan.schedule}, {self.trainer.max_epochs} epochs"
+        )
         if isinstance(self.trainer.precision_plugin, TrainingBFloat16):
             rank_zero_info("training steps are bf16-mixed; trainer.precision 32-true makes them float32")
         if self.options.compile:
@@ -126,8 +154,11 @@ class OpenSetClassifier(RecogniserModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of one pass."""
-        logits = self(batch.image)
-        loss = F.cross_entropy(logits, batch.label)
+        images = AUGMENTATIONS[self.plan.augment](self.trained.standardise(batch.image))
+        logits = self.trained.sampler.training_logits(images)
+        loss = F.cross_entropy(
+            logits, batch.label, self.class_weights, label_smoothing=self.plan.label_smoothing
+        )
         # metric updates wait for the end of the epoch: one call instead of one a step
         self._train_steps.append((loss.detach(), logits.detach().argmax(dim=-1), batch.label))
         return loss

@@ -67,7 +67,7 @@ def calibrate_checkpoint(
     fit_detectors(model.trained, datamodule.fitting_dataloader())
     batches = Trainer.predict(trainer, model, datamodule.calibration_dataloader())
     rows = gather_rows(batches, device)  # type: ignore[arg-type]
-    calibrated_on = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
+    calibrated_on = tables.selection.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
     choose(model, rows, calibrated_on, optimistic=tables.optimistic)
     target = target_path(ckpt_path, output, in_place)
     log_dir = trainer.log_dir  # every process must ask: it is broadcast
@@ -149,8 +149,8 @@ def require_unknowns(model: OpenSetClassifier, datamodule: OpenSetDataModule) ->
     Raises:
         UserError: naming the option.
     """
-    tables = datamodule.tables
-    no_unknowns = tables.calibrate_on == "validation" and not tables.calibration_unknown
+    selection = datamodule.tables.selection
+    no_unknowns = selection.calibrate_on == "validation" and not selection.calibration_unknown
     if model.options.calibration in NEEDS_UNKNOWNS and no_unknowns:
         raise UserError(
             f"model.calibration {model.options.calibration} needs unknown images: name some with "

@@ -36,6 +36,8 @@ class MCDropoutClassifier(OpenSetClassifier):
     Args:
         network: MCDropoutCNN if not given; see :class:`OpenSetClassifier`.
         num_samples: stochastic passes per image, S.
+        dropout: probability, in (0, 1), that a feature is dropped before the last layer of a network that has
+            no dropout of its own, or only that one; 0.3, or as it is, if not given.
         masks: shared (one dropout mask per sample for all images: results do not depend on batches,
             order or number of processes) or independent (one per image and sample).
         mask_seed: seed of the dropout masks when predicting.
@@ -48,13 +50,19 @@ class MCDropoutClassifier(OpenSetClassifier):
         self,
         network: Callable[[int], nn.Module] | str | dict[str, Any] | None = None,
         num_samples: int = 10,
+        dropout: float | None = None,
         masks: MaskKind = "shared",
         mask_seed: int = 0,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         if num_samples < 1:
             raise UserError(f"model.num_samples must be at least 1, got {num_samples}")
-        self._sampler_options = {"num_samples": num_samples, "masks": masks, "mask_seed": mask_seed}
+        self._sampler_options = {
+            "num_samples": num_samples,
+            "dropout": dropout,
+            "masks": masks,
+            "mask_seed": mask_seed,
+        }
         super().__init__(network, **kwargs)
 
     def sampler_options(self) -> dict[str, Any]:

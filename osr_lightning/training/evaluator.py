@@ -21,11 +21,10 @@ from osr_lightning.data.counts import counts
 from osr_lightning.data.tables import Tables
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.table import PredictionTable
-from osr_lightning.models.networks import SplitNetwork
-from osr_lightning.models.sampling import Sampler
 from osr_lightning.recogniser import Recogniser
 from osr_lightning.scoring.calibration import misgivings
 from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.module import network_name
 
 
 class Evaluator(Callback):
@@ -78,7 +77,7 @@ class Evaluator(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the table on every process; rank 0 writes the files."""
         # drawing and scikit-learn take seconds to load, and only a test needs them
-        from osr_lightning.evaluation.figures import all_figures
+        from osr_lightning.evaluation.figures import Material, all_figures, save_figures
         from osr_lightning.evaluation.report import write_report
         from osr_lightning.evaluation.results import achieved, evaluate
         from osr_lightning.evaluation.tensorboard import log_projector, log_test
@@ -117,7 +116,7 @@ class Evaluator(Callback):
             logger.save()  # metrics.csv holds the last epoch before its curves are drawn
         figures = {}
         if self.figures:
-            figures = all_figures(
+            material = Material(
                 table,
                 images=lambda chosen: images[torch.from_numpy(chosen)].numpy(),
                 metrics=folder / "metrics.csv",
@@ -125,10 +124,8 @@ class Evaluator(Callback):
                 seed=self.seed,
                 tsne_points=self.tsne_points,
             )
-        (folder / "figures").mkdir(exist_ok=True)
-        files = [folder / "figures" / f"{name}.png" for name in figures]
-        for path, figure in zip(files, figures.values(), strict=True):
-            figure.savefig(path, dpi=120)
+            figures = all_figures(material)
+        files = save_figures(figures, folder / "figures")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 log_test(logger, results, files, dict(pl_module.hparams), trainer.global_step)
@@ -141,8 +138,8 @@ def prediction_table(rows: dict[str, Tensor], recogniser: Recogniser, tables: Ta
     """The table of a test run from its gathered rows, which name their scores ``score/NAME``."""
     return PredictionTable(
         class_names=recogniser.facts.classes,
-        source_names=tables.source_names,
-        groups=tables.groups,
+        source_names=tables.selection.source_names,
+        groups=tables.selection.groups,
         score_name=recogniser.threshold.score,
         threshold=recogniser.threshold.value,
         source=rows["source"].numpy(),
@@ -200,9 +197,3 @@ def run_record(
             **{name: version(name) for name in ("osr_lightning", "torch", "lightning", "torchmetrics")},
         },
     }
-
-
-def network_name(sampler: Sampler) -> str:
-    """The class of the network, of one that was split its own."""
-    network = getattr(sampler, "network", sampler)
-    return type(network.trunk if type(network) is SplitNetwork else network).__name__

@@ -13,9 +13,12 @@ from osr_lightning import checkpoint as checkpoints
 from osr_lightning.data.batch import Batch
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
-from osr_lightning.models.factory import NetworkLike, Recipe, network_recipe
+from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
+from osr_lightning.models.networks import SplitNetwork
+from osr_lightning.models.sampling import Sampler
 from osr_lightning.recogniser import Recogniser
 from osr_lightning.training import restoring
+from osr_lightning.training.defaults import Plan, plan
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.options import Options
 
@@ -41,7 +44,7 @@ class RecogniserModule(LightningModule):
         self._given = (network,)
         self.options = options
         # plain values alone: what a checkpoint says is never parsed as a configuration
-        recipe = None if network is None else network_recipe(network)
+        recipe = None if network is None else saved_recipe(network)
         self.save_hyperparameters({"network": recipe, **options.to_dict(), **self.sampler_options()})
         self.recogniser: Recogniser | None = None
 
@@ -67,6 +70,16 @@ class RecogniserModule(LightningModule):
         """``K``."""
         return self.trained.facts.num_classes
 
+    def decide(self, facts: Facts, images: int) -> Plan:
+        """Decide how to train ``images`` of these facts, and keep it as ``plan``."""
+        (given,) = self._given
+        self.plan = plan(given, self.sampler, facts, images).with_given(self.options.to_dict())
+        return self.plan
+
+    def plan_for(self, facts: Facts) -> Plan:
+        """The plan that was decided, or that of very many images."""
+        return getattr(self, "plan", None) or self.decide(facts, 10**9)
+
     def build(self, facts: Facts, recipe: Recipe | None = None, *, trust: bool = False) -> None:
         """Build the recogniser.
 
@@ -83,7 +96,7 @@ class RecogniserModule(LightningModule):
         trusted = trust or not isinstance(given, dict)
         if given is None:
             trusted = trust
-            given = (recipe or {}).get("network", checkpoints.default_network(self.sampler))
+            given = (recipe or {}).get("network") if recipe is not None else self.plan_for(facts).network
         options = self.options
         own = {
             "sampler": self.sampler,
@@ -171,3 +184,10 @@ class RecogniserModule(LightningModule):
             UserError: where the checkpoint is damaged or does not fit.
         """
         return restoring.load(cls, checkpoint_path, trust, kwargs).to(map_location)
+
+
+def network_name(sampler: Sampler) -> str:
+    """The class of the network, of one that was split its own."""
+    network = getattr(sampler, "network", sampler)
+    own = network.trunk if type(network) is SplitNetwork else network
+    return str(getattr(own, "label", type(own).__name__))

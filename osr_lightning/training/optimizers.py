@@ -14,13 +14,18 @@ from osr_lightning.errors import UserError
 Schedule: TypeAlias = Literal["step", "one_cycle"]
 
 
-def configure(module: LightningModule, learning_rate: float, schedule: Schedule) -> OptimizerLRScheduler:
-    """Adam; ``step`` halves its rate every 10 epochs, ``one_cycle`` (Smith & Topin 2019) ends near 0.
+def configure(
+    module: LightningModule, learning_rate: float, weight_decay: float, schedule: Schedule
+) -> OptimizerLRScheduler:
+    """Adam, or AdamW where weights decay (Loshchilov & Hutter, ICLR 2019).
+
+    ``step`` halves the rate every 10 epochs, ``one_cycle`` (Smith & Topin 2019) ends near 0.
 
     Raises:
         UserError: where one_cycle does not know its end.
     """
-    optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=True)
+    kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
+    optimizer = kind(module.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     if schedule == "step":
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.5)]
     steps = module.trainer.estimated_stepping_batches

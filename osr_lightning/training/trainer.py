@@ -19,6 +19,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.training import restoring
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.calibrating import calibrate_checkpoint, require_unknowns, tell
+from osr_lightning.training.defaults import Plan
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.evaluator import Evaluator
 from osr_lightning.training.hardware import choose_accelerator, train_in_bfloat16
@@ -32,7 +33,8 @@ class OpenSetTrainer(Trainer):
         experiment: runs are written to default_root_dir/lightning_logs/EXPERIMENT/version_N.
         version: N; the next free number if not given.
         default_root_dir: folder that holds lightning_logs.
-        max_epochs: training stops after so many passes over the training images.
+        max_epochs: training stops after so many passes over the training images; what suits their number
+            and the network if not given.
         logger: TensorBoard and metrics.csv if not given; false for none, which leaves no run folder.
         callbacks: more of them, beside those that keep checkpoints and evaluate.
         enable_checkpointing: whether to write best.ckpt (by validation accuracy) and last.ckpt.
@@ -47,7 +49,7 @@ class OpenSetTrainer(Trainer):
         experiment: str = "default",
         version: int | None = None,
         default_root_dir: str = ".",
-        max_epochs: int = 15,
+        max_epochs: int | None = None,
         logger: Logger | Iterable[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
         enable_checkpointing: bool = True,
@@ -56,6 +58,9 @@ class OpenSetTrainer(Trainer):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         hush()
+        ends = ("max_time", "fast_dev_run")
+        unlimited = kwargs.get("max_steps", -1) == -1 and not any(kwargs.get(name) for name in ends)
+        self._epochs_open = max_epochs is None and unlimited
         self.experiment = experiment
         # whether a checkpoint may name code to import beside this package's own
         self.trust_checkpoint = False
@@ -69,7 +74,7 @@ class OpenSetTrainer(Trainer):
             given = [*given, Evaluator()]
         super().__init__(
             default_root_dir=default_root_dir,
-            max_epochs=max_epochs,
+            max_epochs=15 if max_epochs is None else max_epochs,
             logger=logger,
             callbacks=[*(checkpoint_callbacks() if enable_checkpointing else []), *given],
             enable_checkpointing=enable_checkpointing,
@@ -156,6 +161,10 @@ class OpenSetTrainer(Trainer):
             kwargs: see lightning.pytorch.Trainer.fit.
         """
         self._build(model, ckpt_path)
+        if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
+            plan = decide(model, datamodule)
+            if self._epochs_open:
+                self.fit_loop.max_epochs = plan.epochs
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, **kwargs)
 
     def validate(  # type: ignore[override]
@@ -239,3 +248,14 @@ class OpenSetTrainer(Trainer):
             return
         if ckpt_path is not None and Path(ckpt_path).is_file():  # not one of Lightning's words, as best
             restoring.prepare(model, checkpoints.read(ckpt_path), trust=self.trust_checkpoint)
+
+
+def decide(model: OpenSetClassifier, datamodule: OpenSetDataModule) -> Plan:
+    """How the model is trained on these images, and in which batches."""
+    expected = model.expected_facts()
+    if expected is not None:
+        datamodule.tables.expect(expected)
+    train, _ = datamodule.tables.load_training()
+    plan = model.decide(datamodule.facts, len(train))
+    datamodule.planned_batch_size = plan.batch_size
+    return plan

@@ -15,7 +15,8 @@ from torchvision import datasets
 from torchvision.transforms import Compose, Grayscale, Resize
 
 from osr_lightning.data import sources
-from osr_lightning.data.sources import holdout, load_source
+from osr_lightning.data.sources import load_source
+from osr_lightning.data.splits import holdout
 from osr_lightning.errors import UserError
 
 DATA = Path(os.environ.get("OSR_DATA_DIR") or Path(__file__).parents[2].parent / "shared" / "data")
@@ -333,12 +334,15 @@ def test_flat_train_and_test_are_one_class(tmp_path):
 
 
 def test_folder_held_out_only_as_known(tmp_path):
-    write_images(tmp_path, *(f"{name}/{i}.png" for name in "ab" for i in range(10)))
+    rng = np.random.default_rng(0)
+    for name in (f"{name}/{i}.png" for name in "ab" for i in range(10)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / name)
     source = f"folder:{tmp_path}"
     assert len(load(source, "train")) == len(load(source, "test")) == 20
     train, test = (load(source, split, as_known=True) for split in ("train", "test"))
-    assert train.labels.bincount().tolist() == [8, 8]
-    assert test.labels.bincount().tolist() == [2, 2]
+    assert len(train) + len(test) == 20
+    assert test.labels.bincount().min() >= 1
     assert not set(train.files) & set(test.files)
     assert load(source, "validation", as_known=True).files == train.files
 
@@ -390,7 +394,8 @@ def test_npz_labels_and_held_out_images(tmp_path):
     assert whole.classes == ("0", "1", "2")
     assert whole.images[:, 0, 0, 0].tolist() == list(range(20))
     train, test = (load(source, split, size=4, as_known=True) for split in ("train", "test"))
-    assert test.labels.bincount().tolist() == [2, 0, 2]
+    assert test.labels.bincount().tolist()[1] == 0
+    assert min(test.labels.bincount().tolist()[::2]) >= 1
     together = torch.cat([train.images, test.images])[:, 0, 0, 0]
     assert together.sort().values.tolist() == list(range(20))
 
@@ -462,7 +467,9 @@ def test_mnist_sample_has_a_test_split_of_its_own():
     rows = {image.numpy().tobytes() for image in train.images}
     assert len(rows) == 4000
     assert not rows & {image.numpy().tobytes() for image in test.images}
-    assert not torch.equal(load("mnist_sample", "test", seed=1).images, test.images)
+    # seeds of runs compare on the same test images
+    assert torch.equal(load("mnist_sample", "test", seed=1).images, test.images)
+    assert not torch.equal(load("mnist_sample", "test", test_seed=1).images, test.images)
 
 
 def test_mnist_sample_without_its_extra(monkeypatch):

@@ -5,13 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 
-from osr_lightning.evaluation import figures, measures
+from osr_lightning.evaluation.caption import read_caption
 from osr_lightning.evaluation.embedding import tsne_embedding
+from osr_lightning.evaluation.figures import Material, all_figures, matrices, save_figures, training
+from osr_lightning.evaluation.figures import curves as curve_figures
+from osr_lightning.evaluation.figures import images as image_figures
 from osr_lightning.evaluation.figures.images import _bin_edges
+from osr_lightning.evaluation.figures.registry import FIGURES
+from osr_lightning.evaluation.measures import MEASURES
+from osr_lightning.evaluation.measures.closed_set import ece
+from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.evaluation.table import PredictionTable
 
 OPEN = {"score_histograms", "roc", "precision_recall", "oscr", "binary_confusion", "confusion"}
 CLOSED = {"closed_confusion", "reliability", "risk_coverage"}
+OTHERS = {"tsne", "gallery", "learning_curves", "optimization_history"}
 
 
 def make_table(known=60, unknown=(20, 10), classes=3, seed=0) -> PredictionTable:
@@ -45,25 +53,42 @@ def grey_images(rows):
     return np.zeros((len(rows), 1, 8, 8), np.uint8)
 
 
+def drawn_names(table: PredictionTable, **material) -> set[str]:
+    # a figure yet to come has conditions of its own
+    return set(all_figures(Material(table, **{"tsne_points": 0} | material))) & (OPEN | CLOSED | OTHERS)
+
+
+def draw(name: str, table: PredictionTable, **material):
+    return FIGURES[name].draw(Material(table, **material))
+
+
+def measured(name: str, table: PredictionTable, mask=None) -> float:
+    return MEASURES[name].take(Outcomes.of(table, mask))
+
+
 def test_all_figures_are_those_that_apply(tmp_path):
     table = make_table()
-    assert set(figures.all_figures(table, tsne_points=0)) == OPEN | CLOSED
-    drawn = figures.all_figures(
-        table, images=grey_images, metrics=tmp_path / "none.csv", trials=[(0.5, 0.9)], tsne_points=30
-    )
-    assert set(drawn) == OPEN | CLOSED | {"tsne", "gallery", "optimization_history"}
+    assert drawn_names(table) == OPEN | CLOSED
+    everything = {"images": grey_images, "metrics": tmp_path / "none.csv", "trials": [(0.5, 0.9)]}
+    assert drawn_names(table, tsne_points=30, **everything) == OPEN | CLOSED | OTHERS - {"learning_curves"}
     for unknown in ((), (0, 0)):
-        assert set(figures.all_figures(make_table(unknown=unknown), tsne_points=0)) == CLOSED | {
-            "score_histograms"
-        }
-    assert figures.all_figures(make_table(0, (9, 9))) == {}
-    assert figures.all_figures(make_table(0, ())) == {}
+        assert drawn_names(make_table(unknown=unknown)) == CLOSED | {"score_histograms"}
+    for unknown in ((9, 9), ()):
+        assert drawn_names(make_table(0, unknown), images=grey_images, tsne_points=30) == set()
+        assert drawn_names(make_table(0, unknown), trials=[(0.5, 0.9)]) == {"optimization_history"}
+
+
+def test_figures_come_in_the_order_of_their_captions():
+    orders = [FIGURES[name].caption.order for name in all_figures(Material(make_table(), tsne_points=0))]
+    assert orders == sorted(orders)
 
 
 def test_every_figure_is_titled_labelled_and_drawn(tmp_path):
-    drawn = figures.all_figures(make_table(), images=grey_images, trials=[(0.5, 0.9)], tsne_points=30)
-    for name, figure in drawn.items():
-        figure.savefig(tmp_path / f"{name}.png", dpi=40)
+    drawn = all_figures(Material(make_table(), images=grey_images, trials=[(0.5, 0.9)], tsne_points=30))
+    paths = save_figures(drawn, tmp_path / "figures")
+    for path, (name, figure) in zip(paths, drawn.items(), strict=True):
+        assert read_caption(path) == FIGURES[name].caption
+        assert FIGURES[name].caption.text
         if name != "gallery":
             axes = figure.axes[0]
             assert axes.get_title(), name
@@ -77,8 +102,8 @@ def test_extreme_scores_and_thresholds_can_be_drawn(tmp_path, score):
     table.scores["energy"][::7] = score
     for threshold in (1.0, np.finfo(float).max, -np.inf):
         extreme = dataclasses.replace(table, threshold=threshold)
-        for draw in (figures.score_histograms, figures.roc, figures.precision_recall, figures.risk_coverage):
-            draw(extreme).savefig(tmp_path / "figure.png", dpi=30)
+        for name in ("score_histograms", "roc", "precision_recall", "risk_coverage"):
+            draw(name, extreme).savefig(tmp_path / "figure.png", dpi=30)
 
 
 AWKWARD = ("a,b", "two\nlines", '"quoted"', "=cmd|' /C calc'!A0", "<b>bold</b>", "ünï", "")
@@ -90,10 +115,8 @@ FORMULA = pytest.param(
 @pytest.mark.parametrize("names", [AWKWARD, FORMULA], ids=["awkward", "formula"])
 def test_any_class_name_can_be_drawn(tmp_path, names):
     table = dataclasses.replace(make_table(40, (8, 8), classes=len(names)), class_names=names)
-    figures.open_confusion(table).savefig(tmp_path / "figure.png", dpi=20)
-    rows = figures.confident_mistakes(table, per_kind=1)
-    count = sum(map(len, rows.values()))
-    figures.gallery(table, rows, grey_images(range(count))).savefig(tmp_path / "figure.png", dpi=20)
+    for name in ("confusion", "gallery"):
+        draw(name, table, images=grey_images).savefig(tmp_path / "figure.png", dpi=20)
 
 
 @pytest.mark.parametrize("names", [AWKWARD, FORMULA], ids=["awkward", "formula"])
@@ -101,20 +124,20 @@ def test_any_set_name_can_be_drawn(tmp_path, names):
     sources = np.concatenate([np.zeros(20, np.int64), np.arange(1, len(names)).repeat(5)])
     table = make_table(20, (5 * (len(names) - 1),))
     table = dataclasses.replace(table, source_names=names, source=sources)
-    for draw in (figures.score_histograms, figures.roc):
-        draw(table).savefig(tmp_path / "figure.png", dpi=20)
+    for name in ("score_histograms", "roc"):
+        draw(name, table).savefig(tmp_path / "figure.png", dpi=20)
 
 
 def test_a_set_whose_name_begins_with_an_underscore_is_in_the_legend():
     table = dataclasses.replace(make_table(), source_names=("digits", "_clothes", "noise"))
     assert "_clothes (unknown, 20)" in [
-        text.strip() for text in legend(figures.score_histograms(table).axes[0])
+        text.strip() for text in legend(draw("score_histograms", table).axes[0])
     ]
 
 
 def test_confusion_cells_hold_counts_and_shares_of_the_row():
     label, prediction = np.array([0, 0, 0, 1, 2, 2]), np.array([0, 0, 2, 1, 2, 0])
-    figure = figures.confusion(label, prediction, ("cat", "dog", "unknown"), "Pets")
+    figure = matrices.confusion_matrix(label, prediction, ("cat", "dog", "unknown"), "Pets")
     axes = figure.axes[0]
     cells = {text.get_position(): text.get_text() for text in axes.texts}
     assert cells == {
@@ -127,14 +150,14 @@ def test_confusion_cells_hold_counts_and_shares_of_the_row():
 
 def test_many_classes_leave_the_cells_without_text():
     table = make_table(500, classes=100)
-    axes = figures.open_confusion(table).axes[0]
+    axes = draw("confusion", table).axes[0]
     assert not axes.texts
     names = [text.get_text() for text in axes.get_xticklabels()]
     assert names == [*table.class_names, "unknown"]
 
 
 def test_long_class_names_are_cut():
-    figure = figures.confusion(np.array([0, 1]), np.array([0, 1]), ("a" * 60, "b"), "")
+    figure = matrices.confusion_matrix(np.array([0, 1]), np.array([0, 1]), ("a" * 60, "b"), "")
     name = figure.axes[0].get_yticklabels()[0].get_text()
     assert len(name) == 18
     assert name.endswith("…")
@@ -142,13 +165,13 @@ def test_long_class_names_are_cut():
 
 def test_the_confusions_of_a_table():
     table = make_table()
-    closed = figures.closed_confusion(table).axes[0]
+    closed = draw("closed_confusion", table).axes[0]
     assert closed.get_title() == "Known images, none rejected (60 images)"
     assert closed.images[0].get_array().shape == (3, 3)
-    assert figures.open_confusion(table).axes[0].images[0].get_array().shape == (4, 4)
+    assert draw("confusion", table).axes[0].images[0].get_array().shape == (4, 4)
     cells = {
         text.get_position(): text.get_text().split("\n")[0]
-        for text in figures.binary_confusion(table).axes[0].texts
+        for text in draw("binary_confusion", table).axes[0].texts
     }
     assert int(cells[0, 0]) == np.sum(table.known & ~table.rejected)
     assert int(cells[1, 1]) == np.sum(~table.known & table.rejected)
@@ -157,16 +180,14 @@ def test_the_confusions_of_a_table():
 
 def test_roc_names_every_set_its_count_and_its_auroc():
     table = make_table()
-    axes = figures.roc(table).axes[0]
+    axes = draw("roc", table).axes[0]
     unknown = ~table.known
-    clothes, noise = (
-        measures.auroc(table.score[mask], unknown[mask]) for mask in table.unknown_masks.values()
-    )
+    clothes, noise = (measured("auroc", table, mask) for mask in table.unknown_masks.values())
     assert legend(axes) == [
         f"clothes (20): AUROC {clothes:.3f}",
         f"noise (10): AUROC {noise:.3f}",
-        f"all unknown (30): AUROC {measures.auroc(table.score, unknown):.3f}",
-        f"0/1 decisions, all: AUROC {measures.auroc(table.rejected.astype(float), unknown):.3f}",
+        f"all unknown (30): AUROC {measured('auroc', table):.3f}",
+        f"0/1 decisions, all: AUROC {measured('binary_auroc', table):.3f}",
         "at the threshold in use",
     ]
     decisions = next(line for line in axes.lines if line.get_label().startswith("0/1"))
@@ -176,24 +197,23 @@ def test_roc_names_every_set_its_count_and_its_auroc():
 
 
 def test_roc_of_one_set_has_no_sum():
-    assert legend(figures.roc(make_table(unknown=(20,))).axes[0])[0].startswith("clothes (20)")
-    assert not any("all unknown" in text for text in legend(figures.roc(make_table(unknown=(20, 0))).axes[0]))
+    assert legend(draw("roc", make_table(unknown=(20,))).axes[0])[0].startswith("clothes (20)")
+    assert not any("all unknown" in text for text in legend(draw("roc", make_table(unknown=(20, 0))).axes[0]))
 
 
-@pytest.mark.parametrize(("name", "measure"), [("roc", "auroc"), ("oscr_curve", "oscr")])
+@pytest.mark.parametrize(("name", "measure"), [("roc", "auroc"), ("oscr", "oscr")])
 def test_the_area_under_the_drawn_curve_is_the_measure(name, measure):
     table = make_table()
-    axes = getattr(figures, name)(table).axes[0]
+    axes = draw(name, table).axes[0]
     line = next(line for line in axes.lines if line.get_label().startswith("all unknown"))
     x, y = line.get_xydata().T
     area = abs(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
-    args = (table.predicted_class == table.label,) if measure == "oscr" else ()
-    assert area == pytest.approx(getattr(measures, measure)(table.score, ~table.known, *args))
+    assert area == pytest.approx(measured(measure, table))
 
 
 def test_precision_recall_says_the_share_and_marks_the_threshold():
     table = make_table()
-    axes = figures.precision_recall(table).axes[0]
+    axes = draw("precision_recall", table).axes[0]
     assert legend(axes)[1].startswith("noise (10, a share of 14%): AUPR 0.")
     marks = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
     rejected, unknown = table.rejected, ~table.known
@@ -204,7 +224,7 @@ def test_precision_recall_says_the_share_and_marks_the_threshold():
 
 def test_risk_coverage_marks_the_threshold():
     table = make_table()
-    axes = figures.risk_coverage(table).axes[0]
+    axes = draw("risk_coverage", table).axes[0]
     assert legend(axes)[0].startswith("known images (60): AURC ")
     accepted = (~table.rejected)[table.known]
     coverage, risk = axes.lines[1].get_xydata()[0]
@@ -214,16 +234,16 @@ def test_risk_coverage_marks_the_threshold():
 
 def test_reliability_bars_are_accuracies():
     table = make_table()
-    top, bottom = figures.reliability(table, bins=5).axes
+    top, bottom = curve_figures.reliability(Material(table), bins=5).axes
     confidence, right = table.confidence[table.known], (table.predicted_class == table.label)[table.known]
-    assert top.get_title() == f"Reliability of 60 known images: ECE {measures.ece(confidence, right, 5):.3f}"
+    assert top.get_title() == f"Reliability of 60 known images: ECE {ece(confidence, right, 5):.3f}"
     assert sum(bar.get_height() for bar in bottom.patches) == 60
     last = (confidence > 0.8) & (confidence <= 1)
     assert top.patches[-1].get_height() == pytest.approx(right[last].mean())
 
 
 def test_score_histograms_name_sets_counts_and_threshold():
-    axes = figures.score_histograms(make_table()).axes[0]
+    axes = draw("score_histograms", make_table()).axes[0]
     assert legend(axes) == [
         "digits (known, 60)",
         "clothes (unknown, 20)",
@@ -235,7 +255,7 @@ def test_score_histograms_name_sets_counts_and_threshold():
     for patch in axes.patches:
         assert patch.get_data().values.sum() == pytest.approx(1)
     far_off = dataclasses.replace(make_table(), threshold=np.finfo(float).max)
-    assert legend(figures.score_histograms(far_off).axes[0])[-1] == "threshold 1.798e+308 (off this axis)"
+    assert legend(draw("score_histograms", far_off).axes[0])[-1] == "threshold 1.798e+308 (off this axis)"
 
 
 def test_scores_crowded_at_zero_get_a_log_axis():
@@ -252,7 +272,7 @@ def test_scores_crowded_at_zero_get_a_log_axis():
 def test_tsne_draws_known_images_by_class_and_unknown_ones_black():
     table = make_table()
     indices = np.arange(90)
-    axes = figures.tsne(
+    axes = image_figures.embedded(
         table, indices, np.random.default_rng(0).normal(size=(90, 2)).astype(np.float32)
     ).axes[0]
     *classes, unknown = axes.collections
@@ -268,7 +288,7 @@ def test_tsne_draws_known_images_by_class_and_unknown_ones_black():
 
 def test_tsne_of_many_classes_has_a_colour_scale():
     table = make_table(300, classes=50)
-    figure = figures.tsne(table, np.arange(330), np.zeros((330, 2), np.float32))
+    figure = image_figures.embedded(table, np.arange(330), np.zeros((330, 2), np.float32))
     assert figure.axes[1].get_ylabel() == "known class, 0 to 49 (300 images)"
 
 
@@ -293,7 +313,7 @@ def test_nothing_to_embed(logits):
 
 def test_the_worst_mistakes_come_first():
     table = make_table()
-    mistakes = figures.confident_mistakes(table, per_kind=4)
+    mistakes = image_figures.confident_mistakes(table, per_kind=4)
     accepted, rejected, wrong = mistakes.values()
     assert next(iter(mistakes)).startswith("unknown, yet accepted")
     assert table.score[accepted].tolist() == sorted(table.score[~table.known & ~table.rejected])[:4]
@@ -307,17 +327,18 @@ def test_the_worst_mistakes_come_first():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_gallery_captions_truth_answer_and_score(channels):
     table = make_table()
-    mistakes = figures.confident_mistakes(table, per_kind=3)
+    mistakes = image_figures.confident_mistakes(table)
     rows = np.concatenate([*mistakes.values()])
     images = np.random.default_rng(0).integers(0, 256, (len(rows), channels, 6, 5), dtype=np.uint8)
-    figure = figures.gallery(table, mistakes, images)
+    figure = draw("gallery", table, images=lambda asked: images[[*map([*rows].index, asked)]])
     pictures = [axes for axes in figure.axes if axes.images]
     assert len(pictures) == len(rows)
     row = rows[0]
     name = table.source_names[table.source[row]]
     expected = f"{name}\nas class {table.predicted_class[row]}\nscore {table.score[row]:.3g}"
     assert pictures[0].get_xlabel() == expected
-    assert pictures[3].get_xlabel().split("\n")[1] == "as unknown"
+    first_rejected = len(next(iter(mistakes.values())))
+    assert pictures[first_rejected].get_xlabel().split("\n")[1] == "as unknown"
     shown = pictures[4].images[0].get_array()
     np.testing.assert_array_equal(shown if channels == 3 else shown[..., None], np.moveaxis(images[4], 0, -1))
 
@@ -328,24 +349,24 @@ def test_learning_curves_take_the_last_value_of_each_epoch(tmp_path):
         "epoch,step,train/loss,val/accuracy,val/loss,test/loss\n"
         "0,5,9.0,,,\n0,9,2.0,,,\n0,9,,0.5,1.5,\n1,19,1.0,,,\n1,19,,0.75,nan,\n2,19,,,,0.1\n"
     )
-    curves = figures.read_metrics(path)
+    curves = training.read_metrics(path)
     assert {name: (x.tolist(), y.tolist()) for name, (x, y) in curves.items() if name != "val/loss"} == {
         "train/loss": ([0, 1], [2, 1]),
         "val/accuracy": ([0, 1], [0.5, 0.75]),
     }
-    figure = figures.learning_curves(curves)
+    figure = draw("learning_curves", make_table(), metrics=path)
     loss, accuracy = figure.axes
     assert loss.get_ylabel() == "loss (nats per image)"
     assert legend(loss) == ["training", "validation"]
     assert legend(accuracy) == ["validation"]
     assert accuracy.get_xlabel() == "epoch"
-    assert "learning_curves" in figures.all_figures(make_table(0, ()), metrics=path)
+    assert drawn_names(make_table(0, ()), metrics=path) == {"learning_curves"}
     path.write_text("epoch,step,test/loss\n0,1,0.5\n")
-    assert figures.all_figures(make_table(0, ()), metrics=path) == {}
+    assert drawn_names(make_table(0, ()), metrics=path) == set()
 
 
 def test_optimization_history_shows_the_best_so_far():
-    axes = figures.optimization_history([(0.1, 0.5), (0.7, 0.9), (0.3, 0.6)]).axes[0]
+    axes = draw("optimization_history", make_table(), trials=[(0.1, 0.5), (0.7, 0.9), (0.3, 0.6)]).axes[0]
     assert legend(axes) == ["trials (3)", "best so far", "best: 0.9000 at threshold 0.7"]
     best = next(line for line in axes.lines if line.get_label() == "best so far")
     assert best.get_ydata().tolist() == [0.5, 0.9, 0.9]

@@ -42,7 +42,9 @@ def test_the_schema_is_that_of_a_test(recogniser, tmp_path):
     files = ("x,1.png", 'y"2".png', "sub/three.png")
     datamodule = SimpleNamespace(
         predict_set=SimpleNamespace(files=files),
-        tables=SimpleNamespace(predict_source=None, source_names=("known", "noise, white")),
+        tables=SimpleNamespace(
+            selection=SimpleNamespace(predict=None, source_names=("known", "noise, white"))
+        ),
     )
     header, *found = read(write_predictions(tmp_path / "new", rows(), recogniser, datamodule))
     assert header == [*CSV_COLUMNS, "msp", "entropy"]
@@ -74,7 +76,7 @@ def test_images_of_no_file_or_set_leave_their_columns_empty(recogniser, tmp_path
 
 
 def test_one_source_of_predictions_names_every_row(recogniser, tmp_path):
-    tables = SimpleNamespace(predict_source="folder:x", source_names=("known",))
+    tables = SimpleNamespace(selection=SimpleNamespace(predict="folder:x", source_names=("known",)))
     only = rows(source=torch.zeros(3, dtype=torch.int64))
     _, *found = read(write_predictions(tmp_path, only, recogniser, SimpleNamespace(tables=tables)))
     assert [row[2] for row in found] == ["folder:x"] * 3

@@ -8,9 +8,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation import report
+from osr_lightning.evaluation.caption import Caption, read_caption
+from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.results import evaluate
 from osr_lightning.evaluation.table import PredictionTable
 
@@ -27,6 +31,8 @@ class Page(HTMLParser):
         self.tables: dict[str, list[list[str]]] = {}
         self.attributes: list[tuple[str, str, str | None]] = []
         self.text, self.scripts = "", {}
+        self.captions: list[str] = []
+        self._caption = False
         self._id, self._script, self._cell = "", None, False
         self.feed(html)
         self.close()
@@ -44,12 +50,17 @@ class Page(HTMLParser):
             self._cell = True
         elif tag in ("script", "style"):
             self._script = found.get("id", tag)
+        elif tag == "figcaption":
+            self.captions.append("")
+            self._caption = True
 
     def handle_endtag(self, tag):
         if tag in ("td", "th"):
             self._cell = False
         elif tag in ("script", "style"):
             self._script = None
+        elif tag == "figcaption":
+            self._caption = False
 
     def handle_data(self, data):
         if self._script:
@@ -58,6 +69,8 @@ class Page(HTMLParser):
         self.text += data
         if self._cell:
             self.tables[self._id][-1][-1] += data
+        if self._caption:
+            self.captions[-1] += data
 
 
 def make_table(unknown=(20, 10), groups=None) -> PredictionTable:
@@ -113,6 +126,13 @@ def make_run(folder, table, **changes):
     return results
 
 
+def save_png(path, caption) -> None:
+    info = PngInfo()
+    for key, value in caption.metadata().items():
+        info.add_text(key, value)
+    Image.new("L", (1, 1)).save(path, pnginfo=info)
+
+
 def read(folder) -> Page:
     return Page(report.write_report(folder).read_text(encoding="utf-8"))
 
@@ -126,6 +146,8 @@ def test_the_page_shows_the_numbers(tmp_path):
     assert headline["AUROC"] == [f"{open_set['auroc']:.4f}", f"{low_high[0]:.4f} to {low_high[1]:.4f}"]
     assert headline["known"][0] == f"{open_set['known_accuracy']:.2%}"
     assert headline["closed-set"] == [f"{results['closed_set']['accuracy']:.2%}", "-"]
+    names = [f"{measure.label} {measure.says}" for measure in MEASURES.values()]
+    assert [row[0] for row in page.tables["headline"]][2:] == names
     sets = {row[0]: row[1:] for row in page.tables["sets"]}
     noise = results["unknown"]["<noise>"]
     assert sets["<noise>"][:3] == ["10", f"{noise['unknown_accuracy']:.2%}", f"{noise['total_accuracy']:.2%}"]
@@ -189,15 +211,36 @@ def test_the_guarantee_and_what_was_achieved_are_shown(tmp_path):
 
 def test_the_figures_are_embedded_in_reading_order(tmp_path):
     make_run(tmp_path, make_table())
-    (tmp_path / "figures").mkdir()
-    for name in ("a_new_one", "gallery", "roc", "score_histograms"):
-        (tmp_path / "figures" / f"{name}.png").write_bytes(PIXEL)
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    save_png(folder / "a_b.png", Caption(120, "Far <right>", wide=True))
+    save_png(folder / "z.png", Caption(20, "Ünï → ok"))
+    save_png(folder / "c.png", Caption(120))
+    (folder / "old.png").write_bytes(PIXEL)
+    (folder / "damaged.png").write_bytes(PIXEL[:20])
     page = read(tmp_path)
-    assert [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")] == [
-        "score histograms", "roc", "gallery", "a new one",
-    ]  # fmt: skip
-    source = next(value for tag, name, value in page.attributes if (tag, name) == ("img", "src"))
-    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == PIXEL
+    alt, source = (
+        [value for tag, attribute, value in page.attributes if (tag, attribute) == ("img", name)]
+        for name in ("alt", "src")
+    )
+    assert alt == ["z", "a b", "c", "damaged", "old"]
+    assert base64.b64decode(source[-1].removeprefix("data:image/png;base64,")) == PIXEL
+    assert page.captions == ["Ünï → ok", "Far <right>", "", "", ""]
+    assert page.attributes.count(("figure", "class", "wide")) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [{"Description": "of a camera"}, {"Description": "x", "osr_order": "nan", "osr_wide": "yes"}],
+    ids=["foreign", "damaged"],
+)
+def test_a_picture_of_other_origin_has_no_caption(tmp_path, text):
+    path = tmp_path / "a.png"
+    info = PngInfo()
+    for key, value in text.items():
+        info.add_text(key, value)
+    Image.new("L", (1, 1)).save(path, pnginfo=info)
+    assert read_caption(path) == Caption()
 
 
 def test_nothing_is_fetched(tmp_path):
@@ -252,6 +295,11 @@ def test_a_run_without_unknown_images(tmp_path, unknown):
     make_run(tmp_path, make_table(unknown))
     page = read(tmp_path)
     assert "no unknown images" in page.text
+    assert [row[0].split(" ", 2)[:2] for row in page.tables["headline"][1:]] == [
+        ["closed-set", "accuracy"],
+        ["known", "accuracy"],
+    ]
+    assert len(page.tables["classes"]) == 1 + 3
     assert set(json.loads(page.scripts["sweep"])["unknown"]) == {None}
     assert "nan" not in page.text.lower()
 
@@ -308,6 +356,30 @@ def test_names_are_text_whatever_they_hold(tmp_path):
         assert name not in html
         assert name in hostile.text
     assert hostile.tables["sets"][2][0] == HOSTILE[1]
+    assert [row[0] for row in hostile.tables["classes"]][1:] == list(HOSTILE)
+
+
+def test_every_class_has_a_row(tmp_path):
+    table = make_table()
+    make_run(tmp_path, table)
+    header, *rows = read(tmp_path).tables["classes"]
+    assert header == ["class", "images", "accuracy, none rejected", "rejected"]
+    assert [row[0] for row in rows] == ["x", "y", "z"]
+    mine = table.label == 1
+    right, rejected = (table.predicted_class[mine] == 1).mean(), table.rejected[mine].mean()
+    assert rows[1][1:] == [str(mine.sum()), f"{right:.2%}", f"{rejected:.2%}"]
+
+
+@pytest.mark.parametrize("count", [50, 51])
+def test_too_many_classes_are_counted_instead_of_listed(tmp_path, count):
+    table = make_table()
+    names = tuple(f"class {index}" for index in range(count))
+    label = np.where(table.known, table.label, count)
+    table = dataclasses.replace(table, class_names=names, label=label)
+    make_run(tmp_path, table)
+    page = read(tmp_path)
+    assert ("classes" in page.tables) == (count == 50)
+    assert ("51 classes are too many to list" in page.text) == (count == 51)
 
 
 def test_warnings_are_shown_as_sentences(tmp_path):

@@ -1,7 +1,6 @@
 """The scores against values worked out by hand and by scipy, and the relations between them."""
 
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from osr_lightning.errors import UserError
 from osr_lightning.scoring.scores import (
     SCORES,
     Samples,
-    ScoreName,
     all_scores,
     energy,
     entropy,
@@ -23,6 +21,8 @@ from osr_lightning.scoring.scores import (
     mean_log_probability,
     msp,
     mutual_information,
+    register,
+    summarise,
     variation_ratio,
 )
 
@@ -67,8 +67,16 @@ def test_all_scores_are_those_of_scipy(classes):
         assert torch.equal(score, SCORES[name](logits))
 
 
-def test_the_names_are_the_registrys():
-    assert set(get_args(ScoreName)) == set(SCORES)
+def test_a_score_is_known_under_its_functions_name():
+    def largest_logit(logits):
+        return logits.logits.mean(0).amax(-1)
+
+    try:
+        register(largest_logit)
+        assert all_scores(logits_of())["largest_logit"].shape == (logits_of().shape[1],)
+        assert "score/largest_logit" in summarise(logits_of())
+    finally:
+        del SCORES["largest_logit"]
 
 
 def test_values_worked_out_by_hand():

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from osr_lightning.evaluation import measures
 from osr_lightning.evaluation.acceptance import Acceptance, BoolArray, FloatArray, acceptance
+from osr_lightning.evaluation.figures.registry import Material, figure
 from osr_lightning.evaluation.figures.style import (
     GREY,
     KNOWN_COLOR,
@@ -20,25 +20,29 @@ from osr_lightning.evaluation.figures.style import (
     plain,
     unit_square,
 )
+from osr_lightning.evaluation.measures import closed_set, decisions, ranking
+from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.evaluation.table import PredictionTable
 
 
-def roc(table: PredictionTable) -> Figure:
+@figure(caption="Each point of a curve is a threshold; up and to the left is better.", order=20)
+def roc(material: Material) -> Figure:
     """Unknown images rejected against known images rejected, per set, and the decisions' own curve."""
+    table = material.table
     figure, axes = new_axes()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
     for name, mask, style in _curves(table):
         counts, known, unknown = _counts(table, mask)
-        value = measures.auroc(table.score[mask], ~table.known[mask])
+        value = ranking.auroc(Outcomes.of(table, mask))
         label = f"{name} ({unknown:,}): AUROC {value:.3f}"
         axes.plot(1 - counts.known / known, 1 - counts.unknown / unknown, label=label, **style)
         chosen = counts.at(table.threshold)
         _mark(axes, 1 - chosen.known / known, 1 - chosen.unknown / unknown, style["color"])
     # the last curve drawn is that of all unknown images: its decisions are a score of two values
-    decisions = measures.auroc(table.rejected.astype(np.float64), ~table.known)
+    binary = decisions.binary_auroc(Outcomes.of(table))
     x, y = float(1 - chosen.known / known), float(1 - chosen.unknown / unknown)
     axes.plot(
-        [0, x, 1], [0, y, 1], color=GREY, linestyle=":", label=f"0/1 decisions, all: AUROC {decisions:.3f}"
+        [0, x, 1], [0, y, 1], color=GREY, linestyle=":", label=f"0/1 decisions, all: AUROC {binary:.3f}"
     )
     _label_mark(axes)
     axes.set(
@@ -51,12 +55,14 @@ def roc(table: PredictionTable) -> Figure:
     return figure
 
 
-def precision_recall(table: PredictionTable) -> Figure:
+@figure(caption="Depends on the share of unknown images, which the legend names.", order=40)
+def precision_recall(material: Material) -> Figure:
     """Precision against recall with unknown as the positive class, per unknown set."""
+    table = material.table
     figure, axes = new_axes()
     for name, mask, style in _curves(table):
         counts, known, unknown = _counts(table, mask)
-        value = measures.aupr_unknown(table.score[mask], ~table.known[mask])
+        value = ranking.aupr_unknown(Outcomes.of(table, mask))
         share = f"{unknown / (known + unknown):.0%}"
         label = f"{name} ({unknown:,}, a share of {share}): AUPR {value:.3f}"
         recall, precision = _recall_precision(counts, known, unknown)
@@ -74,13 +80,17 @@ def precision_recall(table: PredictionTable) -> Figure:
     return figure
 
 
-def oscr_curve(table: PredictionTable) -> Figure:
+@figure(
+    caption="As the ROC, but a known image counts only if its class is right; up and to the left is better.",
+    order=30,
+)
+def oscr(material: Material) -> Figure:
     """Correct classification rate against false positive rate, per unknown set (Dhamija et al. 2018)."""
+    table = material.table
     figure, axes = new_axes()
     for name, mask, style in _curves(table):
         counts, known, unknown = _counts(table, mask)
-        right = table.predicted_class[mask] == table.label[mask]
-        value = measures.oscr(table.score[mask], ~table.known[mask], right)
+        value = ranking.oscr(Outcomes.of(table, mask))
         label = f"{name} ({unknown:,}): OSCR {value:.3f}"
         axes.plot(counts.unknown / unknown, counts.correct / known, label=label, **style)
         chosen = counts.at(table.threshold)
@@ -98,13 +108,17 @@ def oscr_curve(table: PredictionTable) -> Figure:
     return figure
 
 
-def risk_coverage(table: PredictionTable) -> Figure:
+@figure(
+    caption="How much rejecting the highest scores lowers the error among the rest.", order=90, needs="known"
+)
+def risk_coverage(material: Material) -> Figure:
     """Error rate among the accepted known images against the share accepted."""
+    table = material.table
     figure, axes = new_axes()
     known = table.known
     score, right = table.score[known], (table.predicted_class == table.label)[known]
-    coverage, risk = measures.risk_coverage(score, right)
-    label = f"known images ({len(score):,}): AURC {measures.aurc(score, right):.4f}"
+    coverage, risk = closed_set.risk_coverage(score, right)
+    label = f"known images ({len(score):,}): AURC {closed_set.aurc(score, right):.4f}"
     axes.plot(coverage, risk, color=KNOWN_COLOR, label=label)
     if accepted := int((score <= table.threshold).sum()):
         _mark(axes, coverage[accepted - 1], risk[accepted - 1], KNOWN_COLOR)
@@ -120,12 +134,14 @@ def risk_coverage(table: PredictionTable) -> Figure:
     return figure
 
 
-def reliability(table: PredictionTable, bins: int = 15) -> Figure:
+@figure(caption="Bars above the diagonal: less confident than right; below: more.", order=80, needs="known")
+def reliability(material: Material, bins: int = 15) -> Figure:
     """Accuracy against confidence of the known images, and how many images have which confidence."""
+    table = material.table
     known = table.known
     confidence, right = table.confidence[known], (table.predicted_class == table.label)[known]
-    error = measures.ece(confidence, right, bins)
-    count, mean_confidence, accuracy = measures.calibration_bins(confidence, right, bins)
+    error = closed_set.ece(confidence, right, bins)
+    count, mean_confidence, accuracy = closed_set.calibration_bins(confidence, right, bins)
     filled = count > 0
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=[3, 1])
@@ -169,9 +185,9 @@ def _curves(table: PredictionTable) -> list[tuple[str, BoolArray, dict[str, Any]
 
 def _counts(table: PredictionTable, mask: BoolArray) -> tuple[Acceptance, int, int]:
     """Acceptance counts of some images, and how many known and unknown images they are."""
-    unknown = ~table.known[mask]
-    right = table.predicted_class[mask] == table.label[mask]
-    return acceptance(table.score[mask], unknown, right), int((~unknown).sum()), int(unknown.sum())
+    chosen = Outcomes.of(table, mask)
+    known, unknown = int((~chosen.unknown).sum()), int(chosen.unknown.sum())
+    return acceptance(chosen.score, chosen.unknown, chosen.correct), known, unknown
 
 
 def _recall_precision(counts: Acceptance, known: int, unknown: int) -> tuple[FloatArray, FloatArray]:

@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from osr_lightning.evaluation.acceptance import FloatArray, IntArray
+from osr_lightning.evaluation.embedding import tsne_embedding
+from osr_lightning.evaluation.figures.registry import Material, figure
 from osr_lightning.evaluation.figures.style import (
     KNOWN_COLOR,
     SCORE_LABEL,
@@ -22,8 +24,14 @@ from osr_lightning.evaluation.table import PredictionTable
 LEGEND_UP_TO = 20  # classes; more are told apart by a colour scale
 
 
-def score_histograms(table: PredictionTable, bins: int = 60) -> Figure:
+@figure(
+    caption="The further apart known and unknown images lie, the better any threshold can do.",
+    order=10,
+    needs="known",
+)
+def score_histograms(material: Material, bins: int = 60) -> Figure:
     """Scores of the known images against each unknown set's, with the threshold drawn in."""
+    table = material.table
     figure, axes = new_axes(7.2)
     edges, log = _bin_edges(table.score, table.threshold, bins)
     for index, name in enumerate(table.source_names):
@@ -53,7 +61,19 @@ def score_histograms(table: PredictionTable, bins: int = 60) -> Figure:
     return figure
 
 
-def tsne(table: PredictionTable, indices: IntArray, points: NDArray[np.float32]) -> Figure:
+@figure(
+    caption="Images with similar outputs lie close together; unknown images are black.",
+    order=100,
+    wide=True,
+    needs="known",
+)
+def tsne(material: Material) -> Figure | None:
+    """The logits embedded in the plane; ``None`` where there are too few or they are all equal."""
+    indices, points = tsne_embedding(material.table.logits, material.seed, material.tsne_points)
+    return embedded(material.table, indices, points) if len(indices) else None
+
+
+def embedded(table: PredictionTable, indices: IntArray, points: NDArray[np.float32]) -> Figure:
     """The embedded images: known ones coloured by class, unknown ones black.
 
     Args:
@@ -112,14 +132,21 @@ def confident_mistakes(table: PredictionTable, per_kind: int = 8) -> dict[str, I
     return worst
 
 
-def gallery(table: PredictionTable, mistakes: dict[str, IntArray], images: NDArray[np.uint8]) -> Figure:
+@figure(
+    caption="The mistakes that the score was surest of, with the true class or set and the answer given.",
+    order=110,
+    wide=True,
+    needs="known",
+)
+def gallery(material: Material) -> Figure | None:
     """The worst mistakes with what they are, what they were taken for, and their score.
 
-    Args:
-        table: the test run.
-        mistakes: kind -> rows of the table, of :func:`confident_mistakes`.
-        images: ``(n, C, H, W)`` uint8, those rows' images in the same order; C is 1 (grey) or 3 (RGB).
+    ``None`` without images, which are grey (C is 1) or RGB (3), or without mistakes.
     """
+    table, mistakes = material.table, confident_mistakes(material.table)
+    if material.images is None or not mistakes:
+        return None
+    images = material.images(np.concatenate([*mistakes.values()]))
     columns = max(len(rows) for rows in mistakes.values())
     width = max(1.45 * columns, 5.5)
     figure = Figure(figsize=(width, 2.3 * len(mistakes)), layout="constrained")

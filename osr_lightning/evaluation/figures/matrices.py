@@ -9,13 +9,13 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from osr_lightning.evaluation.acceptance import IntArray
+from osr_lightning.evaluation.figures.registry import Material, figure
 from osr_lightning.evaluation.figures.style import colormap, shorten
-from osr_lightning.evaluation.table import PredictionTable
 
 TEXT_UP_TO = 25  # classes; beyond them a cell is too small for its numbers
 
 
-def confusion(label: IntArray, prediction: IntArray, names: Sequence[str], title: str) -> Figure:
+def confusion_matrix(label: IntArray, prediction: IntArray, names: Sequence[str], title: str) -> Figure:
     """The confusion matrix of any number of classes.
 
     Args:
@@ -58,22 +58,27 @@ def confusion(label: IntArray, prediction: IntArray, names: Sequence[str], title
     return figure
 
 
-def closed_confusion(table: PredictionTable) -> Figure:
+@figure(caption="The classifier by itself, before anything is rejected.", order=70, wide=True, needs="known")
+def closed_confusion(material: Material) -> Figure:
     """K x K: the known images by predicted class, none rejected."""
-    known = table.known
-    return confusion(
+    table, known = material.table, material.table.known
+    return confusion_matrix(
         table.label[known], table.predicted_class[known], table.class_names, "Known images, none rejected"
     )
 
 
-def open_confusion(table: PredictionTable) -> Figure:
+@figure(caption="Counts, and shares of the row. Last row and column: unknown.", order=50, wide=True)
+def confusion(material: Material) -> Figure:
     """(K+1) x (K+1): all images by prediction, ``unknown`` last."""
-    return confusion(
+    table = material.table
+    return confusion_matrix(
         table.label, table.prediction, (*table.class_names, "unknown"), "At the threshold in use"
     )
 
 
-def binary_confusion(table: PredictionTable) -> Figure:
+@figure(caption="The decision known or unknown alone.", order=60)
+def binary_confusion(material: Material) -> Figure:
     """2 x 2: known and unknown images by decision."""
+    table = material.table
     unknown, rejected = (~table.known).astype(np.int64), table.rejected.astype(np.int64)
-    return confusion(unknown, rejected, ("known", "unknown"), "Known or unknown?")
+    return confusion_matrix(unknown, rejected, ("known", "unknown"), "Known or unknown?")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from osr_lightning.evaluation.acceptance import FloatArray
+from osr_lightning.evaluation.figures.registry import Material, figure
 from osr_lightning.evaluation.figures.style import COLORS, GREY, dress, new_axes
 
 Curve = tuple[FloatArray, FloatArray]
@@ -37,8 +37,17 @@ def read_metrics(path: Path) -> dict[str, Curve]:
     return curves
 
 
-def learning_curves(curves: dict[str, Curve]) -> Figure:
-    """Loss and accuracy of training and validation by epoch, of :func:`read_metrics`."""
+@figure(
+    caption="A validation curve that turns away from the training one means overfitting.",
+    order=120,
+    wide=True,
+    needs="nothing",
+)
+def learning_curves(material: Material) -> Figure | None:
+    """Loss and accuracy of training and validation by epoch; ``None`` where none were logged."""
+    metrics = material.metrics
+    if metrics is None or not metrics.is_file() or not (curves := read_metrics(metrics)):
+        return None
     panels = [panel for panel in PANELS if any(name.endswith(f"/{panel}") for name in curves)]
     figure = Figure(figsize=(4.6 * len(panels), 3.8), layout="constrained")
     figure.suptitle("Learning curves")
@@ -58,14 +67,13 @@ def learning_curves(curves: dict[str, Curve]) -> Figure:
     return figure
 
 
-def optimization_history(trials: Sequence[tuple[float, float]]) -> Figure:
-    """The threshold search, trial by trial.
-
-    Args:
-        trials: ``(threshold, value)`` of every trial in order; a higher value is better.
-    """
+@figure(caption="The trials of the search that chose the threshold.", order=130, needs="nothing")
+def optimization_history(material: Material) -> Figure | None:
+    """The threshold search, trial by trial; ``None`` where there was none."""
+    if not material.trials:
+        return None
     figure, axes = new_axes()
-    threshold, value = np.array(trials, dtype=np.float64).reshape(-1, 2).T
+    threshold, value = np.array(material.trials, dtype=np.float64).reshape(-1, 2).T
     number = np.arange(1, len(value) + 1)
     best = int(np.argmax(value))
     axes.plot(number, value, "o", color=GREY, label=f"trials ({len(value):,})")

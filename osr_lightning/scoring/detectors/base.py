@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
 
-DetectorName: TypeAlias = Literal["mahalanobis", "relative_mahalanobis", "knn", "vim", "openmax"]
 Buffers: TypeAlias = dict[str, Tensor]
 
 
-class Detector(nn.Module):
-    """What the fitted scores share; a subclass names its buffers and implements ``_fit`` and ``_score``."""
+DETECTORS: dict[str, type[Detector]] = {}
 
-    name: ClassVar[DetectorName]
+
+class Detector(nn.Module):
+    """What the fitted scores share.
+
+    A subclass says its ``name``, under which it is then known everywhere, names its buffers in ``state``, and
+    implements ``_fit`` and ``_score``.
+    """
+
+    name: ClassVar[str]
     state: ClassVar[tuple[str, ...]]
     _device: Tensor
+
+    def __init_subclass__(cls) -> None:
+        """Enter the subclass into ``DETECTORS``."""
+        super().__init_subclass__()
+        DETECTORS[cls.name] = cls
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
-from osr_lightning.scoring.detectors.base import Buffers, Detector, DetectorName, squared_distance
+from osr_lightning.scoring.detectors.base import Buffers, Detector, squared_distance
 
 
 class Mahalanobis(Detector):
@@ -29,7 +29,7 @@ class Mahalanobis(Detector):
             networks that answer unknown images with short features.
     """
 
-    name: ClassVar[DetectorName] = "mahalanobis"
+    name: ClassVar[str] = "mahalanobis"
     state: ClassVar[tuple[str, ...]] = ("means", "whitening")
     means: Tensor  # (classes that occur, D), whitened
     whitening: Tensor  # (D, D), times its own transpose it is C^-1

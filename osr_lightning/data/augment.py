@@ -1,0 +1,104 @@
+"""Augmentation of whole batches on their device, in training only; each image has its own draw.
+
+A new augmentation is one function under `register`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Augmentation: TypeAlias = Callable[[Tensor], Tensor]
+AUGMENTATIONS: dict[str, Augmentation] = {}
+
+
+def register(function: Augmentation) -> Augmentation:
+    """Make a function from standardised images ``(B, C, H, W)`` to others of that shape known by its name."""
+    AUGMENTATIONS[function.__name__] = function
+    return function
+
+
+@register
+def none(images: Tensor) -> Tensor:
+    """The images as they are."""
+    return images
+
+
+@register
+def digits(images: Tensor) -> Tensor:
+    """For characters and the like: turned by up to 10 degrees, scaled and shifted by up to a tenth."""
+    return affine(images, degrees=10, scale=0.1, shift=0.1)
+
+
+@register
+def photos(images: Tensor) -> Tensor:
+    """For photographs: half of them mirrored, shifted by up to an eighth of a side."""
+    return crop(mirror(images))
+
+
+@register
+def photos_strong(images: Tensor) -> Tensor:
+    """``photos``, brightness and contrast changed, a square left out (Cutout, DeVries & Taylor 2017)."""
+    return erase(tint(crop(mirror(images))))
+
+
+def affine(images: Tensor, *, degrees: float, scale: float, shift: float) -> Tensor:
+    """Turn, scale and shift each image at random, up to the given amounts; edges are continued.
+
+    Args:
+        images: ``(B, C, H, W)`` float.
+        degrees: largest turn.
+        scale: largest change of scale, as a share.
+        shift: largest shift, as a share of a side.
+    """
+    angle, zoom, right, down = 2 * torch.rand(4, len(images), device=images.device) - 1
+    zoom = 1 + scale * zoom
+    cos, sin = (zoom * f(angle * degrees * math.pi / 180) for f in (torch.cos, torch.sin))
+    rows = torch.stack([cos, -sin, 2 * shift * right, sin, cos, 2 * shift * down], dim=1)
+    grid = F.affine_grid(rows.view(-1, 2, 3).to(images), list(images.shape), align_corners=False)
+    moved: Tensor = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return moved
+
+
+def mirror(images: Tensor) -> Tensor:
+    """Mirror each image left to right with probability one half."""
+    chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(chosen, images.flip(-1), images)
+
+
+def crop(images: Tensor) -> Tensor:
+    """Shift each image by up to an eighth of its sides, what lies beyond its edges mirrored."""
+    batch, channels, height, width = images.shape
+    down, right = height // 8, width // 8
+    padded = F.pad(images, (right, right, down, down), mode="reflect")
+    device = images.device
+    rows = torch.randint(2 * down + 1, (batch, 1), device=device) + torch.arange(height, device=device)
+    columns = torch.randint(2 * right + 1, (batch, 1), device=device) + torch.arange(width, device=device)
+    which = torch.arange(batch, device=device)[:, None, None, None]
+    layer = torch.arange(channels, device=device)[None, :, None, None]
+    moved: Tensor = padded[which, layer, rows[:, None, :, None], columns[:, None, None, :]]
+    return moved
+
+
+def tint(images: Tensor) -> Tensor:
+    """Change brightness by up to 0.2 deviations and contrast by up to a fifth, at random."""
+    light, contrast = 0.2 * (2 * torch.rand(2, len(images), 1, 1, 1, device=images.device) - 1)
+    tinted: Tensor = images * (1 + contrast) + light
+    return tinted
+
+
+def erase(images: Tensor) -> Tensor:
+    """Set a square of a quarter of each side to 0, the mean of the training images, at a random place."""
+    outside = []
+    for size in images.shape[2:]:
+        begin = torch.randint(size, (len(images), 1), device=images.device) - size // 8
+        place = torch.arange(size, device=images.device)
+        outside.append((place < begin) | (place >= begin + max(1, size // 4)))  # (B, size)
+    rows, columns = outside
+    kept: Tensor = images * (rows[:, None, :, None] | columns[:, None, None, :])
+    return kept

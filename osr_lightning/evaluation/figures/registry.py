@@ -1,0 +1,107 @@
+"""The list of all figures: what they are drawn from, how one is added, how they are drawn and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from osr_lightning.evaluation.acceptance import IntArray
+from osr_lightning.evaluation.caption import Caption
+from osr_lightning.evaluation.outcomes import Needs, enough
+from osr_lightning.evaluation.table import PredictionTable
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that a run may be drawn from.
+
+    Attributes:
+        table: the test run.
+        images: rows of the table ``(n,)`` -> their images ``(n, C, H, W)`` uint8; ``None`` for no gallery.
+        metrics: the ``metrics.csv`` of the training run; the file need not exist.
+        trials: ``(threshold, value)`` of the threshold search, in order; a higher value is better.
+        seed: of the embedding.
+        tsne_points: images to embed; 0 for no embedding.
+    """
+
+    table: PredictionTable
+    images: Callable[[IntArray], NDArray[np.uint8]] | None = None
+    metrics: Path | None = None
+    trials: Sequence[tuple[float, float]] = ()
+    seed: int = 0
+    tsne_points: int = 2000
+
+
+Draw = Callable[[Material], "Figure | None"]
+AnyDraw = TypeVar("AnyDraw", bound=Draw)
+
+
+class Entry(NamedTuple):
+    """One figure: how to draw it, its caption, and the kinds of images it cannot do without."""
+
+    draw: Draw
+    caption: Caption
+    needs: Needs
+
+
+FIGURES: dict[str, Entry] = {}  # by the function's name, which is the file's
+
+
+def figure(
+    *, caption: str, order: int, wide: bool = False, needs: Needs = "both"
+) -> Callable[[AnyDraw], AnyDraw]:
+    """Make a function of :class:`Material` a figure of every test that has what it needs.
+
+    The function returns ``None`` where something else than images is missing.
+
+    Args:
+        caption: what to look for, below the figure in the report.
+        order: figures come in ascending order; there is room between the numbers.
+        wide: whether it needs the page's full width.
+        needs: the kinds of test images without which it is left out and the function is not called.
+
+    Raises:
+        ValueError: if there is a figure of that name.
+    """
+
+    def register(draw: AnyDraw) -> AnyDraw:
+        if draw.__name__ in FIGURES:
+            raise ValueError(f"there is a figure named {draw.__name__} already")
+        FIGURES[draw.__name__] = Entry(draw, Caption(order, caption, wide), needs)
+        return draw
+
+    return register
+
+
+def all_figures(material: Material) -> dict[str, Figure]:
+    """Every figure that the run has the data for: name -> figure, in the order of the report."""
+    unknown = ~material.table.known
+    entries = sorted(FIGURES.items(), key=lambda item: (item[1].caption.order, item[0]))
+    return {
+        name: drawn
+        for name, entry in entries
+        if enough(entry.needs, unknown) and (drawn := entry.draw(material)) is not None
+    }
+
+
+def save_figures(drawn: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write ``NAME.png`` of each figure, with its caption inside for the report to read.
+
+    Args:
+        drawn: of :func:`all_figures`.
+        folder: made where it is missing.
+
+    Returns:
+        The files, in the same order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png" for name in drawn]
+    for path, (name, drawing) in zip(paths, drawn.items(), strict=True):
+        drawing.savefig(path, dpi=120, metadata=FIGURES[name].caption.metadata())
+    return paths

@@ -1,0 +1,139 @@
+"""torchvision's classifiers by name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from osr_lightning.errors import UserError
+from osr_lightning.models.networks import register
+
+_log = logging.getLogger("osr_lightning")
+
+
+def classifier_names() -> list[str]:
+    """All of torchvision's classifiers."""
+    from torchvision import models
+
+    return list(models.list_models(module=models))
+
+
+@register
+class Torchvision(nn.Module):
+    """One of torchvision's classifiers, its first layer made for the images' channels.
+
+    Args:
+        num_classes: ``K``, the number of known classes.
+        in_channels: ``C``; the weights of a first layer for colour are summed up for grey images.
+        name: as in ``torchvision.models``, such as resnet18.
+        weights: a file of weights (a state dict), or one of torchvision's own, such as DEFAULT, which it
+            downloads. A last layer for another number of classes is left out. A checkpoint does not need them
+            again.
+
+    Raises:
+        UserError: if there is no such classifier, or the weights are not its own.
+    """
+
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, name: str = "resnet18", weights: str | None = None
+    ) -> None:
+        super().__init__()
+        self.label = name
+        from torchvision import models
+
+        if name not in classifier_names():
+            raise UserError(f"torchvision has no classifier {name!r}; see torchvision.models.list_models()")
+        build = cast(Callable[..., nn.Module], models.get_model_builder(name))
+        if weights is not None and not Path(weights).expanduser().is_file():
+            self.network = _published(build, name, weights, num_classes)
+        else:
+            self.network = build(num_classes=num_classes, weights=None)
+            if weights is not None:
+                _fill(self.network, _read(Path(weights).expanduser()), weights)
+        _take_channels(self.network, in_channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` -> logits ``(B, K)``."""
+        logits = self.network(images)
+        return cast(
+            Tensor, logits[0] if isinstance(logits, tuple) else logits
+        )  # Inception has two in training
+
+
+def _published(build: Callable[..., nn.Module], name: str, weights: str, num_classes: int) -> nn.Module:
+    from torchvision import models
+
+    try:
+        chosen = models.get_model_weights(name)[weights]
+    except KeyError as error:
+        there = ", ".join(models.get_model_weights(name).__members__)
+        raise UserError(
+            f"model.network.weights {weights}: there is no such file; torchvision's for {name} are {there}"
+        ) from error
+    try:
+        state = chosen.get_state_dict(progress=True, check_hash=True)
+    except Exception as error:  # no network, no space: each has its own kind
+        raise UserError(
+            f"the weights {weights} of {name} cannot be downloaded ({error}): fetch {chosen.url} by other "
+            "means and give model.network.weights the file"
+        ) from error
+    network = build(num_classes=num_classes, weights=None)
+    _fill(network, state, weights)
+    return network
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail anywhere in torch's reader
+        raise UserError(f"{path} is no readable file of weights ({type(error).__name__})") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no state dict of weights")
+    return state
+
+
+def _fill(network: nn.Module, state: dict[str, Any], weights: str) -> None:
+    """Take the weights, but for the parameters of a last layer of another size."""
+    own = network.state_dict()
+    other = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
+    last = [name for name, _ in network.named_parameters()][-2:]
+    if strangers := [name for name in other if name not in last]:
+        raise UserError(f"{weights} does not fit the network: {strangers[0]} has another shape")
+    kept = {name: value for name, value in state.items() if name not in other}
+    missing, unexpected = network.load_state_dict(kept, strict=False)
+    if lost := [name for name in (*missing, *unexpected) if name not in other]:
+        raise UserError(f"{weights} does not fit the network: {lost[0]} is on one side only")
+    if other:
+        _log.warning(
+            "%s: the last layer has %d outputs, which are left out; the network learns a new one",
+            weights,
+            len(state[other[-1]]),
+        )
+
+
+def _take_channels(network: nn.Module, in_channels: int) -> None:
+    name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    if first.in_channels == in_channels:
+        return
+    made = nn.Conv2d(
+        in_channels,
+        first.out_channels,
+        first.kernel_size,  # type: ignore[arg-type]
+        first.stride,  # type: ignore[arg-type]
+        first.padding,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    with torch.no_grad():
+        summed = first.weight.sum(1, keepdim=True) / in_channels
+        made.weight.copy_(summed.expand_as(made.weight))
+        if first.bias is not None and made.bias is not None:
+            made.bias.copy_(first.bias)
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, made)

@@ -1,0 +1,84 @@
+"""What is trained, and how, where the user does not say: decided from the known images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from osr_lightning.errors import UserError
+from osr_lightning.facts import Facts
+from osr_lightning.models.factory import NetworkLike, network_recipe
+from osr_lightning.training.optimizers import Schedule
+
+STUDY = ("BaselineCNN", "MCDropoutCNN")
+_MANY = 1000  # training images per class that need no augmentation
+_STEPS = 1500  # that a small set is trained for at least
+_MOST_EPOCHS = 300
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is trained.
+
+    Attributes:
+        network: name of one of this package's; None where the user gave one.
+        augment: name of an augmentation.
+        learning_rate: of the optimizer, or the peak of one_cycle.
+        weight_decay: of AdamW; 0 is Adam.
+        label_smoothing: share of the label that is spread over all classes.
+        schedule: of the learning rate.
+        batch_size: images per step and process.
+        epochs: passes over the training images.
+    """
+
+    network: str | None
+    augment: str
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    schedule: Schedule
+    batch_size: int
+    epochs: int
+
+    def with_given(self, given: dict[str, Any]) -> Plan:
+        """The plan with what the user said in its place; None says nothing."""
+        names = {field.name for field in fields(self)}
+        return replace(self, **{k: v for k, v in given.items() if k in names and v is not None})
+
+
+def plan(network: NetworkLike | None, sampler: str, facts: Facts, images: int) -> Plan:
+    """A plan that suits the network and the known images.
+
+    The study's networks are trained as the study did, and are the choice for many small grey images, which
+    they are made for. All others get a one-cycle schedule with augmentation, small sets more epochs.
+
+    Args:
+        network: what the user gave; None to choose.
+        sampler: name of the sampler.
+        facts: of the known images.
+        images: number of training images.
+    """
+    recipe = None if network is None else network_recipe(network)
+    name = "" if recipe is None else str(recipe["class_path"]).rpartition(".")[2]
+    many = images >= _MANY * facts.num_classes
+    grey = facts.channels == 1
+    small = grey and 16 <= facts.image_size <= 28
+    if name in STUDY or (network is None and small and many):
+        chosen = None if name else "MCDropoutCNN" if sampler == "mc_dropout" else "BaselineCNN"
+        return Plan(chosen, "none", 0.01, 0.0, 0.0, "step", 128, 15)
+    augment = "photos" if not grey else "none" if many else "digits"
+    epochs = min(_MOST_EPOCHS, max(30, math.ceil(_STEPS * 64 / max(1, images))))
+    own = network is None or name == "ConvNet"
+    rate, decay = (0.004, 0.02) if own else (0.001, 0.02)
+    return Plan("ConvNet" if network is None else None, augment, rate, decay, 0.05, "one_cycle", 64, epochs)
+
+
+def check_epochs(epochs: int) -> None:
+    """Refuse what is no number of epochs.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if epochs < -1 or epochs == 0:
+        raise UserError(f"trainer.max_epochs must be at least 1 (or -1 for no end), got {epochs}")
