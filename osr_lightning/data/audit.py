@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from osr_lightning.data.stream import Images
 from osr_lightning.errors import UserError
+
+_BYTES = 16  # of a digest
 
 
 class Named(Protocol):
@@ -54,16 +57,89 @@ def _file(images: Named, row: int) -> str:
 
 
 def refuse_leaks(leaks: list[str], allowed: bool) -> None:
-    """Stop where images that choose the threshold are among those of the test.
+    """Stop where images that made a classifier are among those that judge it.
 
     Raises:
         UserError: unless that is allowed.
     """
     if leaks and not allowed:
         raise UserError(
-            f"images that choose the threshold are also tested: {'; '.join(leaks)}; use other sets, "
+            f"images that train or choose the threshold are also tested: {'; '.join(leaks)}; use other sets, "
             "or set data.allow_overlap true, which marks the results optimistic"
         )
+
+
+class Seen(NamedTuple):
+    """The images that made a checkpoint, 16 bytes each.
+
+    Attributes:
+        train: ``(N, 16)`` uint8, digests of those it was trained on.
+        calibration: ``(M, 16)`` uint8, of those that chose its threshold.
+    """
+
+    train: Tensor
+    calibration: Tensor
+
+    def trained_on_too(self, train: Tensor) -> Seen:
+        """The same, and training images of an earlier fit."""
+        joined = _unpacked(self.train) | _unpacked(train)
+        return self._replace(train=_packed(sorted(joined)))
+
+    def with_calibration(self, images: Images) -> Seen:
+        """The same, but for the images that chose the threshold."""
+        return self._replace(calibration=packed_digests(images))
+
+    def among(self, images: Named, whose: str, *, calibration: bool) -> list[str]:
+        """Phrases on those of ``images`` that are seen already, with counts and some files.
+
+        Args:
+            images: held out or to be tested.
+            whose: what they are called.
+            calibration: whether those that chose the threshold count too.
+        """
+        rows = _rows(images.images)
+        found = []
+        sides = {"trained on": self.train}
+        if calibration:
+            sides["used to choose the threshold"] = self.calibration
+        for verb, digests in sides.items():
+            shared = sorted(rows[key] for key in rows.keys() & _unpacked(digests))
+            if shared:
+                named = ", ".join(name for row in shared[:3] if (name := _file(images, row)))
+                found.append(f"{len(shared)} of {whose} were {verb}{f' ({named})' if named else ''}")
+        return found
+
+
+def packed_digests(images: Images) -> Tensor:
+    """The digests of ``N`` images as a tensor ``(N, 16)`` uint8, which a checkpoint can keep."""
+    return _packed(pixel_digests(images))
+
+
+def _packed(digests: Sequence[bytes]) -> Tensor:
+    return torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8).view(-1, _BYTES)
+
+
+def _unpacked(digests: Tensor) -> set[bytes]:
+    joined = digests.numpy().tobytes()
+    return {joined[start : start + _BYTES] for start in range(0, len(joined), _BYTES)}
+
+
+def read_seen(kept: object) -> Seen | None:
+    """What a checkpoint keeps of the images that made it; None of one that keeps nothing.
+
+    Raises:
+        UserError: where that is damaged.
+    """
+    if kept is None:
+        return None
+    names = Seen._fields
+    right = isinstance(kept, Mapping) and all(
+        isinstance(kept.get(n), Tensor) and kept[n].dtype == torch.uint8 and kept[n].shape[1:] == (_BYTES,)
+        for n in names
+    )
+    if not right or not isinstance(kept, Mapping):
+        raise UserError("the checkpoint's digests of its images are damaged; train again")
+    return Seen(*(kept[name] for name in names))
 
 
 def digest(images: Images) -> str:
@@ -77,7 +153,7 @@ def digest(images: Images) -> str:
 def pixel_digests(images: Images) -> list[bytes]:
     """16 bytes for each image that are equal where all pixels are."""
     return [
-        hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        hashlib.blake2b(image.tobytes(), digest_size=_BYTES).digest()
         for pixels in _pixels(images)
         for image in pixels
     ]

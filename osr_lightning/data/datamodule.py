@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ class OpenSetDataModule(LightningDataModule):
         batch_size: images per training step and process; what suits the network if not given.
         eval_batch_size: images per step of validation, test and prediction.
         memory_limit: GiB; a folder whose images would take more is read from disk, batch by batch.
-        num_workers: processes that read such a folder.
+        num_workers: processes that read such a folder; one per processor, at most 8, if not given.
         seed: of the validation split and of the drawn shares.
         test_seed: of the test images that are held out where the known source has no test split.
     """
@@ -74,7 +75,7 @@ class OpenSetDataModule(LightningDataModule):
         batch_size: int | None = None,
         eval_batch_size: int = 512,
         memory_limit: float = 4.0,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         seed: int = 0,
         test_seed: int = 0,
     ) -> None:
@@ -82,7 +83,7 @@ class OpenSetDataModule(LightningDataModule):
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if value is not None and value < 1:
                 raise UserError(f"data.{name} must be at least 1, got {value}")
-        if num_workers < 0:
+        if num_workers is not None and num_workers < 0:
             raise UserError(f"data.num_workers must not be below 0, got {num_workers}")
         self.save_hyperparameters()
         self.predict_set: ImageTable | None = None
@@ -108,7 +109,7 @@ class OpenSetDataModule(LightningDataModule):
             )
         )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers = num_workers
+        self.num_workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
         self.planned_batch_size = 128
 
     @property

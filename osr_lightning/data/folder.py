@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from osr_lightning.data.audit import pixel_digests
 from osr_lightning.data.cache import cached, mapped, read_rows
@@ -150,6 +151,8 @@ def read_images(files: Sequence[Path], *, size: int, channels: int) -> Tensor:
 
     # 32 small files a task: one by one, handing them over and converting them would cost more than decoding
     tasks = [files[start : start + 32] for start in range(0, len(files), 32)]
+    if get_worker_info() is not None:  # there is a process for each processor already
+        return torch.cat([read(task) for task in tasks])
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return torch.cat(list(pool.map(read, tasks)))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from osr_lightning.data.audit import Named, overlaps, refuse_leaks
+from osr_lightning.data.audit import Named, Seen, overlaps, packed_digests, refuse_leaks
 from osr_lightning.data.facts import mean_and_std
 from osr_lightning.data.image_set import ImageSet, Split, resolve
 from osr_lightning.data.selection import REST, Selection
@@ -114,6 +114,29 @@ class Tables:
                 f"data.known_classes names all classes of {known}, so that none is left as {REST}"
             )
         return found.only(others)
+
+    def seen(self, before: Seen | None) -> Seen:
+        """Digests of the training and validation images, and of those that were trained on ``before``."""
+        train, val = self.load_training()
+        now = Seen(packed_digests(train.images), packed_digests(val.images))
+        return now if before is None else now.trained_on_too(before.train)
+
+    def refuse_seen(self, seen: Seen | None, stage: str) -> None:
+        """Stop where images that are held out for ``stage`` made the checkpoint, whatever they are called.
+
+        Raises:
+            UserError: unless that is allowed; then the results are optimistic.
+        """
+        if seen is None:
+            return
+        known = self.selection.known
+        if stage == "test":
+            tested = self.load_test()
+            found = seen.among(tested, "the test images", calibration=self.selection.calibrate_on != "test")
+        else:
+            found = seen.among(self.load_calibration(), f"{known}'s held-out images", calibration=False)
+        refuse_leaks(found, self.selection.allow_overlap)
+        self.leaks += [leak for leak in found if leak not in self.leaks]
 
     def load_training(self) -> tuple[ImageTable, ImageTable]:
         """The known training and validation images.

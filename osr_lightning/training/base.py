@@ -12,7 +12,8 @@ from torch import Tensor
 
 from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data.batch import Batch
-from osr_lightning.facts import Facts, same_classes
+from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.facts import same_classes
 from osr_lightning.models.factory import NetworkLike
 from osr_lightning.scoring.calibration import CalibrationMethod, check_alpha
 from osr_lightning.scoring.sweep import Costs
@@ -107,20 +108,23 @@ class OpenSetClassifier(RecogniserModule):
             UserError: where the images do not serve the model.
         """
         datamodule = getattr(self.trainer, "datamodule", None)
-        facts: Facts | None = getattr(datamodule, "facts", None)
-        if facts is not None and datamodule is not None and stage == "fit":
-            train, val = datamodule.tables.load_training()
+        if not isinstance(datamodule, OpenSetDataModule):
+            return
+        facts, tables = datamodule.facts, datamodule.tables
+        if stage in ("fit", "validate", "test"):
+            tables.refuse_seen(self.seen, stage)
+        if stage == "fit":
+            train, val = tables.load_training()
+            self.seen = tables.seen(self.seen)
             if self.options.calibration != "fixed":
                 check_alpha(self.options.alpha, len(val))
             self.decide(facts, len(train))
             if self.options.balance_classes:
                 counts = torch.bincount(train.labels, minlength=facts.num_classes).clamp(min=1)
                 self.class_weights = (len(train) / facts.num_classes / counts).to(self.device)
-        if self.recogniser is not None:
-            if facts is not None:
-                same_classes(self.recogniser.facts.classes, facts.classes, "the known set")
-        elif facts is not None:
+        if self.recogniser is None:
             self.build(facts)
+        same_classes(self.trained.facts.classes, facts.classes, "the known set")
 
     def _restart_sampling(self) -> None:
         self.trained.sampler.restart()

@@ -10,7 +10,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from osr_lightning import checkpoint as checkpoints
+from osr_lightning.data.audit import Seen
 from osr_lightning.data.batch import Batch
+from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
 from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
@@ -47,6 +49,7 @@ class RecogniserModule(LightningModule):
         recipe = None if network is None else saved_recipe(network)
         self.save_hyperparameters({"network": recipe, **options.to_dict(), **self.sampler_options()})
         self.recogniser: Recogniser | None = None
+        self.seen: Seen | None = None
 
     def sampler_options(self) -> dict[str, Any]:
         """The sampler's part of the recipe, in plain values."""
@@ -76,6 +79,15 @@ class RecogniserModule(LightningModule):
         self.plan = plan(given, self.sampler, facts, images).with_given(self.options.to_dict())
         return self.plan
 
+    def decide_on(self, datamodule: OpenSetDataModule) -> Plan:
+        """Decide how to train on a datamodule's images, and in which batches it brings them."""
+        if self.recogniser is not None:
+            datamodule.tables.expect(self.recogniser.facts)
+        train, _ = datamodule.tables.load_training()
+        plan = self.decide(datamodule.facts, len(train))
+        datamodule.planned_batch_size = plan.batch_size
+        return plan
+
     def plan_for(self, facts: Facts) -> Plan:
         """The plan that was decided, or that of very many images."""
         return getattr(self, "plan", None) or self.decide(facts, 10**9)
@@ -93,20 +105,17 @@ class RecogniserModule(LightningModule):
         """
         # one that was named by its path in Python or on the command line was named by the user
         (given,) = self._given
-        trusted = trust or not isinstance(given, dict)
-        if given is None:
-            trusted = trust
-            given = (recipe or {}).get("network") if recipe is not None else self.plan_for(facts).network
+        trusted = trust or not isinstance(given, (dict, type(None)))
         options = self.options
         own = {
             "sampler": self.sampler,
-            "network": given,
+            "network": self.plan_for(facts).network if recipe is None else recipe.get("network"),
             "score": options.score,
             "detectors": options.detectors,
             "fixed": options.fixed,
             **self.sampler_options(),
         }
-        self.recogniser = checkpoints.build(own, facts, trust=trusted)
+        self.recogniser = checkpoints.build(own, facts, network=given, trust=trusted)
         self.train_metrics = EpochMetrics(facts.num_classes)
         self.val_metrics = EpochMetrics(facts.num_classes)
         self.test_metrics = OpenSetMetrics(facts.num_classes)
@@ -153,6 +162,8 @@ class RecogniserModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep recipe, facts and the run beside the weights and their thresholds."""
         checkpoint["recogniser"] = checkpoints.content(self.trained)
+        if self.seen is not None:
+            checkpoint["images"] = self.seen._asdict()
         checkpoint["experiment"] = getattr(self._trainer, "experiment", "default")
         checkpoint["seed"] = int(os.environ.get("PL_GLOBAL_SEED", 0))
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from osr_lightning import checkpoint as checkpoints
+from osr_lightning.data.audit import read_seen
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts, same_classes
 from osr_lightning.migrate import migrate
@@ -38,6 +39,7 @@ def prepare(model: RecogniserModule, checkpoint: dict[str, Any], *, trust: bool)
     if model.recogniser is None:
         model.build(facts, recipe, trust=trust)
     same_classes(facts.classes, model.trained.facts.classes, "the model")
+    model.seen = read_seen(checkpoint.get("images"))
     weights = {
         name.removeprefix(checkpoints.PREFIX): value
         for name, value in checkpoint["state_dict"].items()

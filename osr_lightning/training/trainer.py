@@ -19,11 +19,11 @@ from osr_lightning.errors import UserError
 from osr_lightning.training import restoring
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.calibrating import calibrate_checkpoint, require_unknowns, tell
-from osr_lightning.training.defaults import Plan
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.evaluator import Evaluator
 from osr_lightning.training.hardware import choose_accelerator, train_in_bfloat16
 from osr_lightning.training.loggers import checkpoint_callbacks, hush, run_folder_loggers
+from osr_lightning.training.waiting import LoaderWatch
 
 
 class OpenSetTrainer(Trainer):
@@ -76,7 +76,7 @@ class OpenSetTrainer(Trainer):
             default_root_dir=default_root_dir,
             max_epochs=15 if max_epochs is None else max_epochs,
             logger=logger,
-            callbacks=[*(checkpoint_callbacks() if enable_checkpointing else []), *given],
+            callbacks=[*(checkpoint_callbacks() if enable_checkpointing else []), *given, LoaderWatch()],
             enable_checkpointing=enable_checkpointing,
             accelerator=accelerator,
             precision=None if precision == "auto" else precision,
@@ -162,7 +162,7 @@ class OpenSetTrainer(Trainer):
         """
         self._build(model, ckpt_path)
         if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
-            plan = decide(model, datamodule)
+            plan = model.decide_on(datamodule)
             if self._epochs_open:
                 self.fit_loop.max_epochs = plan.epochs
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, **kwargs)
@@ -248,14 +248,3 @@ class OpenSetTrainer(Trainer):
             return
         if ckpt_path is not None and Path(ckpt_path).is_file():  # not one of Lightning's words, as best
             restoring.prepare(model, checkpoints.read(ckpt_path), trust=self.trust_checkpoint)
-
-
-def decide(model: OpenSetClassifier, datamodule: OpenSetDataModule) -> Plan:
-    """How the model is trained on these images, and in which batches."""
-    expected = model.expected_facts()
-    if expected is not None:
-        datamodule.tables.expect(expected)
-    train, _ = datamodule.tables.load_training()
-    plan = model.decide(datamodule.facts, len(train))
-    datamodule.planned_batch_size = plan.batch_size
-    return plan

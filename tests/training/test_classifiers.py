@@ -307,9 +307,13 @@ def test_a_network_of_another_k_is_named():
         built(BaselineClassifier, MCDropoutCNN(5))
 
 
-def test_mc_dropout_of_a_network_without_dropout_is_refused():
-    with pytest.raises(UserError, match="use BaselineClassifier"):
-        built(MCDropoutClassifier, BaselineCNN)
+@pytest.mark.parametrize(("given", "rate"), [(None, 0.3), (0.6, 0.6)])
+def test_a_network_without_dropout_gets_one_before_its_head(given, rate):
+    model = built(MCDropoutClassifier, BaselineCNN, dropout=given)
+    assert model.trained.sampler.network.dropout.p == rate
+    with torch.no_grad():
+        samples = model.eval().trained.sampler(torch.rand(2, 1, 28, 28)).logits
+    assert len(samples.unique(dim=0)) == 10
 
 
 def test_a_network_named_in_python_is_the_users_own_word():
