@@ -285,23 +285,22 @@ def test_a_network_without_a_name_has_to_be_given_again(kind, masks, tmp_path):
         load(tmp_path / "x.ckpt", network=Net(3, width=5))
 
 
-@pytest.mark.parametrize(
-    "network",
-    [
-        {"class_path": "torchvision.models.SqueezeNet", "init_args": {"version": "1_1"}},
-        pytest.param(
-            {"class_path": "torchvision.models.shufflenet_v2_x0_5", "init_args": {}},
-        ),
-    ],
-    ids=["class", "function"],
-)
-def test_a_network_of_torchvision_needs_trust(network, tmp_path):
+def test_a_class_of_torchvisions_needs_trust(tmp_path):
     facts = Facts(("x", "y"), 3, 32, (0.5,) * 3, (0.25,) * 3)
+    network = {"class_path": "torchvision.models.SqueezeNet", "init_args": {"version": "1_1"}}
     recogniser = make({**SINGLE, "network": network}, facts=facts)
     save(recogniser, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match="--trust_checkpoint"):
         load(tmp_path / "x.ckpt")
     assert_same(load(tmp_path / "x.ckpt", trust=True), recogniser)
+
+
+@pytest.mark.parametrize("path", ["torchvision.models.shufflenet_v2_x0_5", "shufflenet_v2_x0_5"])
+def test_a_classifier_of_torchvisions_by_name_or_path_needs_none(path, tmp_path):
+    facts = Facts(("x", "y"), 3, 32, (0.5,) * 3, (0.25,) * 3)
+    recogniser = make({**SINGLE, "network": {"class_path": path, "init_args": {}}}, facts=facts)
+    save(recogniser, tmp_path / "x.ckpt")
+    assert_same(load(tmp_path / "x.ckpt"), recogniser)
 
 
 def test_a_function_of_torchvision_builds_a_network_for_the_classes():
@@ -864,7 +863,7 @@ MISTAKES = {
     "no such sampler": ({"sampler": "many"}, "there is no sampler 'many'"),
     "an empty ensemble": ({"sampler": "ensemble", "members": []}, "at least one member"),
     "no samples": ({"sampler": "mc_dropout", "network": SHARED["network"], "num_samples": 0}, "at least 1"),
-    "dropout without any": ({"sampler": "mc_dropout"}, "MC dropout needs a network with dropout"),
+    "no rate of dropout": ({"sampler": "mc_dropout", "dropout": 1.5}, "dropout must lie between 0 and 1"),
     "another number of classes": (
         {"network": {"class_path": "BaselineCNN", "init_args": {"num_classes": 4, **SMALL}}},
         "there are 3 known classes",

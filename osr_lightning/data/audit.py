@@ -89,8 +89,8 @@ class Seen(NamedTuple):
         """The same, but for the images that chose the threshold."""
         return self._replace(calibration=packed_digests(images))
 
-    def among(self, images: Named, whose: str, *, calibration: bool) -> list[str]:
-        """Phrases on those of ``images`` that are seen already, with counts and some files.
+    def among(self, images: Named, whose: str, *, calibration: bool) -> dict[str, int]:
+        """Phrases on those of ``images`` that are seen already, with some files, and how many they are.
 
         Args:
             images: held out or to be tested.
@@ -98,7 +98,7 @@ class Seen(NamedTuple):
             calibration: whether those that chose the threshold count too.
         """
         rows = _rows(images.images)
-        found = []
+        found = {}
         sides = {"trained on": self.train}
         if calibration:
             sides["used to choose the threshold"] = self.calibration
@@ -106,7 +106,8 @@ class Seen(NamedTuple):
             shared = sorted(rows[key] for key in rows.keys() & _unpacked(digests))
             if shared:
                 named = ", ".join(name for row in shared[:3] if (name := _file(images, row)))
-                found.append(f"{len(shared)} of {whose} were {verb}{f' ({named})' if named else ''}")
+                phrase = f"{len(shared)} of {whose} were {verb}{f' ({named})' if named else ''}"
+                found[phrase] = len(shared)
         return found
 
 

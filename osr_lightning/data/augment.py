@@ -56,13 +56,17 @@ def affine(images: Tensor, *, degrees: float, scale: float, shift: float) -> Ten
         scale: largest change of scale, as a share.
         shift: largest shift, as a share of a side.
     """
-    angle, zoom, right, down = 2 * torch.rand(4, len(images), device=images.device) - 1
+    device, (height, width) = images.device, images.shape[2:]
+    angle, zoom, right, down = 2 * torch.rand(4, len(images), 1, 1, device=device) - 1
     zoom = 1 + scale * zoom
     cos, sin = (zoom * f(angle * degrees * math.pi / 180) for f in (torch.cos, torch.sin))
-    rows = torch.stack([cos, -sin, 2 * shift * right, sin, cos, 2 * shift * down], dim=1)
-    grid = F.affine_grid(rows.view(-1, 2, 3).to(images), list(images.shape), align_corners=False)
-    moved: Tensor = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return moved
+    # pixels' centres from -1 to 1; number by number, as a matrix product would be coarse under autocast
+    y, x = ((2 * torch.arange(size, device=device) + 1) / size - 1 for size in (height, width))
+    across = cos * x - sin * y[:, None] + 2 * shift * right  # (B, H, W)
+    along = sin * x + cos * y[:, None] + 2 * shift * down
+    grid = torch.stack([across, along], dim=-1)
+    moved: Tensor = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return moved.to(images.dtype)
 
 
 def mirror(images: Tensor) -> Tensor:
@@ -87,7 +91,7 @@ def crop(images: Tensor) -> Tensor:
 
 def tint(images: Tensor) -> Tensor:
     """Change brightness by up to 0.2 deviations and contrast by up to a fifth, at random."""
-    light, contrast = 0.2 * (2 * torch.rand(2, len(images), 1, 1, 1, device=images.device) - 1)
+    light, contrast = (0.4 * torch.rand(2, len(images), 1, 1, 1, device=images.device) - 0.2).to(images.dtype)
     tinted: Tensor = images * (1 + contrast) + light
     return tinted
 
@@ -98,7 +102,7 @@ def erase(images: Tensor) -> Tensor:
     for size in images.shape[2:]:
         begin = torch.randint(size, (len(images), 1), device=images.device) - size // 8
         place = torch.arange(size, device=images.device)
-        outside.append((place < begin) | (place >= begin + max(1, size // 4)))  # (B, size)
+        outside.append((place < begin) | (place >= begin + (max(1, size // 4) if size > 1 else 0)))
     rows, columns = outside
     kept: Tensor = images * (rows[:, None, :, None] | columns[:, None, None, :])
     return kept

@@ -49,7 +49,8 @@ def _worries(tables: Tables) -> list[str]:
     lines = []
     if few := [f"{name} {count}" for count, name in named if count < FEW]:
         shown = ", ".join(few[:5]) + ", …" * (len(few) > 5)
-        lines.append(f"warning: {len(few)} classes have fewer than {FEW} training images ({shown})")
+        whose = f"{len(few)} classes have" if len(few) > 1 else "a class has"
+        lines.append(f"warning: {whose} fewer than {FEW} training images ({shown})")
     if named[-1][0] >= UNEVEN * named[0][0]:
         lines.append(
             f"warning: classes are uneven, from {named[0][1]} with {named[0][0]} training images to "

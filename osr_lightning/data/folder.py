@@ -25,7 +25,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.files import as_text, find
 from osr_lightning.pixels import EXTENSIONS, read_image, to_uint8_images
 
-_ENDS = 2**16  # bytes of a file's beginning and end that tell it from others
+_ENDS = 2**23  # bytes of a huge file's beginning and end that tell it from others
 
 
 def has_splits(path: Path) -> bool:
@@ -112,13 +112,13 @@ def _streamed(
 
 
 def _digest(file: Path) -> bytes:
-    """16 bytes that files of other content hardly share: of its length, its beginning and its end."""
+    """16 bytes that files of other content hardly share; of a huge file, of its length and its two ends."""
     try:
         with file.open("rb") as stream:
             begin = stream.read(_ENDS)
             length = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, length - _ENDS))
-            whole = b"%d:" % length + begin + stream.read(_ENDS)
+            stream.seek(max(len(begin), length - _ENDS))
+            whole = b"%d:" % length + begin + stream.read()
     except OSError as error:
         raise UserError(f"Cannot read the image {file} ({error}): remove or replace it.") from error
     return hashlib.blake2b(whole, digest_size=16).digest()

@@ -74,13 +74,13 @@ def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) ->
         source: whose they are.
 
     Raises:
-        UserError: for one that does not exist, one given twice, or all of them.
+        UserError: for one that does not exist or is given twice, or where fewer than two are meant.
     """
     found = []
     for one in wanted:
         if str(one) in classes:
             found.append(str(one))
-        elif str(one).isdigit() and int(one) < len(classes):
+        elif str(one).isascii() and str(one).isdecimal() and int(one) < len(classes):
             found.append(classes[int(one)])
         else:
             close = difflib.get_close_matches(str(one), classes, n=1)

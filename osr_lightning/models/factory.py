@@ -19,6 +19,7 @@ from osr_lightning.models.networks import NETWORKS
 from osr_lightning.models.torchvision_networks import Torchvision, classifier_names
 
 Recipe: TypeAlias = dict[str, Any]
+_MODELS = "torchvision.models."
 NetworkLike: TypeAlias = nn.Module | Callable[..., nn.Module] | str | Mapping[str, Any]
 
 
@@ -56,11 +57,16 @@ def network_recipe(network: NetworkLike) -> Recipe | None:
 
 
 def saved_recipe(network: NetworkLike) -> Recipe | None:
-    """`network_recipe` as a checkpoint keeps it: without initial weights, as it has trained ones."""
+    """`network_recipe` as a checkpoint keeps it: torchvision's without initial weights."""
     recipe = network_recipe(network)
-    if recipe is not None:
+    if recipe is not None and _is_torchvisions(recipe["class_path"]):
         recipe["init_args"].pop("weights", None)
     return recipe
+
+
+def _is_torchvisions(path: str) -> bool:
+    name = path.removeprefix(f"{networks.__name__}.")
+    return name == Torchvision.__name__ or (name not in NETWORKS and "." not in name.removeprefix(_MODELS))
 
 
 def build_network(network: NetworkLike, facts: Facts, *, trust: bool = False) -> nn.Module:
@@ -88,7 +94,12 @@ def build_network(network: NetworkLike, facts: Facts, *, trust: bool = False) ->
     if isinstance(function, functools.partial):  # a name of torchvision's
         function, arguments = _open(functools.partial(function, **arguments))
     name = getattr(function, "__name__", type(function).__name__)
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the network {name} says nothing of its arguments; give a class or function"
+        ) from error
     kinds = [parameter.kind for parameter in parameters.values()]
     offered = {"in_channels": facts.channels, "image_size": facts.image_size}
     # the command line's parser puts None where a parameter without default is not given
@@ -124,8 +135,8 @@ def find(path: str, *, trust: bool) -> Callable[..., nn.Module]:
     name = path.removeprefix(f"{networks.__name__}.")
     if name in NETWORKS:
         return NETWORKS[name]
-    last = path.rpartition(".")[2]
-    if path in (last, f"torchvision.models.{last}") and last in classifier_names():
+    last = path.removeprefix(_MODELS)
+    if "." not in last and last in classifier_names():
         return functools.partial(Torchvision, name=last)
     if "." not in path:
         close = difflib.get_close_matches(path, [*NETWORKS, *classifier_names()], n=1)
@@ -168,7 +179,7 @@ def _open(network: Callable[..., nn.Module]) -> tuple[Callable[..., nn.Module], 
     """A factory and the arguments that were bound to it."""
     if not isinstance(network, functools.partial):
         module, name = getattr(network, "__module__", ""), getattr(network, "__name__", "")
-        if module.startswith("torchvision.models.") and name in classifier_names():
+        if str(module).startswith(_MODELS) and name in classifier_names():
             return Torchvision, {"name": name}  # which knows of channels
         return network, {}
     if network.func.__module__.partition(".")[0] == "jsonargparse":

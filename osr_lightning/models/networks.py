@@ -188,13 +188,14 @@ class ConvNet(SplitNetwork):
         _at_least("the length of channels", len(channels), 1)
         if not 0 <= dropout < 1:
             raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
+        for width in channels:
+            _at_least("each of channels", width, 1)
         layers: list[nn.Module] = []
         size, width = image_size, in_channels
         while size > _UNHALVED:
             layers += _convolution(width, channels[0], stride=2)
             size, width = -(-size // 2), channels[0]
         for stage, out_channels in enumerate(channels):
-            _at_least("each of channels", out_channels, 1)
             if stage and size >= 8:  # smaller maps have nothing left to pool
                 layers.append(nn.MaxPool2d(2))
                 size //= 2

@@ -28,7 +28,7 @@ def split(network: nn.Module, input_shape: Sequence[int], num_classes: int) -> S
     Raises:
         UserError: if the network does not take such images, or gives another number of logits.
     """
-    name = type(network).__name__
+    name = getattr(network, "label", type(network).__name__)
     channels, size = input_shape[0], input_shape[1]
     # two images: a batch norm refuses one, and shapes show what is the batch
     images = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0))

@@ -101,9 +101,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _fill(network: nn.Module, state: dict[str, Any], weights: str) -> None:
     """Take the weights, but for the parameters of a last layer of another size."""
+    if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise UserError(f"{weights} does not fit the network: {odd[0]!r} is no tensor")
     own = network.state_dict()
     other = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
     last = [name for name, _ in network.named_parameters()][-2:]
+    last += [
+        f"{name}.{kind}"
+        for name, m in network.named_modules()
+        if isinstance(m, nn.Linear)
+        for kind in ("weight", "bias")
+    ]
     if strangers := [name for name in other if name not in last]:
         raise UserError(f"{weights} does not fit the network: {strangers[0]} has another shape")
     kept = {name: value for name, value in state.items() if name not in other}

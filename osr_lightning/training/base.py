@@ -96,7 +96,8 @@ class OpenSetClassifier(RecogniserModule):
             costs=Costs(**costs) if isinstance(costs, dict) else costs or Costs(),
         )
         super().__init__(network, options)
-        self.class_weights: Tensor | None = None
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
         self.search_trials: list[tuple[float, float]] = []
         self._train_steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._val_batches: list[dict[str, Tensor]] = []
@@ -112,16 +113,16 @@ class OpenSetClassifier(RecogniserModule):
             return
         facts, tables = datamodule.facts, datamodule.tables
         if stage in ("fit", "validate", "test"):
-            tables.refuse_seen(self.seen, stage)
+            tables.refuse_seen(self.images_seen, stage)
         if stage == "fit":
             train, val = tables.load_training()
-            self.seen = tables.seen(self.seen)
+            self.images_seen = tables.seen(self.images_seen)
             if self.options.calibration != "fixed":
                 check_alpha(self.options.alpha, len(val))
             self.decide(facts, len(train))
             if self.options.balance_classes:
                 counts = torch.bincount(train.labels, minlength=facts.num_classes).clamp(min=1)
-                self.class_weights = (len(train) / facts.num_classes / counts).to(self.device)
+                self.class_weights = len(train) / facts.num_classes / counts
         if self.recogniser is None:
             self.build(facts)
         same_classes(self.trained.facts.classes, facts.classes, "the known set")

@@ -59,7 +59,7 @@ def calibrate_checkpoint(
         source = checkpoints.read(ckpt_path)
         restoring.restore(model, source, trust=trainer.trust_checkpoint)
     tables.expect(model.trained.facts)
-    tables.refuse_seen(model.seen, "calibrate")
+    tables.refuse_seen(model.images_seen, "calibrate")
     if method == "known_quantile":
         known = tables.load_calibration().labels < model.num_classes
         check_alpha(model.options.alpha, int(known.sum()))
@@ -70,8 +70,8 @@ def calibrate_checkpoint(
     rows = gather_rows(batches, device)  # type: ignore[arg-type]
     calibrated_on = tables.selection.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
     choose(model, rows, calibrated_on, optimistic=tables.optimistic)
-    if model.seen is not None and tables.selection.calibrate_on != "test":
-        model.seen = model.seen.with_calibration(tables.load_calibration().images)
+    if model.images_seen is not None and tables.selection.calibrate_on != "test":
+        model.images_seen = model.images_seen.with_calibration(tables.load_calibration().images)
     target = target_path(ckpt_path, output, in_place)
     log_dir = trainer.log_dir  # every process must ask: it is broadcast
     if trainer.is_global_zero:
@@ -185,8 +185,8 @@ def write(
     }
     kept = {**source, "state_dict": state, "recogniser": checkpoints.content(model.trained)}
     # a later test starts from these settings, and its leak audit must know what calibrated
-    if model.seen is not None:
-        kept["images"] = model.seen._asdict()
+    if model.images_seen is not None:
+        kept["images"] = model.images_seen._asdict()
     kept["hyper_parameters"] = dict(model.hparams)
     kept["datamodule_hyper_parameters"] = dict(datamodule.hparams)
     checkpoints.write(kept, target)

@@ -8,6 +8,7 @@ from typing import Any
 
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
+from osr_lightning.models import networks
 from osr_lightning.models.factory import NetworkLike, network_recipe
 from osr_lightning.training.optimizers import Schedule
 
@@ -60,7 +61,7 @@ def plan(network: NetworkLike | None, sampler: str, facts: Facts, images: int) -
         images: number of training images.
     """
     recipe = None if network is None else network_recipe(network)
-    name = "" if recipe is None else str(recipe["class_path"]).rpartition(".")[2]
+    name = "" if recipe is None else str(recipe["class_path"]).removeprefix(f"{networks.__name__}.")
     many = images >= _MANY * facts.num_classes
     grey = facts.channels == 1
     small = grey and 16 <= facts.image_size <= 28

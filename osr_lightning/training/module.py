@@ -49,7 +49,7 @@ class RecogniserModule(LightningModule):
         recipe = None if network is None else saved_recipe(network)
         self.save_hyperparameters({"network": recipe, **options.to_dict(), **self.sampler_options()})
         self.recogniser: Recogniser | None = None
-        self.seen: Seen | None = None
+        self.images_seen: Seen | None = None
 
     def sampler_options(self) -> dict[str, Any]:
         """The sampler's part of the recipe, in plain values."""
@@ -162,8 +162,8 @@ class RecogniserModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep recipe, facts and the run beside the weights and their thresholds."""
         checkpoint["recogniser"] = checkpoints.content(self.trained)
-        if self.seen is not None:
-            checkpoint["images"] = self.seen._asdict()
+        if self.images_seen is not None:
+            checkpoint["images"] = self.images_seen._asdict()
         checkpoint["experiment"] = getattr(self._trainer, "experiment", "default")
         checkpoint["seed"] = int(os.environ.get("PL_GLOBAL_SEED", 0))
 

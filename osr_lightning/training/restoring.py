@@ -39,7 +39,7 @@ def prepare(model: RecogniserModule, checkpoint: dict[str, Any], *, trust: bool)
     if model.recogniser is None:
         model.build(facts, recipe, trust=trust)
     same_classes(facts.classes, model.trained.facts.classes, "the model")
-    model.seen = read_seen(checkpoint.get("images"))
+    model.images_seen = read_seen(checkpoint.get("images"))
     weights = {
         name.removeprefix(checkpoints.PREFIX): value
         for name, value in checkpoint["state_dict"].items()

@@ -11,7 +11,6 @@ from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info
 
 from osr_lightning import checkpoint as checkpoints
 from osr_lightning.data.datamodule import OpenSetDataModule
@@ -33,8 +32,7 @@ class OpenSetTrainer(Trainer):
         experiment: runs are written to default_root_dir/lightning_logs/EXPERIMENT/version_N.
         version: N; the next free number if not given.
         default_root_dir: folder that holds lightning_logs.
-        max_epochs: training stops after so many passes over the training images; what suits their number
-            and the network if not given.
+        max_epochs: passes over the training images; what suits their number and the network if not given.
         logger: TensorBoard and metrics.csv if not given; false for none, which leaves no run folder.
         callbacks: more of them, beside those that keep checkpoints and evaluate.
         enable_checkpointing: whether to write best.ckpt (by validation accuracy) and last.ckpt.
@@ -62,10 +60,11 @@ class OpenSetTrainer(Trainer):
         unlimited = kwargs.get("max_steps", -1) == -1 and not any(kwargs.get(name) for name in ends)
         self._epochs_open = max_epochs is None and unlimited
         self.experiment = experiment
-        # whether a checkpoint may name code to import beside this package's own
-        self.trust_checkpoint = False
-        # seconds, for results.json; null where a stage did not run
-        self.timing: dict[str, float | None] = {"fit_s": None, "calibrate_s": None}
+        self.trust_checkpoint = False  # may a checkpoint name code of others?
+        self.timing: dict[str, float | None] = {
+            "fit_s": None,
+            "calibrate_s": None,
+        }  # seconds, for results.json
         if logger is None or logger is True:
             logger = run_folder_loggers(default_root_dir, experiment, version)
         accelerator = choose_accelerator(accelerator)
@@ -105,8 +104,7 @@ class OpenSetTrainer(Trainer):
         begin = time.perf_counter()
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         self.timing["fit_s"] = time.perf_counter() - begin
-        best = getattr(self.checkpoint_callback, "best_model_path", "")
-        if not best:
+        if not (best := getattr(self.checkpoint_callback, "best_model_path", "")):
             raise UserError("run tests the best checkpoint, and none was written; leave checkpointing on")
         self.calibrate(model, datamodule, best, output=best)
         self.test(model, datamodule=datamodule, ckpt_path=best, verbose=False)
@@ -161,6 +159,8 @@ class OpenSetTrainer(Trainer):
             kwargs: see lightning.pytorch.Trainer.fit.
         """
         self._build(model, ckpt_path)
+        if isinstance(train_dataloaders, LightningDataModule):  # Lightning takes it here too
+            train_dataloaders, datamodule = None, train_dataloaders
         if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
             plan = model.decide_on(datamodule)
             if self._epochs_open:
@@ -239,7 +239,7 @@ class OpenSetTrainer(Trainer):
             rows = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
             if self.is_global_zero:
                 path = write_predictions(Path(log_dir), rows, self.lightning_module.trained, datamodule)
-                rank_zero_info(f"{len(rows['row'])} predictions: {path}")
+                print(f"{len(rows['row'])} predictions: {path}")
         return batches if return_predictions in (None, True) else None
 
     def _build(self, model: LightningModule | None, ckpt_path: str | Path | None) -> None:

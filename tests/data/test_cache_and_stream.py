@@ -1,13 +1,30 @@
 """Preprocessed pixels kept between runs, and image sets that stay on disk."""
 
+import json
+from collections import namedtuple
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from osr_lightning.data import cache
+from osr_lightning.data import folder as folders
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.folder import load_folder, read_images
 from osr_lightning.data.stream import ChainedImages, StreamedImages, chain
+from osr_lightning.errors import UserError
+from osr_lightning.training.classifiers import BaselineClassifier
+from osr_lightning.training.trainer import OpenSetTrainer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """These images are too small to share among cores, which tests running beside them fight for."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -98,3 +115,195 @@ def test_a_set_above_the_memory_limit_gives_the_same_batches(tmp_path):
     assert streamed.facts.channels == 3
     # 20 to 22 by 25 pixels: the shorter side of the middle file
     assert streamed.facts.image_size == 21
+
+
+# one file of resized images ---------------------------------------------------------------------------
+
+
+SIZE = 12
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of 20 pictures of several sizes, which one image in memory already is too much for."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("a", "b")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = rng.integers(0, 100, (14 + index % 3, 15, 3), dtype=np.uint8)
+            pixels[:, 8 * label : 8 * label + 7] += 150  # easily told apart
+            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{index:02}.png")
+    return tmp_path / "set"
+
+
+def files_of(pictures):
+    return sorted(pictures.glob("*/*.png"))
+
+
+def streamed(pictures, size=SIZE) -> StreamedImages:
+    images = load_folder(pictures, "train", size=size, channels=3, memory_limit=0).images
+    assert isinstance(images, StreamedImages)
+    return images
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """From when it is called on, no picture may be decoded."""
+
+    def forbid():
+        monkeypatch.setattr(folders, "read_image", lambda *_: pytest.fail("a picture was read again"))
+
+    return forbid
+
+
+def test_mapped_images_are_those_that_are_read_directly(kept, pictures, no_decoding):
+    expected = read_images(files_of(pictures), size=SIZE, channels=3)
+    images = streamed(pictures)
+    assert len(list(kept.iterdir())) == 1
+    no_decoding()
+    assert torch.equal(images[torch.arange(40)], expected)
+    rows = torch.tensor([39, 0, 7, 7, 21])
+    assert torch.equal(images[rows], expected[rows])
+    assert torch.equal(images.take(rows)[torch.tensor([4, 1])], expected[[21, 0]])
+
+
+def test_mapped_images_are_made_once(kept, pictures, no_decoding):
+    first = streamed(pictures)[torch.arange(40)]
+    (file,) = kept.iterdir()
+    written = file.stat().st_mtime_ns
+    no_decoding()
+    assert torch.equal(streamed(pictures)[torch.arange(40)], first)
+    assert [one.stat().st_mtime_ns for one in kept.iterdir()] == [written]
+
+
+def test_what_was_read_is_the_readers_own(kept, pictures):
+    # a batch may be changed in place; the file must not be
+    images = streamed(pictures)
+    batch = images[torch.arange(5)]
+    batch.zero_()
+    assert images[torch.arange(5)].any()
+
+
+def test_other_content_order_or_size_is_another_file(kept, pictures):
+    streamed(pictures)
+    streamed(pictures, size=10)
+    assert len(list(kept.iterdir())) == 2
+    pixels = np.zeros((14, 15, 3), np.uint8)
+    Image.fromarray(pixels).save(pictures / "a" / "00.png")
+    changed = streamed(pictures)
+    assert len(list(kept.iterdir())) == 3
+    assert not changed[torch.tensor([0])].any()
+    expected = read_images(files_of(pictures), size=SIZE, channels=3)
+    assert torch.equal(changed[torch.arange(40)], expected)
+    # names are no content: the first picture comes last now
+    (pictures / "a" / "00.png").rename(pictures / "b" / "99.png")
+    moved = streamed(pictures)
+    assert len(list(kept.iterdir())) == 4
+    assert torch.equal(moved[torch.arange(40)], expected.roll(-1, 0))
+
+
+def test_a_picture_that_is_changed_in_its_middle_is_resized_again(kept, tmp_path):
+    pixels = np.full((256, 256, 3), 128, np.uint8)  # 192 KiB
+    (tmp_path / "set").mkdir()
+    for value in (0, 255):
+        pixels[120:136] = value
+        Image.fromarray(pixels).save(tmp_path / "set" / "x.bmp")
+        found = streamed(tmp_path / "set", size=32)[torch.tensor([0])]
+    assert torch.equal(found, read_images([tmp_path / "set" / "x.bmp"], size=32, channels=3))
+
+
+def test_without_room_pictures_are_read_when_they_are_asked_for(kept, pictures, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    size = 40 * 3 * SIZE * SIZE
+    compute = lambda start, end: pytest.fail("there is no room for it")  # noqa: E731
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(10**9, 0, 2 * size - 1))
+    assert cache.mapped([b"x"], (), (40, 3, SIZE, SIZE), compute) is None
+    images = streamed(pictures)
+    assert not list(kept.iterdir())
+    expected = read_images(files_of(pictures), size=SIZE, channels=3)
+    assert torch.equal(images[torch.arange(40)], expected)
+    # twice the size is enough
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage(10**9, 0, 2 * size))
+    assert torch.equal(streamed(pictures)[torch.arange(40)], expected)
+    assert len(list(kept.iterdir())) == 1
+
+
+def test_a_cache_folder_that_cannot_be_written_stops_nothing(pictures, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OSR_CACHE_DIR", str(tmp_path / "file"))
+    expected = read_images(files_of(pictures), size=SIZE, channels=3)
+    assert torch.equal(streamed(pictures)[torch.arange(40)], expected)
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError, KeyboardInterrupt])
+def test_a_failure_while_writing_leaves_no_file(kept, error):
+    def compute(start, end):
+        if start:
+            raise error("in the middle")
+        return torch.ones(end - start, 1, 2, 2, dtype=torch.uint8)
+
+    count = cache.ROWS_AT_ONCE + 1  # two pieces
+    if error is OSError:  # a full disk: the run goes on without
+        assert cache.mapped([b"x"], (), (count, 1, 2, 2), compute) is None
+    else:
+        with pytest.raises(error, match="in the middle"):
+            cache.mapped([b"x"], (), (count, 1, 2, 2), compute)
+    assert list(kept.iterdir()) == []
+
+
+def test_a_damaged_picture_is_named_and_leaves_no_file(kept, pictures):
+    (pictures / "b" / "03.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"b/03\.png"):
+        streamed(pictures)
+    assert list(kept.iterdir()) == []
+
+
+def test_rows_are_written_in_pieces_that_fit_together(kept):
+    count = 2 * cache.ROWS_AT_ONCE + 3
+    pieces = []
+
+    def compute(start, end):
+        pieces.append((start, end))
+        return torch.arange(start, end).remainder(251).byte()[:, None, None, None]
+
+    file = cache.mapped([b"x"], (), (count, 1, 1, 1), compute)
+    assert [end - start for start, end in pieces] == [cache.ROWS_AT_ONCE, cache.ROWS_AT_ONCE, 3]
+    found = cache.read_rows(file, range(count))
+    assert found.flatten().tolist() == [row % 251 for row in range(count)]
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*(num_workers|many workers).*")
+def test_a_folder_above_the_memory_limit_trains_like_one_in_memory(kept, pictures, tmp_path):
+    def trained(limit, workers):
+        torch.manual_seed(0)
+        runs = tmp_path / f"{limit}_{workers}"
+        data = OpenSetDataModule(
+            known=f"folder:{pictures}",
+            unknown={"noise": "noise:uniform"},
+            unknown_fraction=0.02,
+            image_size=SIZE,
+            memory_limit=limit,
+            num_workers=workers,
+        )
+        trainer = OpenSetTrainer(
+            default_root_dir=str(runs),
+            max_epochs=1,
+            accelerator="cpu",
+            precision="32-true",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+        model = BaselineClassifier("ConvNet", alpha=0.3)
+        trainer.run(model, data)
+        assert isinstance(data.tables.train.images, torch.Tensor if limit else StreamedImages)
+        (results,) = runs.rglob("results.json")
+        (rows,) = runs.rglob("predictions.csv")
+        kept = json.loads(results.read_text())
+        return rows.read_text(), {
+            key: kept[key] for key in ("closed_set", "open_set", "threshold", "unknown")
+        }
+
+    expected = trained(4.0, 0)
+    assert trained(0.0, 0) == expected
+    assert trained(0.0, 2) == expected

@@ -84,16 +84,26 @@ def test_facts_are_given_where_the_signature_has_them_and_given_values_win(facto
     assert build_network(factory, FACTS).given == given
 
 
+SMALLER = {
+    "BaselineCNN": {"hidden": 9, "kernel_size": 3},
+    "MCDropoutCNN": {"hidden": 9, "kernel_size": 3},
+    "ConvNet": {"channels": [4, 9]},
+    "Torchvision": {"name": "shufflenet_v2_x0_5"},
+}
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("path", ["{}", "osr_lightning.models.networks.{}"])
 def test_the_packages_own_networks_go_by_name(name, path):
     recipes = [path.format(name), {"class_path": path.format(name)}]
-    recipes.append({"class_path": path.format(name), "init_args": {"hidden": 9, "kernel_size": 3}})
+    recipes.append({"class_path": path.format(name), "init_args": SMALLER[name]})
+    sizes = []
     for recipe in recipes:
         network = build_network(recipe, FACTS)
         assert type(network) is NETWORKS[name]
-        assert network(torch.zeros(2, 3, 20, 20)).shape == (2, 3)
-    assert network.head[1].out_features == 9
+        assert network.eval()(torch.zeros(2, 3, 20, 20)).shape == (2, 3)
+        sizes.append(sum(parameter.numel() for parameter in network.parameters()))
+    assert sizes[0] == sizes[1] > sizes[2]  # the arguments of a recipe are taken
 
 
 def test_of_a_module_a_copy_is_taken():
@@ -241,7 +251,10 @@ def test_a_damaged_recipe_is_refused(recipe):
         network_recipe(recipe)
 
 
-@pytest.mark.parametrize("factory", [lambda num_classes: "a network", dict.fromkeys, lambda count: None])
+@pytest.mark.parametrize(
+    "factory",
+    [lambda num_classes: "a network", dict.fromkeys, lambda count: None],
+)
 def test_what_makes_no_network_is_refused(factory):
     with pytest.raises(UserError, match=r"no network \(nn\.Module\)|cannot be built"):
         build_network(factory, FACTS)
@@ -281,10 +294,10 @@ def test_any_error_within_the_factory_names_the_factory(error):
 
 
 def test_a_factory_that_takes_the_number_of_classes_among_its_keywords():
-    import torchvision
+    def among(*, weights=None, progress=True, **keywords):
+        return ClassesOnly(**keywords)
 
-    network = build_network(torchvision.models.resnet18, FACTS)  # (*, weights=None, progress=True, **kwargs)
-    assert network.fc.out_features == 3
+    assert build_network(among, FACTS).given == {"num_classes": 3}
 
 
 def test_a_partial_that_binds_a_class_by_position():
