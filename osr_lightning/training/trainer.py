@@ -22,7 +22,7 @@ from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.evaluator import Evaluator
 from osr_lightning.training.hardware import choose_accelerator, train_in_bfloat16
 from osr_lightning.training.loggers import checkpoint_callbacks, hush, run_folder_loggers
-from osr_lightning.training.waiting import LoaderWatch
+from osr_lightning.training.waiting import watch
 
 
 class OpenSetTrainer(Trainer):
@@ -68,14 +68,14 @@ class OpenSetTrainer(Trainer):
         if logger is None or logger is True:
             logger = run_folder_loggers(default_root_dir, experiment, version)
         accelerator = choose_accelerator(accelerator)
-        given = [callbacks] if isinstance(callbacks, Callback) else callbacks or []
+        given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
         if not any(isinstance(callback, Evaluator) for callback in given):
-            given = [*given, Evaluator()]
+            given.append(Evaluator())
         super().__init__(
             default_root_dir=default_root_dir,
             max_epochs=15 if max_epochs is None else max_epochs,
             logger=logger,
-            callbacks=[*(checkpoint_callbacks() if enable_checkpointing else []), *given, LoaderWatch()],
+            callbacks=[*(checkpoint_callbacks() if enable_checkpointing else []), *given],
             enable_checkpointing=enable_checkpointing,
             accelerator=accelerator,
             precision=None if precision == "auto" else precision,
@@ -98,7 +98,7 @@ class OpenSetTrainer(Trainer):
             ckpt_path: a checkpoint to resume from; last for the newest one of this experiment.
 
         Returns:
-            The content of results.json; on other processes than the first, nothing.
+            The content of results.json, on the first process.
         """
         require_unknowns(model, datamodule)  # before the training, not after it
         begin = time.perf_counter()
@@ -133,9 +133,8 @@ class OpenSetTrainer(Trainer):
             in_place: write over ckpt_path, and test it again, so that the results of its run fit.
         """
         begin = time.perf_counter()
-        target = calibrate_checkpoint(self, model, datamodule, ckpt_path, output, in_place)
+        tell(model, calibrate_checkpoint(self, model, datamodule, ckpt_path, output, in_place))
         self.timing["calibrate_s"] = time.perf_counter() - begin
-        tell(model, target)
         if in_place:
             self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
 
@@ -163,6 +162,7 @@ class OpenSetTrainer(Trainer):
             train_dataloaders, datamodule = None, train_dataloaders
         if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
             plan = model.decide_on(datamodule)
+            watch(self, datamodule)
             if self._epochs_open:
                 self.fit_loop.max_epochs = plan.epochs
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, **kwargs)
@@ -246,5 +246,5 @@ class OpenSetTrainer(Trainer):
         """Before Lightning sets up the data: build the model that the checkpoint holds, for its facts."""
         if not isinstance(model, OpenSetClassifier) or model.recogniser is not None:
             return
-        if ckpt_path is not None and Path(ckpt_path).is_file():  # not one of Lightning's words, as best
+        if ckpt_path is not None and Path(ckpt_path).is_file():  # not a word, as best
             restoring.prepare(model, checkpoints.read(ckpt_path), trust=self.trust_checkpoint)

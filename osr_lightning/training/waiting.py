@@ -7,9 +7,19 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from osr_lightning.data.datamodule import OpenSetDataModule
 
 SHARE = 0.3  # of an epoch's time that is worth a word
 _SECONDS = 5.0  # of a shorter epoch nothing is said
+
+
+def watch(trainer: Trainer, datamodule: OpenSetDataModule) -> None:
+    """Add a `LoaderWatch` where images are read from disk; those in memory are always there."""
+    there = any(isinstance(callback, LoaderWatch) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if not there and not isinstance(datamodule.tables.load_training()[0].images, Tensor):
+        trainer.callbacks.append(LoaderWatch())  # type: ignore[attr-defined]
 
 
 class LoaderWatch(Callback):
