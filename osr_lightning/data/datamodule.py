@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.selection import REST, Selection, numbers
+from osr_lightning.data.stream import Images
 from osr_lightning.data.table import ImageTable, even_batch_size, whole_batch
 from osr_lightning.data.tables import Tables
 from osr_lightning.errors import UserError
@@ -51,7 +52,8 @@ class OpenSetDataModule(LightningDataModule):
         batch_size: images per training step and process; what suits the network if not given.
         eval_batch_size: images per step of validation, test and prediction.
         memory_limit: GiB; a folder whose images would take more is read from disk, batch by batch.
-        num_workers: processes that read such a folder; one per processor, at most 8, if not given.
+        num_workers: processes that read such a folder; if not given, one per processor, at most 8, or none
+            where the cache holds its images.
         seed: of the validation split and of the drawn shares.
         test_seed: of the test images that are held out where the known source has no test split.
     """
@@ -109,7 +111,7 @@ class OpenSetDataModule(LightningDataModule):
             )
         )
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+        self.num_workers = num_workers
         self.planned_batch_size = 128
 
     @property
@@ -184,13 +186,19 @@ class OpenSetDataModule(LightningDataModule):
         batch_size = even_batch_size(len(table), processes, self.eval_batch_size)
         return self._plain_loader(table, batch_size, sampler=sampler)
 
+    def _workers(self, images: Images) -> int:
+        if isinstance(images, Tensor):  # they are there sooner than a worker could send them
+            return 0
+        if self.num_workers is not None:
+            return self.num_workers
+        return 0 if getattr(images, "quick", False) else min(8, os.cpu_count() or 1)
+
     def _plain_loader(self, table: ImageTable, batch_size: int, **options: Any) -> DataLoader[Batch]:  # noqa: ANN401
         return DataLoader(
             table,
             batch_size=batch_size,
             collate_fn=whole_batch,
-            # images in memory are there sooner than a worker could send them
-            num_workers=0 if isinstance(table.images, Tensor) else self.num_workers,
+            num_workers=self._workers(table.images),
             pin_memory=torch.cuda.is_available(),
             **options,
         )

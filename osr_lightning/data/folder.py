@@ -108,7 +108,7 @@ def _streamed(
     file = mapped(keys, ("mapped", *shape), shape, lambda start, end: read(files[start:end]))
     if file is None:
         return StreamedImages(files, read, shape[1:])
-    return StreamedImages(range(len(files)), partial(read_rows, file), shape[1:])
+    return StreamedImages(range(len(files)), partial(read_rows, file), shape[1:], quick=True)
 
 
 def _digest(file: Path) -> bytes:

@@ -17,12 +17,17 @@ class StreamedImages:
         files: the ``N`` paths, or whatever else ``read`` finds an image by.
         read: turns some of them into ``(n, C, H, W)`` uint8.
         shape: ``(C, H, W)``.
+        quick: whether reading is no more than copying, which a worker process only delays.
     """
 
     def __init__(
-        self, files: Sequence[Any], read: Callable[[Sequence[Any]], Tensor], shape: Sequence[int]
+        self,
+        files: Sequence[Any],
+        read: Callable[[Sequence[Any]], Tensor],
+        shape: Sequence[int],
+        quick: bool = False,
     ) -> None:
-        self.files, self.read = files, read
+        self.files, self.read, self.quick = files, read, quick
         self.shape: Sequence[int] = (len(files), *shape)
 
     def __len__(self) -> int:
@@ -35,7 +40,9 @@ class StreamedImages:
 
     def take(self, rows: Tensor) -> StreamedImages:
         """The images at ``rows`` ``(n,)``, still on disk."""
-        return StreamedImages([self.files[row] for row in rows.tolist()], self.read, tuple(self.shape[1:]))
+        return StreamedImages(
+            [self.files[row] for row in rows.tolist()], self.read, self.shape[1:], self.quick
+        )
 
 
 class ChainedImages:

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+MOST_CLASSES = 20  # that are named on the console; the report has all
+
 
 def print_summary(results: dict[str, Any], folder: Path) -> None:
     """Print the headline numbers of ``results.json`` and where everything is."""
@@ -43,6 +45,10 @@ def print_summary(results: dict[str, Any], folder: Path) -> None:
         "",
     )
     console.print(table)
+    classes = closed.get("per_class") or {}
+    if 0 < len(classes) <= MOST_CLASSES:
+        each = (f"{name} {_percent(numbers['accuracy'])}" for name, numbers in classes.items())
+        console.print(f"by class, none rejected: {', '.join(each)}", soft_wrap=True, highlight=False)
     threshold = results["threshold"]
     console.print(
         f"threshold {threshold['value']:.6g} on the score {results['score']['name']} "

@@ -59,3 +59,14 @@ def test_without_warnings_there_are_none(capsys):
 def test_names_are_no_markup(capsys, name):
     unknown = {name: dict.fromkeys(RATES) | {"count_unknown": 70}}
     assert name in printed(capsys, unknown=unknown)
+
+
+def test_each_class_has_its_accuracy_where_they_are_few(capsys):
+    def closed_set(count):
+        one = {"count": 5, "accuracy": 0.8, "rejected": 0.2}
+        return {"count": 1000, "accuracy": 0.9, "per_class": {f"class {n}": one for n in range(count)}}
+
+    assert "by class, none rejected: class 0 80.00%, class 1 80.00%\n" in printed(
+        capsys, closed_set=closed_set(2)
+    )
+    assert "by class" not in printed(capsys, closed_set=closed_set(21))
