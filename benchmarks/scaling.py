@@ -24,7 +24,7 @@ import torch
 from common import Target, console, finish, interleave, new_parser, print_table, quiet_lightning, start
 from torchvision.datasets import MNIST, FashionMNIST
 
-# a known npz holds out 20% of each class as test: 500 known test images in every setting
+# a known npz holds out about 20% as test, by content: about 500 known test images in every setting
 KNOWN_PER_CLASS, KNOWN_TEST = 250, 500
 MIB = 2**20
 
@@ -103,7 +103,7 @@ def test_once(folder: Path, setting: Setting, bootstrap: int) -> dict[str, float
     wall = time.perf_counter() - begin
     assert evaluator.outcome is not None
     table = datamodule.tables.load_test()
-    assert len(table) == setting.images
+    assert abs(len(table) - setting.images) < KNOWN_TEST / 4
     return {
         "test_s": evaluator.outcome[0]["timing"]["test_s"],
         "wall_s": wall,
