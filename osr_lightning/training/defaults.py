@@ -13,6 +13,7 @@ from osr_lightning.models.factory import NetworkLike, network_recipe
 from osr_lightning.training.optimizers import Schedule
 
 STUDY = ("BaselineCNN", "MCDropoutCNN")
+STUDY_EPOCHS = 15
 _MANY = 1000  # training images per class that need no augmentation
 _STEPS = 1500  # that a small set is trained for at least
 _MOST_EPOCHS = 300
@@ -67,7 +68,7 @@ def plan(network: NetworkLike | None, sampler: str, facts: Facts, images: int) -
     small = grey and 16 <= facts.image_size <= 28
     if name in STUDY or (network is None and small and many):
         chosen = None if name else "MCDropoutCNN" if sampler == "mc_dropout" else "BaselineCNN"
-        return Plan(chosen, "none", 0.01, 0.0, 0.0, "step", 128, 15)
+        return Plan(chosen, "none", 0.01, 0.0, 0.0, "step", 128, STUDY_EPOCHS)
     augment = "photos" if not grey else "none" if many else "digits"
     epochs = min(_MOST_EPOCHS, max(30, math.ceil(_STEPS * 64 / max(1, images))))
     own = network is None or name == "ConvNet"
@@ -75,11 +76,14 @@ def plan(network: NetworkLike | None, sampler: str, facts: Facts, images: int) -
     return Plan("ConvNet" if network is None else None, augment, rate, decay, 0.05, "one_cycle", 64, epochs)
 
 
-def check_epochs(epochs: int) -> None:
-    """Refuse what is no number of epochs.
+def check_epochs(epochs: int | None) -> int:
+    """The number of epochs that was given, or the study's until there is a plan.
 
     Raises:
-        UserError: naming the option.
+        UserError: for what is no number of epochs.
     """
+    if epochs is None:
+        return STUDY_EPOCHS
     if epochs < -1 or epochs == 0:
         raise UserError(f"trainer.max_epochs must be at least 1 (or -1 for no end), got {epochs}")
+    return epochs

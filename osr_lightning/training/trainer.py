@@ -18,6 +18,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.training import restoring
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.calibrating import calibrate_checkpoint, require_unknowns, tell
+from osr_lightning.training.defaults import check_epochs
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.evaluator import Evaluator
 from osr_lightning.training.hardware import choose_accelerator, train_in_bfloat16
@@ -69,11 +70,11 @@ class OpenSetTrainer(Trainer):
             logger = run_folder_loggers(default_root_dir, experiment, version)
         accelerator = choose_accelerator(accelerator)
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        if not any(isinstance(callback, Evaluator) for callback in given):
+        if not any(isinstance(one, Evaluator) for one in given):
             given.append(Evaluator())
         super().__init__(
             default_root_dir=default_root_dir,
-            max_epochs=15 if max_epochs is None else max_epochs,
+            max_epochs=check_epochs(max_epochs),
             logger=logger,
             callbacks=[*(checkpoint_callbacks() if enable_checkpointing else []), *given],
             enable_checkpointing=enable_checkpointing,
@@ -85,10 +86,7 @@ class OpenSetTrainer(Trainer):
             train_in_bfloat16(self)
 
     def run(
-        self,
-        model: OpenSetClassifier,
-        datamodule: OpenSetDataModule,
-        ckpt_path: str | None = None,
+        self, model: OpenSetClassifier, datamodule: OpenSetDataModule, ckpt_path: str | None = None
     ) -> dict[str, Any]:
         """Train, calibrate and test the best checkpoint, and write the complete run folder.
 
@@ -108,8 +106,8 @@ class OpenSetTrainer(Trainer):
             raise UserError("run tests the best checkpoint, and none was written; leave checkpointing on")
         self.calibrate(model, datamodule, best, output=best)
         self.test(model, datamodule=datamodule, ckpt_path=best, verbose=False)
-        outcomes = [callback.outcome for callback in self.callbacks if isinstance(callback, Evaluator)]  # type: ignore[attr-defined]
-        return next((outcome[0] for outcome in outcomes if outcome is not None), {})
+        found = (c.outcome for c in self.callbacks if isinstance(c, Evaluator))  # type: ignore[attr-defined]
+        return next((outcome[0] for outcome in found if outcome is not None), {})
 
     def calibrate(
         self,
