@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 COMMANDS = {
@@ -24,44 +23,33 @@ def main(args: list[str] | None = None) -> int:
         args: command and options; those of the process if not given.
 
     Returns:
-        The exit status: 0 on success, 2 after a user's mistake, which is told in one sentence. Anything
-        else is a bug or an accident: its traceback ends the process with status 1.
+        The exit status; see `osr_lightning.ending.run`.
     """
-    from osr_lightning.errors import UserError
+    from osr_lightning.ending import run
 
     arguments = sys.argv[1:] if args is None else args
-    try:
-        if arguments in ([], ["-h"], ["--help"]):
-            print(_overview())  # at once: Lightning takes seconds to load
-        elif arguments[:1] == ["compare"]:
-            from osr_lightning.evaluation.compare import main as compare
+    return run(lambda: _run(arguments, args))
 
-            compare(arguments[1:])
-        elif arguments[:1] == ["report"]:
-            from osr_lightning.evaluation.report import main as report
 
-            report(arguments[1:])
-        elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):
-            from osr_lightning.deploy.predict_cli import main as predict
+def _run(arguments: list[str], args: list[str] | None) -> int | None:
+    if arguments in ([], ["-h"], ["--help"]):
+        print(_overview())  # at once: Lightning takes seconds to load
+    elif arguments[:1] == ["compare"]:
+        from osr_lightning.evaluation.compare import main as compare
 
-            return predict(arguments[1:])
-        else:
-            from osr_lightning.cli import OpenSetCLI
+        compare(arguments[1:])
+    elif arguments[:1] == ["report"]:
+        from osr_lightning.evaluation.report import main as report
 
-            OpenSetCLI(args)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        return _complain(
-            f"{error.filename}: {error.strerror}; change its rights, or write elsewhere with "
-            "--trainer.default_root_dir"
-        )
-    except Exception as error:
-        # the parser wraps what a constructor raises; by now Lightning is imported if it raised this
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, UserError) or type(cause).__name__ == "MisconfigurationException":
-                return _complain(str(cause))
-            cause = cause.__cause__
-        raise
+        report(arguments[1:])
+    elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):
+        from osr_lightning.deploy.predict_cli import main as predict
+
+        return predict(arguments[1:])
+    else:
+        from osr_lightning.cli import OpenSetCLI
+
+        OpenSetCLI(args)
     return 0
 
 
@@ -78,12 +66,6 @@ def _overview() -> str:
         f"usage: osr COMMAND [--config FILE] [options]\n\n{commands}\n\n"
         "`osr COMMAND --help` explains every option. Start with `osr run --config configs/quickstart.yaml`."
     )
-
-
-def _complain(sentence: str) -> int:
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"osr: error: {sentence}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

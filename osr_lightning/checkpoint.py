@@ -8,11 +8,11 @@ The layout is that of Lightning, so a training's checkpoint and one written by `
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -30,6 +30,7 @@ from osr_lightning.recogniser import Recogniser
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
 from osr_lightning.scoring.threshold import Threshold
+from osr_lightning.writing import write_bytes
 
 PREFIX = "recogniser."
 _MC_DROPOUT = {"num_samples": 10, "masks": "shared", "mask_seed": 0}
@@ -103,15 +104,15 @@ def content(recogniser: Recogniser) -> dict[str, Any]:
 
 
 def write(checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint under another name in the same folder, then rename it."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        torch.save(dict(checkpoint), partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a checkpoint at once or not at all.
+
+    Raises:
+        Failure: see `osr_lightning.writing.replacing`.
+    """
+    # torch's writer tells of a full disk in words of its own: it only writes to memory
+    content = io.BytesIO()
+    torch.save(dict(checkpoint), content)
+    write_bytes(path, content)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -10,21 +10,42 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from osr_lightning import checkpoint as checkpoints
+from osr_lightning.arguments import check_files, check_seed
 from osr_lightning.data.counts import describe
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.summary import print_summary
 from osr_lightning.facts import Facts
-from osr_lightning.settings import checkpoint_settings, named_checkpoint, newest, same_split
+from osr_lightning.settings import (
+    checkpoint_settings,
+    confine,
+    named_checkpoint,
+    newest,
+    refuse_idle,
+    refuse_strange,
+    same_split,
+)
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.classifiers import MCDropoutClassifier
 from osr_lightning.training.evaluator import Evaluator
 from osr_lightning.training.trainer import OpenSetTrainer
+from osr_lightning.writing import write_text
 
 TRAINING = ("fit", "run")
+
+
+class WholeConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run folder, where there is one, at once or not at all."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it; this is asked of the first process only."""
+        folder = next((logger.log_dir for logger in trainer.loggers if logger.log_dir), None)
+        if folder is not None:
+            write_text(Path(folder, "config.yaml"), self.parser.dump(self.config, skip_none=False))
 
 
 class OpenSetCLI(LightningCLI):
@@ -45,7 +66,8 @@ class OpenSetCLI(LightningCLI):
             subclass_mode_model=True,
             seed_everything_default=0,
             # a resumed run goes on in its own folder
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=WholeConfig,
+            save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
             parser_kwargs={"prog": "osr"},
             args=args,
         )
@@ -80,6 +102,7 @@ class OpenSetCLI(LightningCLI):
             UserError: for a checkpoint that is missing or cannot be read.
         """
         self.kept: dict[str, Any] | None = None
+        check_files(self.arguments)
         named = named_checkpoint(self.arguments)
         training = any(word in TRAINING for word in self.arguments)
         if named in (None, "best", "last") or training:
@@ -88,14 +111,18 @@ class OpenSetCLI(LightningCLI):
         if named is not None and self.kept is None and not training:
             self.kept = checkpoints.read(_existing(named))
             # as the first config, so that all that the user says goes before it
-            base = f"--config={json.dumps(checkpoint_settings(self.kept))}"
+            settings, strange = confine(checkpoint_settings(self.kept), self.arguments)
+            base = f"--config={json.dumps(settings)}"
             at = next(i for i, word in enumerate(self.arguments) if word in self.subcommands()) + 1
             self.config = parser.parse_args([*self.arguments[:at], base, *self.arguments[at:]])
             config = self.config[self.config.subcommand]
             config.config = config.config[1:]  # a saved config names files
             config.ckpt_path = named
             self._choose_checkpoint()
+            refuse_strange(strange, config.data)
             same_split(self.kept, config.data, self.config.subcommand)
+            refuse_idle(self.kept, config.model.init_args, self.config.subcommand)
+        check_seed(self.config[self.config.subcommand].seed_everything)
 
     def _choose_checkpoint(self) -> str | None:
         """Put the path of the checkpoint that is meant into the config, and go on in its run's folder."""
@@ -127,6 +154,11 @@ class OpenSetCLI(LightningCLI):
         """Run the command, after a look at its images: a mistake shows before other processes start."""
         assert isinstance(self.trainer, OpenSetTrainer)
         self.trainer.trust_checkpoint = self._get(self.config, "trust_checkpoint")
+        if subcommand == "predict" and not self.trainer.loggers:
+            raise UserError(
+                "predict writes predictions.csv into a run folder: leave trainer.logger as it is, or name "
+                "the files, as in osr predict --ckpt_path CKPT PHOTOS --output FILE.csv"
+            )
         stages = {"run": ["fit", "test"], "calibrate": ["calibrate"]}.get(subcommand, [subcommand])
         if self.trainer.global_rank == 0:
             if self.kept is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.named import is_named, paths_of
 from osr_lightning.errors import UserError
 from osr_lightning.training import restoring
 from osr_lightning.training.base import OpenSetClassifier
@@ -80,6 +81,58 @@ def checkpoint_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if not _is_plain(settings):
         raise UserError("the checkpoint's settings are not plain values; it is damaged")
     return settings
+
+
+def confine(settings: dict[str, Any], arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Leave out where a checkpoint would take images from, or put them, if no user named that folder.
+
+    What lies below the working folder may be taken, and what was named in an earlier run on this machine.
+
+    Args:
+        settings: of `checkpoint_settings`.
+        arguments: of the command line; with ``--trust_checkpoint`` nothing is left out.
+
+    Returns:
+        The settings, and the data options that were left out.
+    """
+    if any(word in ("--trust_checkpoint", "--trust_checkpoint=true") for word in arguments):
+        return settings, {}
+    data = settings["data"]
+    strange = {name: value for name, value in data.items() if not all(map(is_named, paths_of(name, value)))}
+    kept = {name: value for name, value in data.items() if name not in strange}
+    return {**settings, "data": kept}, strange
+
+
+def refuse_strange(strange: dict[str, Any], data: Namespace) -> None:
+    """Stop where the user did not name what `confine` left out.
+
+    Raises:
+        UserError: naming the option.
+    """
+    defaults = inspect.signature(OpenSetDataModule).parameters
+    for name, value in strange.items():
+        if data[name] == defaults[name].default:
+            raise UserError(
+                f"the checkpoint names {value!r} for data.{name}, outside of the working folder: name it "
+                f"yourself with --data.{name}, or let the checkpoint decide with --trust_checkpoint"
+            )
+
+
+def refuse_idle(checkpoint: dict[str, Any], options: Namespace, command: str) -> None:
+    """Stop where an option chooses a threshold and the command takes the checkpoint's.
+
+    Raises:
+        UserError: naming the option and the command for it.
+    """
+    if command == "calibrate" or options.calibration == "fixed":
+        return
+    trained = checkpoint.get("hyper_parameters") or {}
+    for name in ("alpha", "calibration", "unknown_prior"):
+        if name in trained and trained[name] != options[name]:
+            raise UserError(
+                f"{command} decides by the checkpoint's threshold, which model.{name} {options[name]} would "
+                f"not change: choose another one with osr calibrate --model.{name} {options[name]}"
+            )
 
 
 def same_split(checkpoint: dict[str, Any], data: Namespace, command: str) -> None:

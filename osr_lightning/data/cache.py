@@ -18,6 +18,9 @@ import torch
 import torchvision
 from torch import Tensor
 
+from osr_lightning.errors import Failure
+from osr_lightning.writing import replacing
+
 ROWS_AT_ONCE = 256  # images that are resized between two looks at the clock
 WORTH_KEEPING = 1.0  # seconds; what takes less is quicker made again than looked up by anybody
 
@@ -80,7 +83,7 @@ def mapped(
             if shutil.disk_usage(path.parent).free < 2 * size:
                 return None
             _write_rows(path, shape, compute)
-        except OSError:  # a run does without its cache
+        except (OSError, Failure):  # a run does without its cache
             return None
     return path
 
@@ -93,17 +96,13 @@ def read_rows(path: Path, rows: Sequence[int]) -> Tensor:
 def _write_rows(path: Path, shape: Sequence[int], compute: Callable[[int, int], Tensor]) -> None:
     from rich.progress import track
 
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         rows = np.lib.format.open_memmap(partial, "w+", np.uint8, tuple(shape))
         starts = range(0, shape[0], ROWS_AT_ONCE)
         for start in track(starts, description="resizing once", disable=not sys.stderr.isatty()):
             end = min(start + ROWS_AT_ONCE, shape[0])
             rows[start:end] = compute(start, end).numpy()
         rows.flush()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _path(content: Iterable[bytes], settings: tuple[int | str, ...]) -> Path:
@@ -120,12 +119,6 @@ def _path(content: Iterable[bytes], settings: tuple[int | str, ...]) -> Path:
 
 
 def _keep(path: Path, result: Tensor) -> None:
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.save(file, result.numpy(), allow_pickle=False)
-        partial.replace(path)  # another process never sees half a file
-    except OSError:  # a run does without its cache
-        with suppress(OSError):
-            partial.unlink()
+    # a run does without its cache
+    with suppress(Failure), replacing(path) as partial:
+        np.save(partial, result.numpy(), allow_pickle=False)

@@ -10,9 +10,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from osr_lightning.data.batch import Batch
+from osr_lightning.data.named import paths_of, remember
+from osr_lightning.data.resumable import ResumableLoader
 from osr_lightning.data.selection import REST, Selection, numbers
 from osr_lightning.data.stream import Images
 from osr_lightning.data.table import ImageTable, even_batch_size, whole_batch
@@ -113,6 +115,7 @@ class OpenSetDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.num_workers = num_workers
         self.planned_batch_size = 128
+        self.loader_state: dict[str, Any] | None = None  # of a training that goes on
 
     @property
     def facts(self) -> Facts:
@@ -130,6 +133,9 @@ class OpenSetDataModule(LightningDataModule):
         Raises:
             UserError: for a source that does not exist or cannot be read.
         """
+        if self.trainer is None or self.trainer.is_global_zero:
+            options = {**self.hparams}
+            remember(path for name, value in options.items() for path in paths_of(name, value))
         # a trained model says what its images are like
         expected = getattr(getattr(self.trainer, "lightning_module", None), "expected_facts", lambda: None)()
         if expected is not None:
@@ -146,7 +152,20 @@ class OpenSetDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled known training images."""
         size = self.batch_size or self.planned_batch_size
-        return self._plain_loader(self.tables.load_training()[0], size, shuffle=True)
+        table, trainer = self.tables.load_training()[0], self.trainer
+        options: dict[str, Any] = {"shuffle": True}
+        if trainer is not None and trainer.world_size > 1:
+            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+            options = {
+                "sampler": DistributedSampler(table, trainer.world_size, trainer.global_rank, seed=seed)
+            }
+        if trainer is not None:
+            options["epoch_ends"] = lambda: trainer.num_training_batches
+        loader = self._plain_loader(table, size, ResumableLoader, **options)
+        state, self.loader_state = self.loader_state, None
+        if state is not None and isinstance(loader, ResumableLoader):
+            loader.load_state_dict(state)
+        return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Known validation images."""
@@ -193,8 +212,14 @@ class OpenSetDataModule(LightningDataModule):
             return self.num_workers
         return 0 if getattr(images, "quick", False) else min(8, os.cpu_count() or 1)
 
-    def _plain_loader(self, table: ImageTable, batch_size: int, **options: Any) -> DataLoader[Batch]:  # noqa: ANN401
-        return DataLoader(
+    def _plain_loader(
+        self,
+        table: ImageTable,
+        batch_size: int,
+        kind: type[DataLoader[Batch]] = DataLoader,
+        **options: Any,  # noqa: ANN401
+    ) -> DataLoader[Batch]:
+        return kind(
             table,
             batch_size=batch_size,
             collate_fn=whole_batch,

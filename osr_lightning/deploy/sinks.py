@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from osr_lightning.errors import UserError
+from osr_lightning.writing import replacing
 
 Row: TypeAlias = dict[str, Any]
 Sink: TypeAlias = Callable[[Sequence[Row]], None]
@@ -59,23 +59,14 @@ def opened(output: str, columns: Sequence[str]) -> Iterator[Sink]:
         yield _csv(sys.stdout, columns)
         sys.stdout.flush()
         return
-    path = Path(output)
-    kind = path.suffix.lower()
-    # a pipe, a device or a link is written to, not replaced
-    direct = path.is_symlink() or (path.exists() and not path.is_file())
-    target = path if direct else path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    kind = Path(output).suffix.lower()
+    with replacing(output) as target:
         if kind == ".parquet":
             with _parquet(target, columns) as sink:
                 yield sink
         else:
             with open(target, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 yield _csv(file, columns) if kind == ".csv" else _json_lines(file, columns)
-        if not direct:
-            target.replace(path)
-    finally:
-        if not direct:
-            target.unlink(missing_ok=True)
 
 
 def _csv(file: IO[str], columns: Sequence[str]) -> Sink:

@@ -15,6 +15,7 @@ from osr_lightning.evaluation.bootstrap import interval, resample
 from osr_lightning.evaluation.render import percent, rate, read_results, render, text
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.facts import same_classes
+from osr_lightning.writing import replacing, write_text
 
 # Column of the table -> where results.json has it.
 COLUMNS = {
@@ -178,10 +179,12 @@ def _same_images(first: PredictionTable, other: PredictionTable) -> bool:
 
 
 def _write(comparison: Comparison, output: Path) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    with open(output / "comparison.csv", "w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(output / "comparison.csv") as path,
+        open(path, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, ["run", *COLUMNS])
         writer.writeheader()
         writer.writerows(comparison.rows)
     page = render("comparison.html.j2", comparison=comparison, names=DIFFERENCES, difference=difference)
-    (output / "comparison.html").write_text(page, encoding="utf-8")
+    write_text(output / "comparison.html", page)

@@ -11,6 +11,7 @@ from torch import Tensor
 from osr_lightning.evaluation.table import CSV_COLUMNS, CSV_NAME
 from osr_lightning.facts import UNKNOWN
 from osr_lightning.recogniser import Recogniser
+from osr_lightning.writing import replacing
 
 
 def write_predictions(
@@ -40,9 +41,11 @@ def write_predictions(
         sources = (selection.predict,) if selection.predict else selection.source_names
     further = [name for name in rows if name.startswith("score/") and name != f"score/{threshold.score}"]
     keys = ("row", "source", "label", "prediction", "confidence", f"score/{threshold.score}", *further)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / CSV_NAME
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        replacing(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow([*CSV_COLUMNS, *(name.removeprefix("score/") for name in further)])
         for row, source, label, prediction, confidence, score, *others in zip(

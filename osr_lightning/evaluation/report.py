@@ -14,6 +14,7 @@ from osr_lightning.evaluation.caption import read_caption
 from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.render import count, percent, rate, read_results, render
 from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.writing import write_text
 
 MAX_CLASSES = 50  # more make a table that nobody reads
 
@@ -45,7 +46,7 @@ def write_report(run_dir: Path) -> Path:
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
     )
     path = run_dir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

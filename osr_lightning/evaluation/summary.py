@@ -11,12 +11,11 @@ from rich.table import Table
 MOST_CLASSES = 20  # that are named on the console; the report has all
 
 
-def print_summary(results: dict[str, Any], folder: Path) -> None:
+def print_summary(results: dict[str, Any], folder: Path | None) -> None:
     """Print the headline numbers of ``results.json`` and where everything is."""
     console = Console(markup=False)  # names may hold brackets
-    table = Table(
-        "", "images", "accuracy", "AUROC", "FPR95 known", title=f"{results['experiment']} ({folder})"
-    )
+    title = results["experiment"] if folder is None else f"{results['experiment']} ({folder})"
+    table = Table("", "images", "accuracy", "AUROC", "FPR95 known", title=title)
     closed, pooled = results["closed_set"], results["open_set"]
     table.add_row("known, none rejected", str(closed["count"]), _percent(closed["accuracy"]), "", "")
     table.add_row("known", str(pooled["count_known"]), _percent(pooled["known_accuracy"]), "", "")
@@ -64,12 +63,15 @@ def print_summary(results: dict[str, Any], folder: Path) -> None:
         )
     for warning in results.get("warnings", ()):
         console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True, markup=False)
-    for what, where in {
-        "run folder ": str(folder),
-        "checkpoint ": results["checkpoint"],
-        "report     ": str(folder / "report.html"),
-        "TensorBoard": f"tensorboard --logdir {folder.parent}",
-    }.items():
+    places = {"checkpoint ": results["checkpoint"]}
+    if folder is not None:
+        places = {
+            "run folder ": str(folder),
+            **places,
+            "report     ": str(folder / "report.html"),
+            "TensorBoard": f"tensorboard --logdir {folder.parent}",
+        }
+    for what, where in places.items():
         console.print(f"{what}  {where}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from osr_lightning.errors import UserError
 from osr_lightning.facts import UNKNOWN
+from osr_lightning.writing import replacing
 
 CSV_NAME, NPZ_NAME = "predictions.csv", "evaluation.npz"
 # one schema for a test and for predictions; further scores follow
@@ -99,7 +100,6 @@ class PredictionTable:
         Args:
             folder: made where it is missing.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         further = [name for name in self.scores if name != self.score_name]
         count, names = len(self.label), [*self.class_names, UNKNOWN]
         columns: list[Sequence[object]] = [
@@ -114,21 +114,25 @@ class PredictionTable:
             [""] * count,
             *(self.scores[name].tolist() for name in further),
         ]
-        with open(folder / CSV_NAME, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with (
+            replacing(folder / CSV_NAME) as path,
+            open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             writer = csv.writer(file)  # writes a float as its repr, which reads back exactly
             writer.writerow([*CSV_COLUMNS, *further])
             writer.writerows(zip(*columns, strict=True))
-        np.savez_compressed(
-            folder / NPZ_NAME,
-            logits=self.logits,
-            predicted_class=self.predicted_class,
-            nll=self.nll,
-            class_names=np.array(self.class_names, dtype=np.str_),
-            source_names=np.array(self.source_names, dtype=np.str_),
-            groups=np.array(json.dumps(self.groups)),
-            score_name=np.array(self.score_name),
-            threshold=np.array(self.threshold, dtype=np.float64),
-        )
+        with replacing(folder / NPZ_NAME) as path:
+            np.savez_compressed(
+                path,
+                logits=self.logits,
+                predicted_class=self.predicted_class,
+                nll=self.nll,
+                class_names=np.array(self.class_names, dtype=np.str_),
+                source_names=np.array(self.source_names, dtype=np.str_),
+                groups=np.array(json.dumps(self.groups)),
+                score_name=np.array(self.score_name),
+                threshold=np.array(self.threshold, dtype=np.float64),
+            )
 
     @classmethod
     def load(cls, folder: Path) -> PredictionTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,8 @@ from osr_lightning.training.hardware import TrainingBFloat16, keep_freed_memory
 from osr_lightning.training.module import RecogniserModule, network_name
 from osr_lightning.training.optimizers import Schedule, configure, refuse_to_stretch
 from osr_lightning.training.options import Options
-
-if TYPE_CHECKING:
-    pass
+from osr_lightning.training.resuming import EpochSteps, resume, resume_loader, training_state
+from osr_lightning.training.stopping import refuse_nan, refuse_nan_weights
 
 
 class OpenSetClassifier(RecogniserModule):
@@ -99,7 +98,8 @@ class OpenSetClassifier(RecogniserModule):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", None, persistent=False)
         self.search_trials: list[tuple[float, float]] = []
-        self._train_steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._steps = EpochSteps()
+        self._resumed: dict[str, Any] = {}
         self._val_batches: list[dict[str, Tensor]] = []
 
     def setup(self, stage: str) -> None:
@@ -128,6 +128,8 @@ class OpenSetClassifier(RecogniserModule):
         same_classes(self.trained.facts.classes, facts.classes, "the known set")
 
     def _restart_sampling(self) -> None:
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            refuse_nan_weights(self)
         self.trained.sampler.restart()
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _restart_sampling
@@ -143,8 +145,23 @@ class OpenSetClassifier(RecogniserModule):
         """Refuse to resume beyond the end of a one-cycle schedule."""
         refuse_to_stretch(self.trainer)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the training beside the recogniser, to go on with it to the bit."""
+        super().on_save_checkpoint(checkpoint)
+        if self.trainer.state.fn == "fit":
+            checkpoint["training"] = training_state(self, self._steps)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build what the checkpoint holds, and go on with its training where that is the command."""
+        super().on_load_checkpoint(checkpoint)
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self._resumed = checkpoint.get("training") or {}
+            resume_loader(self.trainer, checkpoint)
+
     def on_fit_start(self) -> None:
         """Prepare the process and the network for many steps."""
+        resume(self, self._resumed, self._steps)
+        self._resumed = {}
         if self.device.type == "cpu":
             keep_freed_memory()
         plan, network = self.plan, network_name(self.trained.sampler)
@@ -165,15 +182,14 @@ class OpenSetClassifier(RecogniserModule):
             logits, batch.label, self.class_weights, label_smoothing=self.plan.label_smoothing
         )
         # metric updates wait for the end of the epoch: one call instead of one a step
-        self._train_steps.append((loss.detach(), logits.detach().argmax(dim=-1), batch.label))
+        self._steps.add(loss.detach(), logits.detach().argmax(dim=-1), batch.label)
+        refuse_nan(self, self._steps.losses, batch_idx)
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss and accuracy, each image weighing the same."""
-        losses, predictions, labels = zip(*self._train_steps, strict=True)
-        self._train_steps.clear()
-        sizes = torch.tensor([len(label) for label in labels], device=self.device)
-        self.train_metrics.update(torch.stack(losses), sizes, torch.cat(predictions), torch.cat(labels))
+        refuse_nan_weights(self)
+        self.train_metrics.update(*self._steps.take())
         self.log("train/loss", self.train_metrics.loss, prog_bar=True)
         self.log("train/accuracy", self.train_metrics.accuracy, prog_bar=True)
 

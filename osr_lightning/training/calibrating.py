@@ -30,6 +30,8 @@ from osr_lightning.scoring.calibration import (
 from osr_lightning.scoring.detectors import Detector
 from osr_lightning.training import restoring
 from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.loggers import run_folder
+from osr_lightning.writing import write_text
 
 if TYPE_CHECKING:
     from osr_lightning.training.base import OpenSetClassifier
@@ -66,22 +68,23 @@ def calibrate_checkpoint(
     device = trainer.strategy.root_device
     model.trained.to(device)
     fit_detectors(model.trained, datamodule.fitting_dataloader())
+    # a limit on the images of predict is none on these
+    limit, trainer.limit_predict_batches = trainer.limit_predict_batches, 1.0
     batches = Trainer.predict(trainer, model, datamodule.calibration_dataloader())
+    trainer.limit_predict_batches = limit
     rows = gather_rows(batches, device)  # type: ignore[arg-type]
     calibrated_on = tables.selection.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
     choose(model, rows, calibrated_on, optimistic=tables.optimistic)
     if model.images_seen is not None and tables.selection.calibrate_on != "test":
         model.images_seen = model.images_seen.with_calibration(tables.load_calibration().images)
     target = target_path(ckpt_path, output, in_place)
-    log_dir = trainer.log_dir  # every process must ask: it is broadcast
+    folder = run_folder(trainer)
     if trainer.is_global_zero:
         if target is not None:
             write(model, datamodule, source, target)
-        if log_dir is not None:
+        if folder is not None:
             records = {n: asdict(record) for n, record in model.trained.threshold.records.items()}
-            folder = Path(log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "calibration.json").write_text(json.dumps(records, indent=2) + "\n")
+            write_text(folder / "calibration.json", json.dumps(records, indent=2) + "\n")
     trainer.strategy.barrier("calibrated")
     return target
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from lightning.pytorch import Trainer
 
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
@@ -87,3 +90,33 @@ def check_epochs(epochs: int | None) -> int:
     if epochs < -1 or epochs == 0:
         raise UserError(f"trainer.max_epochs must be at least 1 (or -1 for no end), got {epochs}")
     return epochs
+
+
+def check_limits(checkpoint_minutes: float | None, options: Mapping[str, Any]) -> None:
+    """Refuse what would end a training before it begins.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if checkpoint_minutes is not None and not 0 < checkpoint_minutes < math.inf:
+        raise UserError(f"trainer.checkpoint_minutes must be above 0, got {checkpoint_minutes}")
+    steps = options.get("max_steps", -1)
+    if steps < -1 or steps == 0:
+        raise UserError(f"trainer.max_steps must be at least 1 (or -1 for no end), got {steps}")
+    if options.get("limit_train_batches") == 0:
+        raise UserError("trainer.limit_train_batches 0 leaves nothing to train on; raise it or leave it out")
+
+
+def require_best(trainer: Trainer) -> None:
+    """Stop where no best checkpoint would be written.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if trainer.limit_val_batches == 0:
+        raise UserError("the best checkpoint is chosen on validation images: raise trainer.limit_val_batches")
+    if not any(getattr(one, "monitor", None) for one in trainer.checkpoint_callbacks):
+        raise UserError(
+            "run tests the best checkpoint, and none would be written: leave trainer.logger, fast_dev_run "
+            "and enable_checkpointing as they are, or use fit"
+        )

@@ -24,13 +24,16 @@ from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.recogniser import Recogniser
 from osr_lightning.scoring.calibration import misgivings
 from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.loggers import run_folder
 from osr_lightning.training.module import network_name
+from osr_lightning.writing import write_text
 
 
 class Evaluator(Callback):
     """Collects the per-image results of a test and writes numbers, figures and report.
 
-    After a test, ``outcome`` holds the content of ``results.json`` and the run folder, on rank 0.
+    After a test, ``outcome`` holds on rank 0 the content of ``results.json`` and the run folder, None without
+    a logger.
 
     Args:
         figures: whether to draw; without, the report has numbers and tables alone.
@@ -58,7 +61,7 @@ class Evaluator(Callback):
         self.bootstrap, self.seed = bootstrap, seed
         self._batches: list[dict[str, Tensor]] = []
         self._begin = 0.0
-        self.outcome: tuple[dict[str, Any], Path] | None = None
+        self.outcome: tuple[dict[str, Any], Path | None] | None = None
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -86,8 +89,8 @@ class Evaluator(Callback):
         batches, self._batches = self._batches, []
         rows = gather_rows(batches, pl_module.device)
         test_s = time.perf_counter() - self._begin
-        log_dir = trainer.log_dir  # every process must ask: it is broadcast
-        if not trainer.is_global_zero or log_dir is None:
+        folder = run_folder(trainer)
+        if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, OpenSetClassifier)
         recogniser = pl_module.trained
@@ -108,10 +111,11 @@ class Evaluator(Callback):
         known, *unknown = rejected_shares(table)
         sets = dict(zip(table.source_names[1:], unknown, strict=True))
         results["warnings"] = misgivings(known, sets, "test images")
-        folder = Path(log_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        self.outcome = results, folder
+        if folder is None:
+            return
         table.save(folder)
-        (folder / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+        write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
         for logger in trainer.loggers:
             logger.save()  # metrics.csv holds the last epoch before its curves are drawn
         figures = {}
@@ -131,7 +135,6 @@ class Evaluator(Callback):
                 log_test(logger, results, files, dict(pl_module.hparams), trainer.global_step)
                 log_projector(logger, table, images, self.projector_points, self.seed, trainer.global_step)
         write_report(folder)
-        self.outcome = results, folder
 
 
 def prediction_table(rows: dict[str, Tensor], recogniser: Recogniser, tables: Tables) -> PredictionTable:

@@ -9,10 +9,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from osr_lightning import checkpoint as checkpoints
+from osr_lightning.training.stopping import Stopping
+from osr_lightning.writing import replacing, telling
 
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # the images are in memory
@@ -34,11 +41,34 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
 
 
-def checkpoint_callbacks() -> list[Callback]:
+def run_folder(trainer: Trainer) -> Path | None:
+    """Where a run's files go, None where no logger names a folder; every process must ask."""
+    log_dir = trainer.log_dir  # broadcast
+    return Path(log_dir) if trainer.loggers and log_dir is not None else None
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that replace earlier ones at once or not at all; Lightning copies over them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write one."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            checkpoints.write(checkpoint, path)
+
+
+def checkpoint_callbacks(minutes: float | None, *, keep: bool) -> list[Callback]:
     """Callbacks that keep ``best.ckpt``, by validation accuracy, and ``last.ckpt``, to resume from.
 
     Lightning's own ``save_last`` is the last best one, not the last epoch.
+
+    Args:
+        minutes: between two ``last.ckpt`` within an epoch; None for none.
+        keep: whether to write any.
     """
+    if not keep:
+        return [Stopping(None)]
     best = ModelCheckpoint(
         filename="best",
         monitor="val/accuracy",
@@ -46,33 +76,125 @@ def checkpoint_callbacks() -> list[Callback]:
         # a better checkpoint replaces best.ckpt instead of becoming best-v1.ckpt
         enable_version_counter=False,
     )
-    return [best, ModelCheckpoint(filename="last", enable_version_counter=False)]
+    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    return [best, last, Stopping(last, minutes)]
 
 
 def run_folder_loggers(root: str, experiment: str, version: int | None) -> list[Logger]:
     """TensorBoard and CSV loggers that share one run folder; a resumed run keeps its ``metrics.csv``."""
     name = os.path.join("lightning_logs", experiment)
-    tensorboard = TensorBoardLogger(root, name, version, default_hp_metric=False)
-    return [tensorboard, ResumableCSVLogger(root, name, tensorboard.version)]
+    tensorboard = ClaimingTensorBoardLogger(root, name, version, default_hp_metric=False)
+    return [tensorboard, ResumableCSVLogger(tensorboard)]
+
+
+class ClaimingTensorBoardLogger(TensorBoardLogger):
+    """Lightning's TensorBoard logger, but runs that start at once get a folder each."""
+
+    @property
+    def version(self) -> int | str:
+        """The number N of the run folder; the first to ask for a new one makes that."""
+        if self._version is None:
+            self._version = claim_version(Path(self.root_dir))
+        return self._version
+
+
+def claim_version(experiment: Path) -> int:
+    """Make the next run folder of an experiment, which no other process then can.
+
+    Processes other than the first get a number that they make no use of.
+
+    Raises:
+        Failure: if the folder cannot be written.
+    """
+    with telling(experiment):
+        while True:
+            taken = [int(n) for p in experiment.glob("version_*") if (n := p.name[8:]).isdecimal()]
+            number = max(taken, default=-1) + 1
+            if _is_another():
+                return number
+            try:
+                (experiment / f"version_{number}").mkdir(parents=True)
+            except FileExistsError:
+                continue  # another process was first
+            return number
+
+
+def _is_another() -> bool:
+    """Whether this is not the first of several processes."""
+    return bool(getattr(rank_zero_only, "rank", 0))
 
 
 class ResumableCSVLogger(CSVLogger):
-    """Lightning's CSV logger, which deletes an earlier ``metrics.csv``; this one carries its rows on."""
+    """Lightning's CSV logger, which deletes an earlier ``metrics.csv``; this one carries its rows on.
+
+    Args:
+        tensorboard: the logger whose run folder it shares.
+    """
+
+    def __init__(self, tensorboard: TensorBoardLogger) -> None:
+        self._tensorboard = tensorboard
+        super().__init__(tensorboard.save_dir, tensorboard.name)
+
+    @property
+    def version(self) -> int | str:
+        """The number of the run folder."""
+        return self._tensorboard.version
 
     @property
     def experiment(self) -> Any:  # noqa: ANN401
-        """The writer, holding the rows of the run that is being resumed."""
-        if self._experiment is not None:
-            return super().experiment
-        path = Path(self.log_dir) / "metrics.csv"
-        rows: list[dict[str, Any]] = []
-        if path.is_file():
-            with path.open(newline="") as file:
-                rows = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
-            writer = super().experiment
-        if rows and isinstance(writer, ExperimentWriter):  # processes other than rank 0 have a dummy
-            writer.metrics.extend(rows)
-            writer.save()
-        return writer
+        """The writer, holding the rows that the run folder has."""
+        if self._experiment is None and not _is_another():
+            with telling(self.log_dir):
+                self._experiment = RowsWriter(self.log_dir)
+        return super().experiment  # processes other than rank 0 get a dummy
+
+
+class RowsWriter(ExperimentWriter):
+    """Lightning's writer, but each save leaves a whole file, and rows from before go on."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.metrics: list[dict[str, Any]] = _read_rows(Path(self.metrics_file_path))
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning deletes an earlier file here."""
+
+    def save(self) -> None:
+        """Write all rows."""
+        if self.metrics:
+            with replacing(self.metrics_file_path) as path, path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, sorted(set().union(*self.metrics)))
+                writer.writeheader()
+                writer.writerows(self.metrics)
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="") as file:
+            rows = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(file, strict=True)]
+        if any(None in row or None in row.values() for row in rows):
+            raise csv.Error
+    except (csv.Error, UnicodeDecodeError):
+        kept = path.with_name("metrics.damaged.csv")
+        path.replace(kept)
+        rank_zero_info(f"{path} is damaged and was kept as {kept.name}; a new one is begun")
+        return []
+    return rows
+
+
+def logged_rows(loggers: list[Logger]) -> list[dict[str, Any]] | None:
+    """The rows of ``metrics.csv`` until now; None where no logger keeps any."""
+    for logger in loggers:
+        if isinstance(logger, ResumableCSVLogger) and isinstance(logger.experiment, RowsWriter):
+            return list(logger.experiment.metrics)
+    return None
+
+
+def resume_rows(loggers: list[Logger], rows: list[dict[str, Any]]) -> None:
+    """Go on from a checkpoint's rows instead of the file's, which a killed run may have cut short."""
+    for logger in loggers:
+        if isinstance(logger, ResumableCSVLogger) and isinstance(logger.experiment, RowsWriter):
+            logger.experiment.metrics = list(rows)
+            logger.experiment.save()

@@ -76,6 +76,8 @@ class RecogniserModule(LightningModule):
     def decide(self, facts: Facts, images: int) -> Plan:
         """Decide how to train ``images`` of these facts, and keep it as ``plan``."""
         (given,) = self._given
+        if given is None and self.recogniser is not None:  # that of a checkpoint
+            given = self.recogniser.sampler.recipe.get("network")
         self.plan = plan(given, self.sampler, facts, images).with_given(self.options.to_dict())
         return self.plan
 

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from osr_lightning import checkpoint as checkpoints
 from osr_lightning.data.datamodule import OpenSetDataModule
@@ -18,11 +20,17 @@ from osr_lightning.errors import UserError
 from osr_lightning.training import restoring
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.calibrating import calibrate_checkpoint, require_unknowns, tell
-from osr_lightning.training.defaults import check_epochs
+from osr_lightning.training.defaults import check_epochs, check_limits, require_best
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.evaluator import Evaluator
 from osr_lightning.training.hardware import choose_accelerator, train_in_bfloat16
-from osr_lightning.training.loggers import checkpoint_callbacks, hush, run_folder_loggers
+from osr_lightning.training.loggers import (
+    WholeCheckpoints,
+    checkpoint_callbacks,
+    hush,
+    run_folder,
+    run_folder_loggers,
+)
 from osr_lightning.training.waiting import watch
 
 
@@ -34,9 +42,10 @@ class OpenSetTrainer(Trainer):
         version: N; the next free number if not given.
         default_root_dir: folder that holds lightning_logs.
         max_epochs: passes over the training images; what suits their number and the network if not given.
-        logger: TensorBoard and metrics.csv if not given; false for none, which leaves no run folder.
+        logger: TensorBoard and metrics.csv if not given; false for none, and then nothing is written.
         callbacks: more of them, beside those that keep checkpoints and evaluate.
         enable_checkpointing: whether to write best.ckpt (by validation accuracy) and last.ckpt.
+        checkpoint_minutes: minutes between two last.ckpt within an epoch; at its end alone if not given.
         accelerator: cpu, gpu, tpu or auto; mps has no float64, which scores need, so auto passes it over.
         precision: of the passes. auto: float32, but where a CPU computes bfloat16 itself, training steps are
             bf16-mixed; scores are float32 either way. All others are Lightning's and hold for every pass.
@@ -52,6 +61,7 @@ class OpenSetTrainer(Trainer):
         logger: Logger | Iterable[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
         enable_checkpointing: bool = True,
+        checkpoint_minutes: float | None = None,
         accelerator: str | Accelerator = "auto",
         precision: Literal["auto"] | _PRECISION_INPUT | None = "auto",
         **kwargs: Any,  # noqa: ANN401
@@ -66,8 +76,10 @@ class OpenSetTrainer(Trainer):
             "fit_s": None,
             "calibrate_s": None,
         }  # seconds, for results.json
+        check_limits(checkpoint_minutes, kwargs)
         if logger is None or logger is True:
             logger = run_folder_loggers(default_root_dir, experiment, version)
+        keep = enable_checkpointing and logger is not False  # without a run folder they have no place
         accelerator = choose_accelerator(accelerator)
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
         if not any(isinstance(one, Evaluator) for one in given):
@@ -76,14 +88,17 @@ class OpenSetTrainer(Trainer):
             default_root_dir=default_root_dir,
             max_epochs=check_epochs(max_epochs),
             logger=logger,
-            callbacks=[*(checkpoint_callbacks() if enable_checkpointing else []), *given],
-            enable_checkpointing=enable_checkpointing,
+            callbacks=[*checkpoint_callbacks(checkpoint_minutes, keep=keep), *given],
+            # a callback of the user's still writes where it was told to
+            enable_checkpointing=keep or any(isinstance(one, Checkpoint) for one in given),
             accelerator=accelerator,
             precision=None if precision == "auto" else precision,
             **kwargs,
         )
         if precision == "auto":
             train_in_bfloat16(self)
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.strategy.checkpoint_io = WholeCheckpoints()
 
     def run(
         self, model: OpenSetClassifier, datamodule: OpenSetDataModule, ckpt_path: str | None = None
@@ -99,11 +114,12 @@ class OpenSetTrainer(Trainer):
             The content of results.json, on the first process.
         """
         require_unknowns(model, datamodule)  # before the training, not after it
+        require_best(self)
         begin = time.perf_counter()
         self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         self.timing["fit_s"] = time.perf_counter() - begin
         if not (best := getattr(self.checkpoint_callback, "best_model_path", "")):
-            raise UserError("run tests the best checkpoint, and none was written; leave checkpointing on")
+            raise UserError("run tests the best checkpoint, and none was written: train a whole epoch")
         self.calibrate(model, datamodule, best, output=best)
         self.test(model, datamodule=datamodule, ckpt_path=best, verbose=False)
         found = (c.outcome for c in self.callbacks if isinstance(c, Evaluator))  # type: ignore[attr-defined]
@@ -230,13 +246,13 @@ class OpenSetTrainer(Trainer):
         """
         self._build(model, ckpt_path)
         batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, **kwargs)
-        log_dir = self.log_dir  # every process must ask: it is broadcast
-        if batches and isinstance(self.lightning_module, OpenSetClassifier) and log_dir is not None:
+        folder = run_folder(self)
+        if batches and isinstance(self.lightning_module, OpenSetClassifier) and folder is not None:
             from osr_lightning.evaluation.predictions import write_predictions
 
             rows = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
             if self.is_global_zero:
-                path = write_predictions(Path(log_dir), rows, self.lightning_module.trained, datamodule)
+                path = write_predictions(folder, rows, self.lightning_module.trained, datamodule)
                 print(f"{len(rows['row'])} predictions: {path}")
         return batches if return_predictions in (None, True) else None
 

@@ -18,6 +18,7 @@ from osr_lightning.checkpoint import build
 from osr_lightning.deploy import sinks
 from osr_lightning.deploy.predict import Counts, classify, columns, images, shown
 from osr_lightning.deploy.predict_cli import wanted
+from osr_lightning.errors import Failure
 from osr_lightning.facts import Facts
 
 HOSTILE_NAMES = [
@@ -203,7 +204,7 @@ def test_a_failing_write_leaves_the_file_that_was_there(tmp_path):
             sink([{"a": 1}])
             raise OSError("no space left")
 
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(Failure, match="no space"):
         fail()
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]

@@ -15,6 +15,7 @@ from osr_lightning.evaluation.acceptance import IntArray
 from osr_lightning.evaluation.caption import Caption
 from osr_lightning.evaluation.outcomes import Needs, enough
 from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.writing import replacing
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ def save_figures(drawn: Mapping[str, Figure], folder: Path) -> list[Path]:
     Returns:
         The files, in the same order.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png" for name in drawn]
     for path, (name, drawing) in zip(paths, drawn.items(), strict=True):
-        drawing.savefig(path, dpi=120, metadata=FIGURES[name].caption.metadata())
+        with replacing(path) as partial:
+            drawing.savefig(partial, dpi=120, metadata=FIGURES[name].caption.metadata())
     return paths
