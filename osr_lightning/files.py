@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from osr_lightning.decoding import EXTENSIONS
 from osr_lightning.errors import UserError
-from osr_lightning.pixels import EXTENSIONS, ImageLike
+from osr_lightning.pixels import ImageLike
 
 # pictures of kinds that PIL may or may not read here: an answer is owed for them, not for other files
 _OTHERS = """

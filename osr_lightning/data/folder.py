@@ -21,9 +21,10 @@ from osr_lightning.data.facts import natural_file_shape
 from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.splits import copies, join_copies
 from osr_lightning.data.stream import Images, StreamedImages
+from osr_lightning.decoding import EXTENSIONS, read_image
 from osr_lightning.errors import UserError
 from osr_lightning.files import as_text, find
-from osr_lightning.pixels import EXTENSIONS, read_image, to_uint8_images
+from osr_lightning.pixels import to_uint8_images
 
 _ENDS = 2**23  # bytes of a huge file's beginning and end that tell it from others
 
