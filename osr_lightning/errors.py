@@ -7,3 +7,17 @@ class UserError(ValueError):
     Its message is one sentence that names the culprit and the way out. The command line prints
     just that sentence and exits with status 2; in Python it is an ordinary ``ValueError``.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """Text whose control characters and lone surrogates are written with backslashes.
+
+    Names of files and classes may hold any: they would break lines and tables, or command a terminal.
+    """
+    return "".join(
+        char.encode("unicode_escape").decode() if not char.isprintable() and char != " " else char
+        for char in text
+    )

@@ -169,7 +169,11 @@ def _read_bytes(file: Path) -> bytes:
 def _find_images(folder: Path) -> list[Path]:
     """All image files under a folder, sorted, without hidden files and folders."""
     # classes are often links to folders elsewhere, which are followed
-    files = [f.path for f in find(folder) if f.image and f.path.suffix.lower() in EXTENSIONS]
+    found = [f.path for f in find(folder) if f.image]
+    files = [path for path in found if path.suffix.lower() in EXTENSIONS]
+    for path in set(found).difference(files):
+        if os.path.isdir(path) or not os.path.lexists(path):  # its images would be missing without a word
+            raise UserError(f"Cannot read the folder {path}: change its rights or its place.")
     if not files:
         raise UserError(
             f"There are no images in {folder.absolute()}: put {', '.join(EXTENSIONS)} files there."

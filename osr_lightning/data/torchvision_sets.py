@@ -28,7 +28,11 @@ def _emnist_letters(dataset: Any) -> Unpacked:  # noqa: ANN401
 
 
 def _qmnist(dataset: Any) -> Unpacked:  # noqa: ANN401
-    return dataset.data.unsqueeze(1), dataset.targets[:, 0], tuple(dataset.classes)  # column 0: the digit
+    return (
+        dataset.data.unsqueeze(1),
+        dataset.targets[:, 0].long(),
+        tuple(dataset.classes),
+    )  # column 0: the digit
 
 
 def _cifar(dataset: Any) -> Unpacked:  # noqa: ANN401
@@ -147,14 +151,29 @@ def load_torchvision_set(name: str, split: Split, root: Path) -> ImageSet:
         dataset = _download(name, kept, train, root, files)
 
     try:
-        images, labels, classes = kept.unpack(dataset)
-        if not len(images) or len(images) != len(labels):
-            raise ValueError(f"{len(images)} images and {len(labels)} labels")
-    except (ValueError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
+        found = ImageSet(*kept.unpack(dataset))
+        _check(found)
+    except UserError:
+        raise
+    except Exception as error:  # arrays of another shape can fail anywhere as well
         raise damaged(error) from error
-    return ImageSet(images, labels, classes)
+    return found
+
+
+def _check(found: ImageSet) -> None:
+    images, labels, last = found.images, found.labels, len(found.classes) - 1
+    if (
+        not isinstance(images, Tensor)
+        or images.ndim != 4
+        or images.dtype != torch.uint8
+        or not images.numel()
+    ):
+        raise ValueError(f"its images have the shape {tuple(images.shape)}")
+    if labels.shape != (len(images),):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels")
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label <= last:
+            raise ValueError(f"one of its labels is {label}, and its classes are 0 to {last}")
 
 
 def _download(name: str, kept: TorchvisionSet, train: bool, root: Path, files: list[str]) -> Any:  # noqa: ANN401
