@@ -135,7 +135,7 @@ def test_qmnist_labels_are_the_digits(tmp_path):
 def write_pickle(path, content):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(pickle.dumps(content))
-    return hashlib.md5(path.read_bytes()).hexdigest()
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_svhn(tmp_path, monkeypatch):
     file = tmp_path / "test_32x32.mat"
     savemat(file, {"X": images.transpose(2, 3, 1, 0), "y": np.array([[10], [3]], dtype=np.uint8)})
     url, name, _ = datasets.SVHN.split_list["test"]
-    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
     monkeypatch.setitem(datasets.SVHN.split_list, "test", [url, name, md5])
     found = load("svhn", "test", tmp_path, size=32, channels=3)
     assert np.array_equal(found.images, images)
@@ -184,7 +184,7 @@ def write_omniglot(root, monkeypatch):
             Image.new("1", (105, 105), shade).save(file)
         zipped = folder / f"images_{part}.zip"
         zipped.write_bytes(part.encode())
-        md5 = hashlib.md5(zipped.read_bytes()).hexdigest()
+        md5 = hashlib.md5(zipped.read_bytes(), usedforsecurity=False).hexdigest()
         monkeypatch.setitem(datasets.Omniglot.zips_md5, f"images_{part}", md5)
     return folder
 
