@@ -46,7 +46,7 @@ def find(named: str | os.PathLike[str], *, recursive: bool = True) -> Iterator[F
     Raises:
         UserError: if a glob matches nothing, or folders lie more than 64 deep.
     """
-    path = Path(named).expanduser()
+    path = Path(os.path.expanduser(named))  # pathlib's own raises where there is no such user
     if os.path.isdir(path):
         yield from _walk(path, recursive)
     elif os.path.lexists(path) or not glob.has_magic(str(named)):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from osr_lightning.data.folder import load_folder
+from osr_lightning.data.sources import load_source
 from osr_lightning.decoding import read_image
 from osr_lightning.errors import UserError
 from osr_lightning.files import expand, find
@@ -280,3 +281,10 @@ def test_control_characters_in_a_message_are_written_with_backslashes(tmp_path):
     with pytest.raises(UserError) as caught:
         read_image(tmp_path / "a\nb\t\x1b[31m\udcff ü.png")
     assert r"a\nb\t\x1b[31m\udcff ü.png" in str(caught.value)
+
+
+def test_the_home_of_nobody_is_a_name_like_any_other():
+    (found,) = find("~no-such-user/a.png")
+    assert found.path == Path("~no-such-user/a.png")
+    with pytest.raises(UserError, match="There is no folder .*~no-such-user"):
+        load_source("folder:~no-such-user", "train", root=Path("."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -176,7 +177,7 @@ source("noise:uniform")(partial(_noise, "uniform"))
 
 @source("folder:PATH")
 def _folder(request: Request) -> ImageSet:
-    path = Path(request.argument).expanduser()
+    path = Path(os.path.expanduser(request.argument))
     found = load_folder(
         path,
         request.split,
@@ -189,7 +190,7 @@ def _folder(request: Request) -> ImageSet:
 
 @source("npz:PATH")
 def _npz(request: Request) -> ImageSet:
-    found = load_npz(Path(request.argument).expanduser())
+    found = load_npz(Path(os.path.expanduser(request.argument)))
     return _part(found, request) if request.as_known else found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -132,7 +133,8 @@ def load_torchvision_set(name: str, split: Split, root: Path) -> ImageSet:
     Raises:
         UserError: The set is missing and cannot be downloaded, or its files are damaged.
     """
-    kept, root, train = TORCHVISION_SETS[name], root.expanduser().absolute(), split != "test"
+    kept, train = TORCHVISION_SETS[name], split != "test"
+    root = Path(os.path.expanduser(root)).absolute()
     folder = root / kept.folder
     words = {"split": "train" if train else "test", "part": "background" if train else "evaluation"}
     files = [file.format(**words) for file in kept.files]
