@@ -286,5 +286,5 @@ def test_control_characters_in_a_message_are_written_with_backslashes(tmp_path):
 def test_the_home_of_nobody_is_a_name_like_any_other():
     (found,) = find("~no-such-user/a.png")
     assert found.path == Path("~no-such-user/a.png")
-    with pytest.raises(UserError, match="There is no folder .*~no-such-user"):
+    with pytest.raises(UserError, match=r"There is no folder .*~no-such-user"):
         load_source("folder:~no-such-user", "train", root=Path("."))
