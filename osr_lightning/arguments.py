@@ -9,6 +9,8 @@ import yaml
 
 from osr_lightning.errors import UserError
 
+_MOST_NODES = 100_000
+
 
 def check_seed(seed: object) -> None:
     """Refuse what is no seed.
@@ -21,35 +23,50 @@ def check_seed(seed: object) -> None:
 
 
 def check_files(arguments: Sequence[str]) -> None:
-    """Refuse configuration files that are no UTF-8, or that say two things of one option.
+    """Refuse configuration files that are no UTF-8, that say two things of one option, or that never end.
 
     Raises:
         UserError: naming the file, and the option and its line.
     """
     for argument in arguments:
         path = Path(argument.rpartition("=")[2] if argument.startswith("-") else argument)
-        if path.suffix.lower() not in (".yaml", ".yml", ".json") or not path.is_file():
-            continue
         try:
-            nodes = [yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)]
+            if path.suffix.lower() not in (".yaml", ".yml", ".json") or not path.is_file():
+                continue
+            _check(path, yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader))
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is no UTF-8 text ({error.reason}): save it in that encoding") from error
-        except (OSError, yaml.YAMLError):
-            continue  # the parser says what is wrong with it
-        seen: set[int] = set()  # an alias may lead back
-        while nodes:
-            node = nodes.pop()
-            if id(node) in seen:
-                continue
-            seen.add(id(node))
-            if isinstance(node, yaml.SequenceNode):
-                nodes += node.value
-            elif isinstance(node, yaml.MappingNode):
-                keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-                for key, value in node.value:
-                    if isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1:
-                        line = key.start_mark.line + 1
-                        raise UserError(
-                            f"{path} names {key.value} more than once, first in line {line}: keep one of them"
-                        )
-                    nodes.append(value)
+        except RecursionError as error:
+            raise UserError(f"{path} is nested too deeply: no configuration needs that") from error
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            if isinstance(error, UserError):
+                raise
+            # the parser says what is wrong with it
+
+
+def _check(path: Path, root: yaml.Node | None) -> None:
+    sizes: dict[int, int] = {}  # of the nodes that were seen, aliases written out; 0 while within one
+
+    def size(node: yaml.Node | None) -> int:
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1:
+                    line = key.start_mark.line + 1
+                    raise UserError(
+                        f"{path} names {key.value} more than once, first in line {line}: keep one of them"
+                    )
+            below = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            below = node.value
+        else:
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = 0
+            sizes[id(node)] = 1 + sum(map(size, below))
+        if not 0 < sizes[id(node)] <= _MOST_NODES:
+            line = node.start_mark.line + 1
+            raise UserError(f"{path} repeats itself by aliases from line {line} on: write the values out")
+        return sizes[id(node)]
+
+    size(root)

@@ -71,7 +71,8 @@ def _from_worker(message: str) -> str:
     """The sentence in the traceback that a process which reads images sends."""
     if not message.startswith("Caught "):
         return message
-    return message.rstrip().rpartition("Error: ")[2]
+    # its lines are written with backslashes by now
+    return message.replace("\\n", "\n").rstrip().rpartition("Error: ")[2]
 
 
 def _of_disk(error: OSError) -> tuple[int, str] | None:

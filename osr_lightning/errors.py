@@ -8,9 +8,26 @@ class UserError(ValueError):
     just that sentence and exits with status 2; in Python it is an ordinary ``ValueError``.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class Failure(RuntimeError):
     """What went wrong without a mistake: a full disk, a loss that is no number.
 
     Its message is one sentence as well; the command line exits with status 1.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """Text whose control characters and lone surrogates are written with backslashes.
+
+    Names of files and classes may hold any: they would break lines and tables, or command a terminal.
+    """
+    return "".join(
+        char.encode("unicode_escape").decode() if not char.isprintable() and char != " " else char
+        for char in text
+    )

@@ -12,14 +12,16 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from osr_lightning.decoding import EXTENSIONS
 from osr_lightning.errors import UserError
-from osr_lightning.pixels import EXTENSIONS, ImageLike
+from osr_lightning.pixels import ImageLike
 
 # pictures of kinds that PIL may or may not read here: an answer is owed for them, not for other files
 _OTHERS = """
 .jpe .jfif .apng .avif .heic .heif .jp2 .j2k .jxl .svg .psd .ico .tga .pcx .dds .pbm .pnm .pfm .exr .hdr .raw
 .dng .cr2 .nef .arw .dcm .xbm .xpm .icns .dib .eps .wmf .emf
 """
+_DEEPEST = 64  # folders in one another; more are no one's order, and a recursion has its limit
 _PICTURES = {*EXTENSIONS, *_OTHERS.split()}
 
 
@@ -42,11 +44,11 @@ def find(named: str | os.PathLike[str], *, recursive: bool = True) -> Iterator[F
     picture endings as images. Hidden files and folders are passed over in silence, and links followed once.
 
     Raises:
-        UserError: if a glob or a folder has no files, or nothing has that name.
+        UserError: if a glob matches nothing, or folders lie more than 64 deep.
     """
-    path = Path(named).expanduser()
+    path = Path(os.path.expanduser(named))  # pathlib's own raises where there is no such user
     if os.path.isdir(path):
-        yield from _walk(path, recursive, set())
+        yield from _walk(path, recursive)
     elif os.path.lexists(path) or not glob.has_magic(str(named)):
         yield Found(path, True)  # where it is missing, reading it will say so
     else:
@@ -56,13 +58,18 @@ def find(named: str | os.PathLike[str], *, recursive: bool = True) -> Iterator[F
         for name in names:
             if os.path.isdir(name):
                 if "**" not in str(named):
-                    yield from _walk(Path(name), recursive, set())
+                    yield from _walk(Path(name), recursive)
             else:
                 # a pipe would be waited for; a broken link has an answer coming
                 yield Found(Path(name), os.path.isfile(name) or not os.path.exists(name))
 
 
-def _walk(folder: Path, recursive: bool, seen: set[tuple[int, int]]) -> Iterator[Found]:
+def _walk(
+    folder: Path, recursive: bool, above: int = 0, seen: set[tuple[int, int]] | None = None
+) -> Iterator[Found]:
+    seen = set() if seen is None else seen
+    if above > _DEEPEST:
+        raise UserError(f"{folder} is more than {_DEEPEST} folders down: name a folder nearer to the images")
     try:
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
@@ -75,7 +82,7 @@ def _walk(folder: Path, recursive: bool, seen: set[tuple[int, int]]) -> Iterator
         return
     folders = []
     for entry in visible:
-        if os.path.isdir(entry.path):  # entry.is_dir() raises where a link points to itself
+        if _is_folder(entry):
             folders.append(Path(entry.path))
         else:
             # a pipe or a device would be waited for
@@ -84,7 +91,14 @@ def _walk(folder: Path, recursive: bool, seen: set[tuple[int, int]]) -> Iterator
             yield Found(Path(entry.path), ending in _PICTURES and not special)
     if recursive:
         for below in folders:
-            yield from _walk(below, recursive, seen)
+            yield from _walk(below, recursive, above + 1, seen)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points to itself
+        return False
 
 
 def expand(images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> Iterator[ImageLike]:

@@ -1,10 +1,10 @@
-"""The one way in for every image: file, PIL image, array or tensor -> uint8 ``(C, H, W)`` of a given size."""
+"""The one way in for every image: file, PIL image, array or tensor -> uint8 ``(C, H, W)`` of a given size.
+
+Files and PIL images are turned into pixels by ``decoding``.
+"""
 
 from __future__ import annotations
 
-import math
-import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,92 +13,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from osr_lightning.decoding import pil_to_tensor, read_image, reason
 from osr_lightning.errors import UserError
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-MAX_PIXELS = 2**27  # of one file; more would take over a gigabyte to decode
-
 _CHUNK_VALUES = 2**24  # in one chunk of `to_uint8_images`: 64 MB as float32, however large the set
-_LARGE = 2**22  # pixels; larger images are averaged down first, so that their copies stay small
-# PIL warns from 2**26.4 pixels on; MAX_PIXELS is the bound here
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-def read_image(file: str | Path, size: int | None = None) -> Tensor:
-    """Read an image file of any format and mode that PIL knows; of several frames, the first.
-
-    Args:
-        file: its path.
-        size: the height and width it will be brought to: a JPEG of several times that is decoded at a half,
-            a quarter or an eighth of its own, at least twice ``size``.
-
-    Returns:
-        ``(C, H, W)`` uint8, with ``C`` 1 for grey images and 3 for all others.
-
-    Raises:
-        UserError: if the file is missing, is no image, is damaged, or has more than ``MAX_PIXELS``.
-    """
-    try:
-        if os.path.exists(file) and not os.path.isfile(file):
-            raise UserError("it is no regular file")  # a pipe would be waited for
-        with Image.open(file) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-            if size is not None:
-                image.draft(None, (2 * size, 2 * size))
-            return pil_to_tensor(image)
-    # PIL's decoders raise a dozen kinds on damaged files
-    except Exception as error:
-        raise UserError(f"Cannot read the image {file} ({_reason(error)}): remove or replace it.") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image of a known format"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def pil_to_tensor(image: Image.Image) -> Tensor:
-    """Convert a PIL image of any mode to uint8, upright as its EXIF orientation says.
-
-    Transparency is composited on white. 16-bit grey (``I;16`` and ``I``) is scaled from ``[0, 65535]``.
-    Float grey (``F``) is scaled from ``[0, 1]`` if no value lies above 1, else taken as ``[0, 255]``.
-
-    Args:
-        image: The image; of several frames, the current one.
-
-    Returns:
-        ``(C, H, W)`` uint8, with ``C`` 1 for grey modes and 3 for all others.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        if image.mode != "F":
-            values = values / 65535
-        elif values.max() > 1:
-            values = values / 255
-        return torch.from_numpy((values.clip(0, 1) * 255).round().astype(np.uint8))[None]
-
-    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-    if image.has_transparency_data:
-        if image.mode == "La":  # PIL undoes premultiplied alpha only towards LA
-            image = image.convert("LA")
-        image = _smaller(image.convert("RGBA"))
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = torch.from_numpy(np.array(_smaller(image.convert(mode))))  # (H, W) or (H, W, 3)
-    return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
-
-
-def _smaller(image: Image.Image) -> Image.Image:
-    factor = math.isqrt(image.width * image.height // _LARGE)
-    return image.reduce(factor) if factor > 1 else image
 
 
 def to_pixels(image: ImageLike, size: int | None = None) -> Tensor:
@@ -119,7 +42,7 @@ def to_pixels(image: ImageLike, size: int | None = None) -> Tensor:
         try:
             return pil_to_tensor(image)
         except Exception as error:  # PIL decodes late
-            raise UserError(f"Cannot read the PIL image ({_reason(error)}).") from error
+            raise UserError(f"Cannot read the PIL image ({reason(error)}).") from error
     if not isinstance(image, (np.ndarray, Tensor)):
         raise UserError(f"An image is a path, a PIL image, an array or a tensor, not {type(image).__name__}.")
     channels_first = isinstance(image, Tensor)
@@ -149,7 +72,7 @@ def _to_numpy(image: Tensor) -> NDArray[Any]:
     try:
         return image.detach().cpu().numpy()
     except (TypeError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"Cannot read the tensor ({_reason(error)}); give a dense one.") from error
+        raise UserError(f"Cannot read the tensor ({reason(error)}); give a dense one.") from error
 
 
 def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -8,6 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from osr_lightning.data.folder import load_folder
+from osr_lightning.data.sources import load_source
+from osr_lightning.decoding import read_image
 from osr_lightning.errors import UserError
 from osr_lightning.files import expand, find
 
@@ -239,3 +242,49 @@ def test_a_folder_that_may_not_be_read_is_not_passed_over_in_silence(tmp_path, m
 
     monkeypatch.setattr(os, "scandir", guarded)
     assert names(tmp_path, tmp_path) == ["a.png", "sealed", "z/c.png"]
+
+
+def test_folders_too_deep_are_a_users_mistake(tmp_path):
+    deep = tmp_path.joinpath(*"d" * 64)
+    deep.mkdir(parents=True)
+    (deep / "a.png").touch()
+    assert len(list(find(tmp_path))) == 1
+    (deep / "d").mkdir()
+    with pytest.raises(UserError, match="more than 64 folders down: name a folder nearer"):
+        list(find(tmp_path))
+    assert len(list(find(deep.parent))) == 1  # counted from the folder that was named
+
+
+def test_a_path_longer_than_the_system_allows_has_an_answer_coming(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, parts = "n" * 250, []
+    while len(str(tmp_path)) + 251 * len(parts) <= 4096:
+        os.mkdir(name)
+        os.chdir(name)
+        parts.append(name)
+    monkeypatch.chdir(tmp_path)
+    (found,) = find(tmp_path)
+    assert found.image
+    with pytest.raises(UserError, match="File name too long"):
+        read_image(found.path)
+    with pytest.raises(UserError, match="Cannot read the folder"):
+        load_folder(tmp_path, "train")
+    for depth in range(len(parts), 0, -1):  # pytest's own removal may not reach so far
+        os.chdir(tmp_path)
+        for part in parts[: depth - 1]:
+            os.chdir(part)
+        os.rmdir(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_control_characters_in_a_message_are_written_with_backslashes(tmp_path):
+    with pytest.raises(UserError) as caught:
+        read_image(tmp_path / "a\nb\t\x1b[31m\udcff ü.png")
+    assert r"a\nb\t\x1b[31m\udcff ü.png" in str(caught.value)
+
+
+def test_the_home_of_nobody_is_a_name_like_any_other():
+    (found,) = find("~no-such-user/a.png")
+    assert found.path == Path("~no-such-user/a.png")
+    with pytest.raises(UserError, match=r"There is no folder .*~no-such-user"):
+        load_source("folder:~no-such-user", "train", root=Path("."))

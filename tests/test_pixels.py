@@ -1,19 +1,21 @@
 """Every kind of image becomes the same pixels, and bulk work gives the numbers of PIL and torchvision."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, ExifTags, Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms import Compose, Grayscale, Resize
 from torchvision.transforms.v2 import functional as tv
 
-from osr_lightning import pixels as module
+from osr_lightning import decoding, pixels
+from osr_lightning.decoding import pil_to_tensor, read_image
 from osr_lightning.errors import UserError
 from osr_lightning.pixels import (
-    pil_to_tensor,
     prepare,
-    read_image,
     standardise,
     to_pixels,
     to_uint8_images,
@@ -94,7 +96,7 @@ def test_images_of_the_right_kind_are_given_back_as_they_are():
 def test_chunks_do_not_change_the_result(monkeypatch):
     crops = photo_crops()[:10]
     whole = to_uint8_images(crops, size=20, channels=1)
-    monkeypatch.setattr(module, "_CHUNK_VALUES", 3 * 3 * 32 * 32)
+    monkeypatch.setattr(pixels, "_CHUNK_VALUES", 3 * 3 * 32 * 32)
     assert torch.equal(to_uint8_images(crops, size=20, channels=1), whole)
 
 
@@ -341,12 +343,68 @@ def test_damaged_files_and_folders_are_named(tmp_path):
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     Image.new("L", (11, 10)).save(tmp_path / "a.png")
-    monkeypatch.setattr(module, "MAX_PIXELS", 110)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 110)
     assert read_image(tmp_path / "a.png").shape == (1, 10, 11)
-    monkeypatch.setattr(module, "MAX_PIXELS", 109)
-    monkeypatch.setattr(module, "pil_to_tensor", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 109)
+    monkeypatch.setattr(decoding, "pil_to_tensor", lambda image: pytest.fail("decoded"))
     with pytest.raises(UserError, match="11 x 10 pixels, more than 109"):
         read_image(tmp_path / "a.png")
+
+
+def test_the_bound_is_on_the_pixels_that_are_decoded(tmp_path, monkeypatch):
+    photo = Image.new("RGB", (400, 300), "red")
+    photo.save(tmp_path / "a.jpg")
+    photo.save(tmp_path / "progressive.jpg", progressive=True)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 10_000)
+    assert read_image(tmp_path / "a.jpg", 20).shape == (3, 75, 100)
+    for file, size in (("a.jpg", None), ("progressive.jpg", 20)):  # a progressive one is held whole
+        with pytest.raises(UserError, match=f"{file} .*400 x 300 pixels, more than 10,000"):
+            read_image(tmp_path / file, size)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_reading_a_large_image_takes_little_more_than_its_decoded_pixels(tmp_path, mode):
+    Image.new(mode, (5000, 5000)).save(tmp_path / "a.png", compress_level=1)
+    # the peak may already have been higher in this process
+    code = (
+        "import resource, sys; from osr_lightning.decoding import read_image\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); read_image(sys.argv[1]); print(peak() - before)"
+    )
+    run = [sys.executable, "-c", code, str(tmp_path / "a.png")]
+    kib = int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+    # once 4 and 2 bytes a pixel, and for deep grey the result and strips; copies took 12 and 26
+    assert kib * 1024 < 5000 * 5000 * 6
+
+
+def test_deep_grey_is_scaled_alike_by_strips_and_at_once(monkeypatch):
+    values = np.random.default_rng(0).random((37, 11))
+    images = [
+        Image.fromarray((values * 65535).astype(np.uint16)),
+        Image.fromarray((values * 65535).astype(np.int32)),
+        Image.fromarray(values.astype(np.float32)),
+        Image.fromarray((values * (np.arange(37) == 36)[:, None] * 255).astype(np.float32)),  # white is last
+    ]
+    at_once = [pil_to_tensor(image) for image in images]
+    monkeypatch.setattr(decoding, "_STRIP", 30)
+    for image, expected in zip(images, at_once, strict=True):
+        assert torch.equal(pil_to_tensor(image), expected)
+
+
+def test_postscript_under_another_name_is_not_run(tmp_path, monkeypatch):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("a program was run"))
+    with pytest.raises(UserError, match=r"a\.png \(it is PostScript"):
+        read_image(tmp_path / "a.png")
+
+
+def test_reading_leaves_a_pil_image_as_it_was():
+    image = Image.fromarray(COLOUR)
+    image.getexif()[ExifTags.Base.Orientation] = 6
+    turned = pil_to_tensor(image)
+    assert torch.equal(turned, pil_to_tensor(image))
+    assert turned.shape[1:] == image.size
 
 
 def test_of_several_frames_the_first_is_read(tmp_path):
@@ -377,7 +435,7 @@ def test_a_jpeg_of_less_than_twice_the_size_is_decoded_as_it_is(tmp_path):
 
 
 def test_huge_images_are_averaged_down_on_the_way(monkeypatch):
-    monkeypatch.setattr(module, "_LARGE", 100)
+    monkeypatch.setattr(decoding, "_LARGE", 100)
     photo = Image.fromarray(load_sample_image("china.jpg")[:400, :400])
     found = pil_to_tensor(photo)
     # isqrt(160000 / 100) = 40: means of 40 x 40 pixels

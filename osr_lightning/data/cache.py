@@ -16,6 +16,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
+from numpy.typing import NDArray
 from torch import Tensor
 
 from osr_lightning.errors import Failure
@@ -32,7 +33,10 @@ def cache_folder() -> Path:
 
 
 def cached(
-    content: Iterable[bytes], settings: tuple[int | str, ...], compute: Callable[[], Tensor]
+    content: Iterable[bytes],
+    settings: tuple[int | str, ...],
+    shape: Sequence[int],
+    compute: Callable[[], Tensor],
 ) -> Tensor:
     """``compute()``, or what it gave before for the same content, settings and code.
 
@@ -42,16 +46,15 @@ def cached(
     Args:
         content: the raw bytes that the result depends on, in order.
         settings: what else it depends on.
+        shape: of the result.
         compute: makes the result, a uint8 tensor.
 
     Returns:
         The result; kept on disk if it took more than a second and the cache folder can be written.
     """
     path = _path(content, settings)
-    try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError):
-        pass  # not there, or cut short by a full disk: made again
+    if (kept := _kept(path, shape)) is not None:
+        return torch.from_numpy(np.array(kept))
     begin = time.perf_counter()
     result = compute()
     if time.perf_counter() - begin > WORTH_KEEPING:
@@ -77,8 +80,10 @@ def mapped(
         The file, for `read_rows`; None where the cache folder has not the room.
     """
     path, size = _path(content, settings), math.prod(shape)
-    if not path.is_file():
+    if _kept(path, shape) is None:
         try:
+            if path.is_dir():  # whoever made it: no file could take its place
+                return None
             path.parent.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(path.parent).free < 2 * size:
                 return None
@@ -86,6 +91,16 @@ def mapped(
         except (OSError, Failure):  # a run does without its cache
             return None
     return path
+
+
+def _kept(path: Path, shape: Sequence[int]) -> NDArray[np.uint8] | None:
+    """The entry, still on disk, if there is one and it is whole and what is expected."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # not there, or cut short by a full disk: a damaged header fails in many ways
+        return None
+    whole = isinstance(found, np.ndarray) and found.dtype == np.uint8 and found.shape == tuple(shape)
+    return found if whole else None
 
 
 def read_rows(path: Path, rows: Sequence[int]) -> Tensor:
@@ -109,7 +124,8 @@ def _path(content: Iterable[bytes], settings: tuple[int | str, ...]) -> Path:
     digest = hashlib.blake2b(digest_size=20)
     libraries = (torch.__version__, torchvision.__version__, PIL.__version__)
     folder = Path(__file__).parent
-    code = [file.read_bytes() for file in (*sorted(folder.glob("*.py")), folder.parent / "pixels.py")]
+    others = (folder.parent / name for name in ("decoding.py", "pixels.py"))
+    code = [file.read_bytes() for file in (*sorted(folder.glob("*.py")), *others)]
     for part in (repr((settings, libraries)).encode(), *code):
         digest.update(part)
     for part in content:

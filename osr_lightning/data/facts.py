@@ -10,11 +10,10 @@ from pathlib import Path
 from statistics import median_low
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from osr_lightning.data.stream import Images
-from osr_lightning.pixels import MAX_PIXELS, pil_to_tensor
+from osr_lightning.decoding import opened, pil_to_tensor
 
 LARGEST = 64  # pixels a side that are chosen without being asked; more is the user's choice
 _COLOURED = 16  # levels between the channels of a pixel that is not grey
@@ -46,14 +45,10 @@ def natural_file_shape(files: Sequence[Path]) -> tuple[int, int]:
 
 def _probe(file: Path) -> tuple[bool, int] | None:
     try:
-        with Image.open(file) as image:
-            size = min(image.size)
-            if image.width * image.height > MAX_PIXELS:
-                return None
+        with opened(file, LARGEST // 2) as (image, size):
             if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
-                return False, size
-            image.draft(None, (LARGEST, LARGEST))
-            return _coloured(pil_to_tensor(image)[None]) > 0, size
+                return False, min(size)
+            return _coloured(pil_to_tensor(image)[None]) > 0, min(size)
     except Exception:  # reading it in earnest will say what is wrong
         return None
 

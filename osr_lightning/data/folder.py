@@ -21,9 +21,10 @@ from osr_lightning.data.facts import natural_file_shape
 from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.splits import copies, join_copies
 from osr_lightning.data.stream import Images, StreamedImages
+from osr_lightning.decoding import EXTENSIONS, read_image
 from osr_lightning.errors import UserError
 from osr_lightning.files import as_text, find
-from osr_lightning.pixels import EXTENSIONS, read_image, to_uint8_images
+from osr_lightning.pixels import to_uint8_images
 
 _ENDS = 2**23  # bytes of a huge file's beginning and end that tell it from others
 
@@ -81,10 +82,11 @@ def load_folder(
     read = partial(read_images, size=size, channels=channels)
     keys = [_digest(file) for file in files]
     images: Images
-    if len(files) * channels * size * size > memory_limit:
-        images = _streamed(files, read, keys, (len(files), channels, size, size))
+    shape = (len(files), channels, size, size)
+    if math.prod(shape) > memory_limit:
+        images = _streamed(files, read, keys, shape)
     else:
-        images = cached(map(_read_bytes, files), (size, channels), lambda: read(files))
+        images = cached(map(_read_bytes, files), (size, channels), shape, lambda: read(files))
     if isinstance(images, Tensor):
         keys = join_copies(keys, pixel_digests(images))
     shown = tuple(as_text(file.relative_to(path).as_posix()) for file in files)
@@ -167,7 +169,11 @@ def _read_bytes(file: Path) -> bytes:
 def _find_images(folder: Path) -> list[Path]:
     """All image files under a folder, sorted, without hidden files and folders."""
     # classes are often links to folders elsewhere, which are followed
-    files = [f.path for f in find(folder) if f.image and f.path.suffix.lower() in EXTENSIONS]
+    found = [f.path for f in find(folder) if f.image]
+    files = [path for path in found if path.suffix.lower() in EXTENSIONS]
+    for path in set(found).difference(files):
+        if os.path.isdir(path) or not os.path.lexists(path):  # its images would be missing without a word
+            raise UserError(f"Cannot read the folder {path}: change its rights or its place.")
     if not files:
         raise UserError(
             f"There are no images in {folder.absolute()}: put {', '.join(EXTENSIONS)} files there."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,9 @@ import torch
 from osr_lightning.data.audit import pixel_digests
 from osr_lightning.data.image_set import ImageSet
 from osr_lightning.errors import UserError
+from osr_lightning.files import as_text
+
+MOST_CLASSES = 2**16  # a name is made for every number up to the largest label
 
 
 def load_npz(path: Path) -> ImageSet:
@@ -17,7 +22,7 @@ def load_npz(path: Path) -> ImageSet:
 
     ``images`` is uint8 of shape ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)`` with ``C`` 1 or 3
     (``(N, H, W, C)`` if it could be either). ``labels`` is ``(N,)``, integers from 0. Nothing in the
-    file is run: archives that hold pickled objects are refused.
+    file is run: archives that hold pickled objects are refused, as are arrays larger than the memory.
 
     Args:
         path: The archive.
@@ -34,11 +39,20 @@ def load_npz(path: Path) -> ImageSet:
     try:
         # opened here, as numpy leaves the file open when it is damaged
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ("images", "labels") if key in archive}
+            found = [key for key in ("images", "labels") if key in archive]
+            members = [info for info in archive.zip.infolist() if Path(info.filename).stem in found]
+            size = sum(info.file_size for info in members)
+            if size <= _memory():  # a small file may unpack to any size
+                arrays = {key: np.asarray(archive[key]) for key in found}
     except Exception as error:  # a damaged zip, a pickle, a plain .npy: each has its own kind
         raise UserError(
             f"Cannot read {path}: write it again with numpy.savez(path, images=images)."
         ) from error
+    if size > _memory():
+        raise UserError(
+            f"The arrays in {path} take {size / 2**30:,.0f} GiB, which is more than this machine's memory: "
+            "write fewer or smaller images, or give them as files with folder:PATH."
+        )
     if "images" not in arrays:
         raise UserError(f"{path} has no array 'images': write it with numpy.savez(path, images=images).")
 
@@ -64,9 +78,23 @@ def load_npz(path: Path) -> ImageSet:
             f"The labels in {path} are {labels.dtype} of the shape {labels.shape}: "
             f"give one integer from 0 up for each of the {len(images)} images."
         )
+    if labels.max() >= MOST_CLASSES:
+        raise UserError(
+            f"The largest label in {path} is {labels.max()}: number the classes from 0 up without gaps, "
+            f"to at most {MOST_CLASSES - 1}."
+        )
     return ImageSet(
         images=torch.from_numpy(images).permute(0, 3, 1, 2),
         labels=torch.from_numpy(labels.astype(np.int64)),
-        classes=tuple(map(str, range(labels.max() + 1))) if "labels" in arrays else (path.stem,),
+        classes=tuple(map(str, range(int(labels.max()) + 1)))
+        if "labels" in arrays
+        else (as_text(path.stem),),
         keys=tuple(pixel_digests(torch.from_numpy(images))),
     )
+
+
+def _memory() -> float:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not every system says
+        return math.inf

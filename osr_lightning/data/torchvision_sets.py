@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,11 @@ def _emnist_letters(dataset: Any) -> Unpacked:  # noqa: ANN401
 
 
 def _qmnist(dataset: Any) -> Unpacked:  # noqa: ANN401
-    return dataset.data.unsqueeze(1), dataset.targets[:, 0], tuple(dataset.classes)  # column 0: the digit
+    return (
+        dataset.data.unsqueeze(1),
+        dataset.targets[:, 0].long(),
+        tuple(dataset.classes),
+    )  # column 0: the digit
 
 
 def _cifar(dataset: Any) -> Unpacked:  # noqa: ANN401
@@ -128,7 +133,8 @@ def load_torchvision_set(name: str, split: Split, root: Path) -> ImageSet:
     Raises:
         UserError: The set is missing and cannot be downloaded, or its files are damaged.
     """
-    kept, root, train = TORCHVISION_SETS[name], root.expanduser().absolute(), split != "test"
+    kept, train = TORCHVISION_SETS[name], split != "test"
+    root = Path(os.path.expanduser(root)).absolute()
     folder = root / kept.folder
     words = {"split": "train" if train else "test", "part": "background" if train else "evaluation"}
     files = [file.format(**words) for file in kept.files]
@@ -147,14 +153,29 @@ def load_torchvision_set(name: str, split: Split, root: Path) -> ImageSet:
         dataset = _download(name, kept, train, root, files)
 
     try:
-        images, labels, classes = kept.unpack(dataset)
-        if not len(images) or len(images) != len(labels):
-            raise ValueError(f"{len(images)} images and {len(labels)} labels")
-    except (ValueError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
+        found = ImageSet(*kept.unpack(dataset))
+        _check(found)
+    except UserError:
+        raise
+    except Exception as error:  # arrays of another shape can fail anywhere as well
         raise damaged(error) from error
-    return ImageSet(images, labels, classes)
+    return found
+
+
+def _check(found: ImageSet) -> None:
+    images, labels, last = found.images, found.labels, len(found.classes) - 1
+    if (
+        not isinstance(images, Tensor)
+        or images.ndim != 4
+        or images.dtype != torch.uint8
+        or not images.numel()
+    ):
+        raise ValueError(f"its images have the shape {tuple(images.shape)}")
+    if labels.shape != (len(images),):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels")
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label <= last:
+            raise ValueError(f"one of its labels is {label}, and its classes are 0 to {last}")
 
 
 def _download(name: str, kept: TorchvisionSet, train: bool, root: Path, files: list[str]) -> Any:  # noqa: ANN401

@@ -14,11 +14,12 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from osr_lightning.decoding import read_image
 from osr_lightning.deploy.sinks import Row, Sink
 from osr_lightning.errors import UserError
 from osr_lightning.facts import UNKNOWN
 from osr_lightning.files import as_text, find
-from osr_lightning.pixels import read_image, to_uint8_images
+from osr_lightning.pixels import to_uint8_images
 from osr_lightning.recogniser import Recogniser
 
 T = TypeVar("T")

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from osr_lightning.deploy import sinks
 from osr_lightning.errors import UserError
@@ -75,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.workers < 1:
         raise UserError(f"--workers must be at least 1, got {options.workers}")
     sinks.check(options.output)
-    if not any(os.path.lexists(Path(p).expanduser()) or any(c in p for c in "*?[") for p in options.paths):
+    if not any(os.path.lexists(os.path.expanduser(p)) or any(c in p for c in "*?[") for p in options.paths):
         raise UserError(f"there is no {' and no '.join(options.paths[:3])}; name files, folders or globs")
 
     import torch

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, one_line
 from osr_lightning.evaluation.bootstrap import interval, resample
-from osr_lightning.evaluation.render import percent, rate, read_results, render, text
+from osr_lightning.evaluation.render import is_number, percent, rate, read_results, render, text
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.facts import same_classes
+from osr_lightning.files import as_text
 from osr_lightning.writing import replacing, write_text
 
 # Column of the table -> where results.json has it.
@@ -33,6 +34,7 @@ COLUMNS = {
     "test_s": ("timing", "test_s"),
     "images_per_s": ("timing", "images_per_s"),
 }
+NO_NUMBERS = ("model", "score", "optimistic")
 DIFFERENCES = ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc")
 
 
@@ -76,7 +78,7 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
             same_classes(first.class_names, tuple(result.get("classes") or ()), f"{run_dir}")
     samples = resample(first, resamples, seed)
     rows = [
-        {"run": str(run_dir), **{name: _at(result, path) for name, path in COLUMNS.items()}}
+        {"run": as_text(run_dir), **{name: _at(result, name) for name in COLUMNS}}
         for run_dir, result in zip(run_dirs, results, strict=True)
     ]
     differences: list[dict[str, Any]] = []
@@ -84,7 +86,7 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
         table = PredictionTable.load(run_dir)
         # equal rows may still be other images, drawn with another seed or made in another way
         same = result.get("test_images") == results[0].get("test_images") and _same_images(first, table)
-        entry: dict[str, Any] = {"run": str(run_dir), "same_images": same}
+        entry: dict[str, Any] = {"run": as_text(run_dir), "same_images": same}
         if entry["same_images"]:
             # equal seeds draw equal images, so the samples pair up
             other = resample(table, resamples, seed)
@@ -110,7 +112,9 @@ def print_comparison(comparison: Comparison) -> None:
         warning = ", optimistic: test images chose it" if row["optimistic"] else ""
         decision = f"{text(row['score'])} > {text(row['threshold'])}{warning}"
         console.print(
-            f"{number}  {row['run']}: {text(row['model'])}, {decision}", markup=False, soft_wrap=True
+            one_line(f"{number}  {row['run']}: {text(row['model'])}, {decision}"),
+            markup=False,
+            soft_wrap=True,
         )
         table.add_row(
             str(number),
@@ -164,8 +168,10 @@ def main(arguments: list[str]) -> None:
     print(options.output / "comparison.html")
 
 
-def _at(results: dict[str, Any], path: tuple[str, str]) -> Any:  # noqa: ANN401 - whatever the JSON holds
-    return (results.get(path[0]) or {}).get(path[1])
+def _at(results: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - whatever the JSON holds
+    part, key = COLUMNS[name]
+    value = (results.get(part) or {}).get(key)
+    return value if name in NO_NUMBERS or is_number(value) else None
 
 
 def _same_images(first: PredictionTable, other: PredictionTable) -> bool:

@@ -14,6 +14,7 @@ from osr_lightning.evaluation.caption import read_caption
 from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.render import count, percent, rate, read_results, render
 from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.files import as_text
 from osr_lightning.writing import write_text
 
 MAX_CLASSES = 50  # more make a table that nobody reads
@@ -43,7 +44,7 @@ def write_report(run_dir: Path) -> Path:
         max_classes=MAX_CLASSES,
         sweep=threshold_sweep(table),
         figures=_figures(run_dir / "figures"),
-        config=config.read_text(encoding="utf-8") if config.is_file() else "",
+        config=config.read_text(encoding="utf-8", errors="backslashreplace") if config.is_file() else "",
     )
     path = run_dir / "report.html"
     write_text(path, page)
@@ -129,11 +130,11 @@ def main(arguments: list[str]) -> None:
 
 def _figures(folder: Path) -> list[dict[str, Any]]:
     """The saved figures by the order in their files, embedded; those without one come last, by name."""
-    found = [(read_caption(path), path) for path in folder.glob("*.png")]
+    found = [(read_caption(path), path) for path in folder.glob("*.png") if path.is_file()]
     found.sort(key=lambda pair: (pair[0].order, pair[1].stem))
     return [
         {
-            "name": path.stem.replace("_", " "),
+            "name": as_text(path.stem).replace("_", " "),
             "caption": caption.text,
             "wide": caption.wide,
             "data": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),

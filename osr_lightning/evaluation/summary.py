@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from osr_lightning.errors import one_line
+
 MOST_CLASSES = 20  # that are named on the console; the report has all
 
 
@@ -21,7 +23,7 @@ def print_summary(results: dict[str, Any], folder: Path | None) -> None:
     table.add_row("known", str(pooled["count_known"]), _percent(pooled["known_accuracy"]), "", "")
     for name, numbers in results["unknown"].items():
         table.add_row(
-            f"unknown: {name}",
+            one_line(f"unknown: {name}"),
             str(numbers["count_unknown"]),
             _percent(numbers["unknown_accuracy"]),
             _rate(numbers["auroc"]),
@@ -47,7 +49,9 @@ def print_summary(results: dict[str, Any], folder: Path | None) -> None:
     classes = closed.get("per_class") or {}
     if 0 < len(classes) <= MOST_CLASSES:
         each = (f"{name} {_percent(numbers['accuracy'])}" for name, numbers in classes.items())
-        console.print(f"by class, none rejected: {', '.join(each)}", soft_wrap=True, highlight=False)
+        console.print(
+            one_line(f"by class, none rejected: {', '.join(each)}"), soft_wrap=True, highlight=False
+        )
     threshold = results["threshold"]
     console.print(
         f"threshold {threshold['value']:.6g} on the score {results['score']['name']} "
@@ -62,7 +66,7 @@ def print_summary(results: dict[str, Any], folder: Path | None) -> None:
             soft_wrap=True,
         )
     for warning in results.get("warnings", ()):
-        console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True, markup=False)
+        console.print(one_line(f"warning: {warning}"), style="bold yellow", soft_wrap=True, markup=False)
     places = {"checkpoint ": results["checkpoint"]}
     if folder is not None:
         places = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
-import zlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,6 +152,8 @@ class PredictionTable:
             if tuple(header[: len(CSV_COLUMNS)]) != CSV_COLUMNS:
                 raise ValueError(f"its first columns are not {', '.join(CSV_COLUMNS)}")
             columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
+            if columns["index"] != tuple(map(str, range(len(rows)))):
+                raise ValueError("its rows are not in the order of the test")
             labels = columns["label"]
             confidence = np.array(columns["confidence"], dtype=np.float64)
             scores = {
@@ -164,29 +166,54 @@ class PredictionTable:
             open(path, "rb") as file,
             np.load(file, allow_pickle=False) as arrays,
         ):
-            source_names = tuple(arrays["source_names"].tolist())
-            class_names = tuple(arrays["class_names"].tolist())
+            class_names, source_names = (_names(arrays[name]) for name in ("class_names", "source_names"))
             place = {name: index for index, name in enumerate((*class_names, UNKNOWN))}
+            score_name = str(arrays["score_name"].item())
             table = cls(
                 class_names=class_names,
                 source_names=source_names,
                 groups={name: tuple(sets) for name, sets in json.loads(str(arrays["groups"])).items()},
-                score_name=str(arrays["score_name"]),
-                threshold=float(arrays["threshold"]),
+                score_name=score_name,
+                threshold=float(arrays["threshold"].item()),
                 source=np.array([source_names.index(name) for name in columns["source"]], dtype=np.int64),
                 label=np.array([place[name] for name in labels], dtype=np.int64),
                 predicted_class=arrays["predicted_class"],
                 confidence=confidence,
                 nll=arrays["nll"],
-                scores={
-                    str(arrays["score_name"]) if name == "score" else name: scores[name] for name in scores
-                },
+                scores={score_name if name == "score" else name: scores[name] for name in scores},
                 logits=arrays["logits"],
                 files=tuple(columns["file"]) if any(columns["file"]) else (),
             )
-            if not len(rows) == len(table.logits) == len(table.predicted_class) == len(table.nll):
-                raise ValueError(f"its number of images differs from {CSV_NAME}'s")
+            _refuse_misfits(table)
         return table
+
+
+def _names(array: NDArray[Any]) -> tuple[str, ...]:
+    names = tuple(array.tolist())
+    if array.dtype.kind != "U" or array.ndim != 1 or len(set(names)) < len(names):
+        raise ValueError("its names are not text, or not different")
+    return names
+
+
+def _refuse_misfits(table: PredictionTable) -> None:
+    """Stop where arrays do not fit the rows and names: they would fail later, or give other numbers."""
+    images, classes = len(table.label), table.num_classes
+    wanted: dict[str, tuple[NDArray[Any], str, tuple[int, ...]]] = {
+        "predicted_class": (table.predicted_class, "iu", (images,)),
+        "nll": (table.nll, "f", (images,)),
+        "logits": (table.logits, "f", (images, classes)),
+    }
+    for name, (array, kind, shape) in wanted.items():
+        if array.dtype.kind not in kind or array.shape != shape:
+            raise ValueError(f"{name} is {array.dtype} of the shape {array.shape}, not of {shape}")
+    if images and not 0 <= table.predicted_class.min() <= table.predicted_class.max() < classes:
+        raise ValueError(f"predicted_class is not within 0 to {classes - 1}")
+    if math.isnan(table.threshold) or any(
+        np.isnan(values).any() for values in (table.confidence, *table.scores.values())
+    ):
+        raise ValueError("a score, a confidence or the threshold is not a number")
+    if strangers := {name for sets in table.groups.values() for name in sets} - set(table.source_names[1:]):
+        raise ValueError(f"a group has the set {min(map(str, strangers))!r}, which was not tested")
 
 
 @contextmanager
@@ -196,5 +223,5 @@ def _reading(path: Path) -> Iterator[Path]:
         yield path
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: write it with 'osr test'") from error
-    except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, csv.Error) as error:
+    except Exception as error:  # a damaged archive or text can fail anywhere
         raise UserError(f"{path} is damaged ({error}): write it again with 'osr test'") from error

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from osr_lightning.data.stream import Images
+from osr_lightning.errors import one_line
 from osr_lightning.evaluation.table import PredictionTable
 
 if TYPE_CHECKING:
@@ -65,11 +66,12 @@ def log_projector(
         return
     chosen = np.sort(np.random.default_rng(seed).choice(len(table.label), count, replace=False))
     names = [*table.class_names, "unknown"]
+    # rows and cells of a file that is split at newlines and tabs
     metadata = [
         [
-            names[table.label[i]],
-            names[table.prediction[i]],
-            table.source_names[table.source[i]],
+            one_line(names[table.label[i]]),
+            one_line(names[table.prediction[i]]),
+            one_line(table.source_names[table.source[i]]),
             f"{table.score[i]:.4g}",
         ]
         for i in chosen

@@ -56,6 +56,10 @@ class Evaluator(Callback):
                 raise UserError(f"evaluation.{name} must not be below 0, got {value}")
         if bootstrap < 1:
             raise UserError(f"evaluation.bootstrap must be at least 1, got {bootstrap}")
+        if (
+            not 0 <= seed < 2**32
+        ):  # numpy and scikit-learn take no other, and are asked after hours of training
+            raise UserError(f"evaluation.seed must be from 0 to {2**32 - 1}, got {seed}")
         self.figures = figures
         self.tsne_points, self.projector_points = tsne_points, projector_points
         self.bootstrap, self.seed = bootstrap, seed

@@ -42,30 +42,80 @@ def test_cache_returns_what_was_computed_for_the_same_content(kept):
         calls.append(value)
         return torch.full((2, 3), value, dtype=torch.uint8)
 
-    assert cache.cached([b"ab", b"c"], (28,), lambda: compute(1)).tolist() == [[1] * 3] * 2
-    assert cache.cached([b"ab", b"c"], (28,), lambda: compute(2)).tolist() == [[1] * 3] * 2
+    assert cache.cached([b"ab", b"c"], (28,), (2, 3), lambda: compute(1)).tolist() == [[1] * 3] * 2
+    assert cache.cached([b"ab", b"c"], (28,), (2, 3), lambda: compute(2)).tolist() == [[1] * 3] * 2
     # other content, other boundaries and other settings are other entries
     for content, settings in (([b"ab", b"d"], (28,)), ([b"a", b"bc"], (28,)), ([b"ab", b"c"], (32,))):
-        cache.cached(content, settings, lambda: compute(3))
+        cache.cached(content, settings, (2, 3), lambda: compute(3))
     assert calls == [1, 3, 3, 3]
     assert len(list(kept.iterdir())) == 4
 
 
-def test_damaged_entry_is_made_again(kept):
-    cache.cached([b"x"], (), lambda: torch.ones(5, dtype=torch.uint8))
-    (entry,) = kept.iterdir()
+def truncate(entry):
     entry.write_bytes(entry.read_bytes()[:-3])
-    assert cache.cached([b"x"], (), lambda: torch.ones(5, dtype=torch.uint8)).tolist() == [1] * 5
+
+
+def write(array):
+    def damage(entry):
+        with entry.open("wb") as file:
+            np.save(file, array)
+
+    return damage
+
+
+def folder_instead(entry):
+    entry.unlink()
+    entry.mkdir()
+
+
+DAMAGE = {
+    "truncated": truncate,
+    "empty": lambda entry: entry.write_bytes(b""),
+    "text": lambda entry: entry.write_bytes(b"text" * 100),
+    "header": lambda entry: entry.write_bytes(entry.read_bytes().replace(b"{", b"(")),
+    "shape": write(np.full((5, 1, 1, 2), 7, np.uint8)),
+    "fewer rows": write(np.full((4, 1, 1, 1), 7, np.uint8)),
+    "dtype": write(np.full((5, 1, 1, 1), 7, np.int64)),
+    "objects": write(np.full((5, 1, 1, 1), None)),
+    "archive": lambda entry: np.savez(entry.open("wb"), images=np.full((5, 1, 1, 1), 7, np.uint8)),
+    "folder": folder_instead,
+}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # numpy leaves damaged files open
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_entry_is_made_again(kept, damage):
+    whole = torch.ones(5, 1, 1, 1, dtype=torch.uint8)
+    cache.cached([b"x"], (), whole.shape, lambda: whole)
+    (entry,) = kept.iterdir()
+    damage(entry)
+    assert torch.equal(cache.cached([b"x"], (), whole.shape, lambda: whole), whole)
+    if damage is not folder_instead:  # and kept
+        cache.cached([b"x"], (), whole.shape, lambda: pytest.fail("it was made once more"))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_of_rows_is_made_again(kept, damage):
+    whole = torch.ones(5, 1, 1, 1, dtype=torch.uint8)
+    make = lambda start, end: whole[start:end]  # noqa: E731
+    entry = cache.mapped([b"x"], (), whole.shape, make)
+    damage(entry)
+    again = cache.mapped([b"x"], (), whole.shape, make)
+    if damage is folder_instead:
+        assert again is None  # images are decoded when they are asked for
+    else:
+        assert torch.equal(cache.read_rows(again, range(5)), whole)
 
 
 def test_quick_results_and_unwritable_folders_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("OSR_CACHE_DIR", str(tmp_path / "cache"))
-    cache.cached([b"x"], (), lambda: torch.ones(1, dtype=torch.uint8))
+    cache.cached([b"x"], (), (1,), lambda: torch.ones(1, dtype=torch.uint8))
     assert not (tmp_path / "cache").exists()
     monkeypatch.setattr(cache, "WORTH_KEEPING", -1.0)
     (tmp_path / "file").touch()
     monkeypatch.setenv("OSR_CACHE_DIR", str(tmp_path / "file"))
-    assert cache.cached([b"x"], (), lambda: torch.ones(1, dtype=torch.uint8)).tolist() == [1]
+    assert cache.cached([b"x"], (), (1,), lambda: torch.ones(1, dtype=torch.uint8)).tolist() == [1]
 
 
 def test_chained_images_index_like_one_tensor():

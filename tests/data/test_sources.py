@@ -1,4 +1,5 @@
 import hashlib
+import io
 import os
 import pickle
 import struct
@@ -14,7 +15,7 @@ from scipy.io import savemat
 from torchvision import datasets
 from torchvision.transforms import Compose, Grayscale, Resize
 
-from osr_lightning.data import sources
+from osr_lightning.data import npz, sources
 from osr_lightning.data.sources import load_source
 from osr_lightning.data.splits import holdout
 from osr_lightning.errors import UserError
@@ -134,7 +135,7 @@ def test_qmnist_labels_are_the_digits(tmp_path):
 def write_pickle(path, content):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(pickle.dumps(content))
-    return hashlib.md5(path.read_bytes()).hexdigest()
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_svhn(tmp_path, monkeypatch):
     file = tmp_path / "test_32x32.mat"
     savemat(file, {"X": images.transpose(2, 3, 1, 0), "y": np.array([[10], [3]], dtype=np.uint8)})
     url, name, _ = datasets.SVHN.split_list["test"]
-    md5 = hashlib.md5(file.read_bytes()).hexdigest()
+    md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
     monkeypatch.setitem(datasets.SVHN.split_list, "test", [url, name, md5])
     found = load("svhn", "test", tmp_path, size=32, channels=3)
     assert np.array_equal(found.images, images)
@@ -183,7 +184,7 @@ def write_omniglot(root, monkeypatch):
             Image.new("1", (105, 105), shade).save(file)
         zipped = folder / f"images_{part}.zip"
         zipped.write_bytes(part.encode())
-        md5 = hashlib.md5(zipped.read_bytes()).hexdigest()
+        md5 = hashlib.md5(zipped.read_bytes(), usedforsecurity=False).hexdigest()
         monkeypatch.setitem(datasets.Omniglot.zips_md5, f"images_{part}", md5)
     return folder
 
@@ -257,6 +258,51 @@ def test_damaged_idx_files(tmp_path, damage):
     damage(tmp_path / "MNIST/raw/t10k-images-idx3-ubyte")
     with pytest.raises(UserError, match=f"mnist is damaged .* delete {tmp_path / 'MNIST/raw'} so"):
         load("mnist", "test", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "reason"),
+    [
+        ("labels-idx1", lambda file: write_idx(file, np.array([0, 200, 3, 4], np.uint8)), "is 200, and"),
+        ("labels-idx1", lambda file: write_idx(file, np.arange(5, dtype=np.uint8)), "4 images and 5 labels"),
+        ("labels-idx1", lambda file: write_idx(file, np.zeros((4, 1, 1), np.uint8)), "1 dimension"),
+        ("labels-idx1", lambda file: file.write_bytes(b"\0\0\x08\x01\x7f\xff\xff\xff\1\2"), "invalid"),
+        ("images-idx3", lambda file: file.write_bytes(b"\0\0\x99\x03" + file.read_bytes()[4:]), ""),
+        ("images-idx3", lambda file: write_idx(file, np.zeros((4, 28), np.uint8)), "dimension"),
+        ("images-idx3", lambda file: write_idx(file, np.zeros((4, 0, 28), np.uint8)), ""),
+    ],
+    ids=["label", "counts", "dimensions", "declared", "magic", "rows", "no pixels"],
+)
+def test_idx_files_that_do_not_hold_a_set_of_ten_classes(tmp_path, file, damage, reason):
+    write_mnist(tmp_path)
+    write_idx(tmp_path / "MNIST/raw/t10k-images-idx3-ubyte", digits(4, 0))
+    write_idx(tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte", np.arange(4, dtype=np.uint8))
+    damage(tmp_path / f"MNIST/raw/t10k-{file}-ubyte")
+    with pytest.raises(UserError, match=f"mnist is damaged .*{reason}.* delete {tmp_path / 'MNIST/raw'} so"):
+        load("mnist", "test", tmp_path)
+
+
+@pytest.mark.parametrize(("label", "shown"), [(0, "-1"), (27, "26")])
+def test_letters_outside_the_alphabet_are_refused(tmp_path, label, shown):
+    raw = tmp_path / "EMNIST/raw"
+    raw.mkdir(parents=True)
+    write_idx(raw / "emnist-letters-test-images-idx3-ubyte", digits(2, 0))
+    write_idx(raw / "emnist-letters-test-labels-idx1-ubyte", np.array([1, label], np.uint8))
+    with pytest.raises(UserError, match=f"one of its labels is {shown}, and its classes are 0 to 25"):
+        load("emnist_letters", "test", tmp_path)
+
+
+@pytest.mark.parametrize("labels", [[[7], [0]], [[7, 0], [12, 1]], [[-1, 0], [1, 1]]])
+def test_qmnist_with_other_labels_than_digits_is_refused(tmp_path, labels):
+    (tmp_path / "QMNIST/raw").mkdir(parents=True)
+    write_idx(tmp_path / "QMNIST/raw/qmnist-test-images-idx3-ubyte", digits(2, 0))
+    table = np.zeros((2, 8), np.int32)
+    table[:, : len(labels[0])] = labels
+    write_idx(
+        tmp_path / "QMNIST/raw/qmnist-test-labels-idx2-int", table if len(labels[0]) > 1 else table[:, 0]
+    )
+    with pytest.raises(UserError, match="qmnist is damaged"):
+        load("qmnist", "test", tmp_path)
 
 
 def test_omniglot_zip_that_was_never_unpacked(tmp_path, monkeypatch):
@@ -416,11 +462,56 @@ GOOD = np.zeros((2, 4, 4), dtype=np.uint8)
         ({"images": GOOD, "labels": np.array([0.0, 1.0])}, "labels .* float64"),
         ({"images": GOOD, "labels": np.array([0, -1])}, "from 0 up"),
         ({"images": np.array([object()])}, "Cannot read"),  # a pickle is never opened
+        ({"images": GOOD, "labels": np.array([object()] * 2)}, "Cannot read"),
+        ({"images": GOOD, "labels": np.array([0, np.nan])}, "labels .* float64"),
+        ({"images": GOOD, "labels": np.array(["a", "b"])}, "labels .* <U1"),
+        ({"images": GOOD, "labels": np.array([0, 10**9])}, "largest label .* 1000000000: number the classes"),
+        ({"images": GOOD, "labels": np.array([0, 2**64 - 1], np.uint64)}, "largest label"),
+        ({"images": GOOD, "labels": np.zeros((2, 1), int)}, r"shape \(2, 1\)"),
+        ({"images": np.zeros(2, [("a", "u1")])}, "convert them to uint8"),
+        ({"images": np.zeros((2, 0, 4), np.uint8)}, r"shape \(2, 0, 4\)"),
+        ({"images": np.uint8(4)}, r"shape \(\)"),
     ],
 )
 def test_npz_rejects(tmp_path, arrays, message):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError, match=message):
+        load(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_npz_of_256_classes(tmp_path):
+    labels = np.array([0, 255], np.uint8)  # whose largest plus one is 0 in 8 bits
+    np.savez(tmp_path / "a.npz", images=GOOD, labels=labels)
+    assert len(load(f"npz:{tmp_path / 'a.npz'}").classes) == 256
+
+
+def test_npz_whose_members_are_no_arrays_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("images", b"text")  # numpy gives its bytes
+    with pytest.raises(UserError, match="convert them to uint8"):
+        load(f"npz:{tmp_path / 'a.npz'}")
+
+
+def npy_header(shape):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**3, 10**3), (10**15, 28, 28), (2**62, 2**62), (-1, 4, 4)])
+def test_npz_that_declares_more_than_it_holds_is_refused(tmp_path, shape):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("images.npy", npy_header(shape) + bytes(100))
+    with pytest.raises(UserError, match="Cannot read"):
+        load(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_npz_that_unpacks_to_more_than_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((100, 100, 100), np.uint8))
+    assert (tmp_path / "a.npz").stat().st_size < 10_000
+    monkeypatch.setattr(npz, "_memory", lambda: 10**6)
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(UserError, match=r"a\.npz take 0 GiB, which is more than this machine's memory"):
         load(f"npz:{tmp_path / 'a.npz'}")
 
 

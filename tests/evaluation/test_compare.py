@@ -132,7 +132,8 @@ def test_runs_of_other_classes_are_not_compared_and_the_difference_is_named(run,
 
 def test_runs_with_fewer_classes_are_not_compared(run, tmp_path):
     first = run("one", make_table())
-    second = run("two", dataclasses.replace(make_table(1), class_names=("x", "y", "z", "w")))
+    logits = np.zeros((300, 4), np.float32)
+    second = run("two", dataclasses.replace(make_table(1), class_names=("x", "y", "z", "w"), logits=logits))
     with pytest.raises(UserError, match="two does not have the classes that were learned: it has 'w';"):
         compare([first, second], tmp_path / "out", 20)
     with pytest.raises(UserError, match="one does not have the classes that were learned: it lacks 'w';"):
@@ -193,3 +194,37 @@ def test_the_command_prints_both_tables(run, tmp_path, capsys):
     assert "difference from run 1" in printed
     assert printed.strip().endswith("comparison.html")
     assert max(len(line) for line in printed.splitlines() if line.startswith(("│", "┃"))) <= 80
+
+
+@pytest.mark.parametrize("value", ["0.5", [0.5], True, float("nan"), 10**400, None])
+def test_what_is_no_number_is_left_out(run, tmp_path, value):
+    runs = [run("one", make_table()), run("two", make_table(1))]
+    for folder in runs:
+        file = folder / "results.json"
+        results = json.loads(file.read_text())
+        results["open_set"]["auroc"] = results["threshold"]["value"] = results["timing"]["test_s"] = value
+        del results["open_set"]["known_accuracy"]
+        file.write_text(json.dumps(results))
+    found = compare(runs, tmp_path / "out", 20)
+    for row in found.rows:
+        assert row["auroc"] is row["threshold"] is row["test_s"] is row["known_accuracy"] is None
+    assert found.differences[0]["auroc"] is found.differences[0]["known_accuracy"] is None
+    assert found.differences[0]["total_accuracy"] is not None
+    comparing.print_comparison(found)
+
+
+def test_results_of_another_kind_are_named(run, tmp_path):
+    runs = [run("one", make_table()), run("two", make_table(1))]
+    results = json.loads((runs[1] / "results.json").read_text())
+    for changes in ({"open_set": [1]}, {"classes": [1, "x", None]}, {"timing": "fast"}):
+        (runs[1] / "results.json").write_text(json.dumps(results | changes))
+        with pytest.raises(UserError, match=r"two/results\.json is damaged"):
+            compare(runs, tmp_path / "out", 20)
+
+
+def test_a_run_folder_of_any_name_is_shown_on_one_line(run, tmp_path, capsys):
+    found = compare([run("a\n\x1b[31m\udcffb", make_table())], tmp_path / "out", 20)
+    comparing.print_comparison(found)
+    printed = capsys.readouterr().out
+    assert r"/a\n\x1b[31m\xffb: " in printed
+    assert "\x1b" not in printed

@@ -365,6 +365,43 @@ def test_learning_curves_take_the_last_value_of_each_epoch(tmp_path):
     assert drawn_names(make_table(0, ()), metrics=path) == set()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"epoch,train/loss\n0,high\n",
+        b"epoch,train/loss\nnan,1\n",
+        b"epoch,train/loss\ninf,1\n",
+        b"epoch,train/loss\n0,\xff\xfe\n",
+        b"epoch,train/loss\n0,\0\n",
+        b"epoch,train/loss\n0," + b"1" * 200_000,
+        "epoch,train/loss\n0,1\n".encode("utf-16"),
+        bytes(range(256)),
+    ],
+)
+def test_damaged_metrics_leave_the_learning_curves_out_with_a_word(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"metrics\.csv is damaged .* there are no learning curves"):
+        assert drawn_names(make_table(0, ()), metrics=path) == set()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"epoch\n0\n", b"train/loss\n1\n", b"epoch,train/loss\n0\n1,\n"]
+)
+def test_metrics_of_other_columns_have_no_learning_curves(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    assert drawn_names(make_table(0, ()), metrics=path) == set()
+
+
+def test_names_of_any_characters_are_drawn(tmp_path):
+    names = ("a\n\tb", "\x1b[31m$x^$\0", "_\udcff{")
+    table = dataclasses.replace(make_table(), class_names=names, source_names=names)
+    images = np.zeros((90, 1, 4, 4), np.uint8)
+    figures = all_figures(Material(table, images=lambda rows: images[rows], tsne_points=20))
+    assert {"confusion", "gallery", "roc"} <= {path.stem for path in save_figures(figures, tmp_path)}
+
+
 def test_optimization_history_shows_the_best_so_far():
     axes = draw("optimization_history", make_table(), trials=[(0.1, 0.5), (0.7, 0.9), (0.3, 0.6)]).axes[0]
     assert legend(axes) == ["trials (3)", "best so far", "best: 0.9000 at threshold 0.7"]

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -333,6 +334,73 @@ def test_damaged_results_are_named(tmp_path, text):
         report.write_report(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"open_set": [1, 2]}, "open_set"),
+        ({"closed_set": "text"}, "closed_set"),
+        ({"closed_set": {"per_class": [1]}}, "per_class"),
+        ({"threshold": 0.5}, "threshold"),
+        ({"unknown": {"noise": 3}}, "unknown"),
+        ({"groups": {"far": None}}, "groups"),
+        ({"groups": {"far": {"sets": 4}}}, "sets"),
+        ({"scores": {"energy": [1]}}, "scores"),
+        ({"intervals": []}, "intervals"),
+        ({"warnings": 5}, "warnings"),
+        ({"classes": [1, "x"]}, "classes"),
+        ({"model": json.loads("[" * 900 + "]" * 900)}, "nested"),
+        ({"model": {"x": json.loads('{"a":' * 50 + "1" + "}" * 50)}}, "nested"),
+    ],
+)
+def test_results_of_another_kind_are_named(tmp_path, changes, word):
+    results = make_run(tmp_path, make_table())
+    (tmp_path / "results.json").write_text(json.dumps(results | changes))
+    with pytest.raises(UserError, match=rf"results\.json is damaged .*{word}.*'osr test'"):
+        report.write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"a": "\xff"}', "{}".encode("utf-16"), b"\0", b"1" * 5000]
+)
+def test_results_that_cannot_be_parsed_are_named(tmp_path, content):
+    make_run(tmp_path, make_table())
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"results\.json is damaged .*'osr test'"):
+        report.write_report(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["0.5", [1], True, float("nan"), float("inf"), 10**400, -(10**400)])
+def test_what_is_no_number_shows_as_a_dash(tmp_path, value):
+    results = make_run(tmp_path, make_table())
+    changes = {
+        "open_set": results["open_set"] | {"auroc": value, "count_known": value, "count_unknown": value},
+        "intervals": {"auroc": value, "oscr": [value, value], "known_accuracy": [1]},
+        "timing": {"test_s": value},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results | changes))
+    page = read(tmp_path)
+    assert "of the - known images" in page.text
+    assert "test - s" in " ".join(page.text.split())
+
+
+@pytest.mark.parametrize("kept", ["schema_version", "threshold", "open_set", "experiment"])
+def test_results_that_lack_almost_everything_make_a_page(tmp_path, kept):
+    results = make_run(tmp_path, make_table())
+    (tmp_path / "results.json").write_text(json.dumps({"schema_version": 2, kept: results[kept]}))
+    assert "threshold" in read(tmp_path).text
+
+
+def test_text_that_is_no_utf8_is_shown_with_backslashes(tmp_path):
+    make_run(tmp_path, make_table(), experiment="a\ud800b\udcff")
+    (tmp_path / "config.yaml").write_bytes(b"name: \xff\xfe")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / os.fsdecode(b"\xff.png")).write_bytes(b"no picture")
+    (tmp_path / "figures" / "folder.png").mkdir()
+    text = read(tmp_path).text
+    assert r"a\ud800b\udcff" in text
+    assert r"name: \xff\xfe" in text
+
+
 HOSTILE = ("</script><script>alert(1)</script>", '<img src=x onerror="alert(2)">', "'><svg/onload=alert(3)>")
 
 
@@ -375,7 +443,8 @@ def test_too_many_classes_are_counted_instead_of_listed(tmp_path, count):
     table = make_table()
     names = tuple(f"class {index}" for index in range(count))
     label = np.where(table.known, table.label, count)
-    table = dataclasses.replace(table, class_names=names, label=label)
+    logits = np.zeros((len(label), count), np.float32)
+    table = dataclasses.replace(table, class_names=names, label=label, logits=logits)
     make_run(tmp_path, table)
     page = read(tmp_path)
     assert ("classes" in page.tables) == (count == 50)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import zipfile
 
 import numpy as np
@@ -154,6 +155,11 @@ def test_a_missing_file_is_named(table, tmp_path, name):
         PredictionTable.load(tmp_path)
 
 
+def npy(array) -> bytes:
+    np.save(file := io.BytesIO(), array)
+    return file.getvalue()
+
+
 def cut(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
@@ -172,6 +178,13 @@ DAMAGE = {
     ),
     "unheard-of class": ("predictions.csv", lambda data: data.replace(b",cat,cat,", b",rat,cat,", 1)),
     "unheard-of set": ("predictions.csv", lambda data: data.replace(b",pets,", b",bats,", 1)),
+    "sorted rows": (
+        "predictions.csv",
+        lambda data: b"\r\n".join([*data.split(b"\r\n")[:1], *data.split(b"\r\n")[2:0:-1], b""]),
+    ),
+    "a score that is no number": ("predictions.csv", lambda data: data.replace(b",0.31,", b",nan,", 1)),
+    "a NUL": ("predictions.csv", lambda data: data.replace(b"0.9,", b"0.9\0,", 1)),
+    "a plain array": ("evaluation.npz", lambda data: npy(np.zeros(3))),
     "cut npz": ("evaluation.npz", cut),
     "npz that is none": ("evaluation.npz", lambda data: b"no zip at all"),
     "empty npz": ("evaluation.npz", lambda data: b""),
@@ -184,6 +197,44 @@ def test_a_damaged_file_is_a_users_mistake(table, tmp_path, kind):
     name, damage = DAMAGE[kind]
     path = tmp_path / name
     path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"(predictions\.csv|evaluation\.npz) is damaged .*'osr test'"):
+        PredictionTable.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logits", np.zeros((5, 3), np.float32)),
+        ("logits", np.zeros(5, np.float32)),
+        ("logits", np.full((5, 2), "a")),
+        ("predicted_class", np.zeros(5)),
+        ("predicted_class", np.array([0, 0, 1, 2, 0])),
+        ("predicted_class", np.array([0, 0, -1, 1, 0])),
+        ("predicted_class", np.zeros((5, 1), int)),
+        ("nll", np.array(["a"] * 5)),
+        ("nll", np.zeros(4)),
+        ("class_names", np.array("cat")),
+        ("class_names", np.array(["cat", "cat"])),
+        ("class_names", np.array([["cat", 'a "dog", big']])),
+        ("source_names", np.array([1, 2, 3])),
+        ("groups", np.array("[]")),
+        ("groups", np.array('{"far": 3}')),
+        ("groups", np.array('{"far": ["nothing"]}')),
+        ("groups", np.array('{"far": [["noise, white"]]}')),
+        ("groups", np.array("[" * 9999)),
+        ("score_name", np.array(["energy", "msp"])),
+        ("threshold", np.zeros(2)),
+        ("threshold", np.array(np.nan)),
+        ("threshold", np.array("high")),
+        ("threshold", np.array(1j)),
+    ],
+)
+def test_arrays_that_do_not_fit_are_a_users_mistake(table, tmp_path, name, value):
+    table.save(tmp_path)
+    path = tmp_path / "evaluation.npz"
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    np.savez(path, **(arrays | {name: value}))
     with pytest.raises(UserError, match=r"(predictions\.csv|evaluation\.npz) is damaged .*'osr test'"):
         PredictionTable.load(tmp_path)
 

@@ -8,6 +8,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from osr_lightning.errors import one_line
+
 # Okabe and Ito (2008), without black (kept for unknown images and sums) and yellow (too pale on white)
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 KNOWN_COLOR, GREY = COLORS[0], "#767676"
@@ -53,10 +55,11 @@ def colormap(name: str) -> mpl.colors.Colormap:
 
 def shorten(name: str, length: int = 18) -> str:
     """A name cut to fit an axis, the cut marked."""
+    name = one_line(name)
     return plain(name if len(name) <= length else name[: length - 1] + "…")
 
 
 def plain(name: str) -> str:
-    """A name that matplotlib neither sets as a formula nor leaves out of a legend."""
-    text = name.replace("$", r"\$")
+    """A name that matplotlib has the glyphs for, and neither sets as a formula nor leaves out of a legend."""
+    text = one_line(name).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

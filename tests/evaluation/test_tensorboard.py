@@ -1,0 +1,39 @@
+"""What TensorBoard is given."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.evaluation.tensorboard import log_projector
+
+
+def test_names_of_any_characters_leave_the_projectors_table_whole(tmp_path):
+    table = PredictionTable(
+        class_names=("a\nb", "c\td"),
+        source_names=("known\r", "\udcff\x1b"),
+        groups={},
+        score_name="energy",
+        threshold=1.0,
+        source=np.array([0, 0, 1]),
+        label=np.array([0, 1, 2]),
+        predicted_class=np.array([0, 1, 1]),
+        confidence=np.ones(3),
+        nll=np.ones(3),
+        scores={"energy": np.zeros(3)},
+        logits=np.zeros((3, 2), np.float32),
+    )
+    table = dataclasses.replace(table, files=("x\n.png",) * 3)
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    log_projector(logger, table, torch.zeros(3, 1, 4, 4, dtype=torch.uint8), 10, seed=0, step=0)
+    logger.finalize("success")
+    (file,) = tmp_path.rglob("metadata.tsv")
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
+    assert rows == [
+        ["label", "prediction", "source", "score"],
+        [r"a\nb", r"a\nb", r"known\r", "0"],
+        [r"c\td", r"c\td", r"known\r", "0"],
+        ["unknown", r"c\td", r"\udcff\x1b", "0"],
+    ]
