@@ -49,13 +49,15 @@ def _check(path: Path, root: yaml.Node | None) -> None:
 
     def size(node: yaml.Node | None) -> int:
         if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1:
-                    line = key.start_mark.line + 1
+            lines: dict[str, int] = {}
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                line = key.start_mark.line + 1
+                if key.value in lines:
                     raise UserError(
-                        f"{path} names {key.value} more than once, first in line {line}: keep one of them"
+                        f"{path} names {key.value} in line {lines[key.value]} and again in line {line}: "
+                        "keep one of them"
                     )
+                lines[key.value] = line
             below = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             below = node.value
