@@ -1,8 +1,11 @@
 """Two processes give the numbers of one."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -92,6 +95,48 @@ def test_two_processes_train_and_agree_with_one(tiny_root, tmp_path):
     assert main([*again, f"--trainer.default_root_dir={tmp_path}/again"]) == 0
     thresholds = [load(path).threshold.value for path in (checkpoint, output)]
     assert thresholds[0] == pytest.approx(thresholds[1], abs=1e-7)
+
+
+def test_two_processes_stop_at_a_signal_and_go_on_to_the_bit(tiny_root, tmp_path):
+    options = [
+        f"--data.root={tiny_root}",
+        "--data.unknown={}",
+        "--data.batch_size=8",
+        "--model.network.class_path=osr_lightning.models.networks.MCDropoutCNN",
+        "--model.network.init_args.hidden=5",
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+        "--trainer.max_epochs=6",
+        "--trainer.checkpoint_minutes=1e-9",
+    ]
+    assert osr("fit", *options, f"--trainer.default_root_dir={tmp_path}/whole").returncode == 0
+    stopped = [*options, f"--trainer.default_root_dir={tmp_path}/stopped"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "osr_lightning", "fit", *stopped, *FAST[:3]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    last = tmp_path / "stopped" / "lightning_logs" / "default" / "version_0" / "checkpoints" / "last.ckpt"
+    end = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    step = int(re.search(r"stopped by SIGTERM at step (\d+)", said)[1])
+    saved = torch.load(last, weights_only=True)
+    assert saved["global_step"] == step < 6 * 20
+    done = osr("fit", *stopped, "--ckpt_path=last")
+    assert done.returncode == 0, done.stderr
+    resumed = torch.load(last, weights_only=True)
+    folder = last.parents[1]
+    whole = tmp_path / "whole" / folder.relative_to(tmp_path / "stopped")
+    expected = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, weight in expected["state_dict"].items():
+        assert not isinstance(weight, torch.Tensor) or torch.equal(weight, resumed["state_dict"][name])
+    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
 
 
 def _agree(one, both):

@@ -86,7 +86,7 @@ class Stopping(Callback):
     def _save(self, trainer: Trainer) -> None:
         self._saved = time.monotonic()
         if self.last is not None and self.last.dirpath is not None:
-            trainer.save_checkpoint(Path(self.last.dirpath) / "last.ckpt")
+            trainer.save_checkpoint(Path(self.last.dirpath) / "last.ckpt", weights_only=False)
 
     def _end(self, trainer: Trainer, number: int) -> None:
         where = "" if self.last is None else "; go on with --ckpt_path last"

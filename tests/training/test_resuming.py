@@ -4,9 +4,6 @@ import functools
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -180,43 +177,37 @@ def test_random_states_are_those_of_torch():
     assert torch.equal(torch.rand(5), first)
 
 
-def command(root, folder, *more):
-    return [
-        sys.executable,
-        "-m",
-        "osr_lightning",
-        "fit",
-        f"--data.root={root}",
-        f"--data.unknown={{noise: 'npz:{root}/unknown.npz'}}",
-        "--data.batch_size=8",
-        f"--trainer.default_root_dir={folder}",
-        "--trainer.max_epochs=400",
-        "--trainer.accelerator=cpu",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.enable_model_summary=false",
-        "--model.augment=none",
-        *more,
-    ]
+class Signal(Callback):
+    """Sends this process a signal within a step."""
+
+    def __init__(self, number, after):
+        self.number, self.after = number, after
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_step == self.after:
+            os.kill(os.getpid(), self.number)
 
 
-def wait_for(path, seconds=60):
-    end = time.monotonic() + seconds
-    while not path.exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert path.exists()
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_with_their_status_after_last_ckpt(number, status, tiny_root, tmp_path):
-    process = subprocess.Popen(
-        command(tiny_root, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+@pytest.mark.parametrize(
+    ("number", "status", "after"),
+    [
+        (signal.SIGTERM, 143, 1),
+        (signal.SIGTERM, 143, STEPS - 1),
+        (signal.SIGTERM, 143, 2 * STEPS - 1),
+        (signal.SIGINT, 130, 2),
+    ],
+)
+def test_signals_end_with_their_status_after_last_ckpt(number, status, after, tiny_root, tmp_path):
+    before = signal.getsignal(number)
+    options = {"checkpoint_minutes": None}
+    expected = content(fit(tiny_root, tmp_path / "whole", BaselineClassifier, **options))
+    with pytest.raises(SystemExit) as caught:
+        fit(tiny_root, tmp_path, BaselineClassifier, callbacks=[Signal(number, after)], **options)
+    assert caught.value.code == status
+    assert signal.getsignal(number) == before
     checkpoints = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints"
-    wait_for(checkpoints / "last.ckpt")
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == status, said
-    assert "Traceback" not in said
-    step = int(re.search(r"stopped by \w+ at step (\d+)", said)[1])
-    assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == step
+    last = checkpoints / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == after + 1
+    run = fit(tiny_root, tmp_path, BaselineClassifier, ckpt_path=str(last), seed=7, **options)
+    assert same(content(run)[0], expected[0])
     assert not [name for name in os.listdir(checkpoints) if "partial" in name]
