@@ -12,6 +12,7 @@ COMMANDS = {
     "test": "judge a checkpoint on known and unknown images",
     "predict": "name what is in image files, one row per file",
     "compare": "put finished runs side by side",
+    "study": "configs x seeds x class splits, and one table of means and deviations",
     "report": "write a run's report.html again from its saved files",
 }
 
@@ -42,6 +43,10 @@ def _run(arguments: list[str], args: list[str] | None) -> int | None:
         from osr_lightning.evaluation.report import main as report
 
         report(arguments[1:])
+    elif arguments[:1] == ["study"]:
+        from osr_lightning.studies.study import main as study
+
+        study(arguments[1:])
     elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):
         from osr_lightning.deploy.predict_cli import main as predict
 

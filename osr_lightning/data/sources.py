@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -46,6 +48,7 @@ class Request:
 
 
 Source: TypeAlias = Callable[[Request], ImageSet]
+_shared: ContextVar[dict[tuple[str, Request], ImageSet] | None] = ContextVar("shared", default=None)
 SOURCES: dict[str, Source] = {}  # by name
 SOURCES_OF: dict[str, Source] = {}  # by what stands before the colon of a path
 
@@ -103,9 +106,29 @@ def load_source(
     """
     kind, _, argument = name.partition(":")
     request = Request(split, root, size, channels, seed, test_seed, as_known, memory_limit, argument)
+    shared = _shared.get()
+    if shared is None:
+        return _load(name, kind, request)
+    if (name, request) not in shared:
+        shared[name, request] = _load(name, kind, request)
+    return shared[name, request]
+
+
+@contextmanager
+def shared_sets() -> Iterator[None]:
+    """Keep every set that is loaded within the block, so that several runs of a process load it once."""
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def _load(name: str, kind: str, request: Request) -> ImageSet:
+    size, channels = request.size, request.channels
     if name in SOURCES:
         found = SOURCES[name](request)
-    elif kind in SOURCES_OF and argument:
+    elif kind in SOURCES_OF and request.argument:
         found = SOURCES_OF[kind](request)
     else:
         known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]

@@ -80,7 +80,7 @@ def checkpoint_callbacks(minutes: float | None, *, keep: bool) -> list[Callback]
     return [best, last, Stopping(last, minutes)]
 
 
-def run_folder_loggers(root: str, experiment: str, version: int | None) -> list[Logger]:
+def run_folder_loggers(root: str, experiment: str, version: int | str | None) -> list[Logger]:
     """TensorBoard and CSV loggers that share one run folder; a resumed run keeps its ``metrics.csv``."""
     name = os.path.join("lightning_logs", experiment)
     tensorboard = ClaimingTensorBoardLogger(root, name, version, default_hp_metric=False)

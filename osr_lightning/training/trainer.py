@@ -39,7 +39,7 @@ class OpenSetTrainer(Trainer):
 
     Args:
         experiment: runs are written to default_root_dir/lightning_logs/EXPERIMENT/version_N.
-        version: N; the next free number if not given.
+        version: N, or a name for the folder instead of version_N; the next free number if not given.
         default_root_dir: folder that holds lightning_logs.
         max_epochs: passes over the training images; what suits their number and the network if not given.
         logger: TensorBoard and metrics.csv if not given; false for none, and then nothing is written.
@@ -55,7 +55,7 @@ class OpenSetTrainer(Trainer):
     def __init__(
         self,
         experiment: str = "default",
-        version: int | None = None,
+        version: int | str | None = None,
         default_root_dir: str = ".",
         max_epochs: int | None = None,
         logger: Logger | Iterable[Logger] | bool | None = None,

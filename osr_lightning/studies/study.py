@@ -1,0 +1,214 @@
+"""``osr study``: configs x seeds x class splits in one process, and one table of what they reached."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from osr_lightning.data.class_splits import NAMES, known_classes
+from osr_lightning.errors import UserError
+from osr_lightning.studies.arguments import split_arguments, value_of
+from osr_lightning.studies.tables import Finished, write_tables
+from osr_lightning.writing import write_text
+
+_KEPT = "arguments.json"  # in a run's folder: what it was started with
+_OWN = {"--seeds", "--splits", "--shard", "--name", "-h", "--help"}
+
+
+class Run(NamedTuple):
+    """One run of a study.
+
+    Attributes:
+        config: its YAML file.
+        split: e.g. ``arpl1``; empty without splits.
+        seed: of the training.
+        folder: its run folder.
+        arguments: of ``osr run``.
+    """
+
+    config: Path
+    split: str
+    seed: int
+    folder: Path
+    arguments: list[str]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.name
+
+
+def parser() -> argparse.ArgumentParser:
+    """The study's own options; all others are those of ``osr run``."""
+    options = argparse.ArgumentParser(
+        "osr study",
+        description="Every config with every seed (and class split), each run in a folder of its own below "
+        "lightning_logs/NAME, and one table of means and standard deviations, study.csv and study.html. "
+        "Started again, it skips finished runs and goes on with one that was stopped. All further options "
+        "are those of osr run, and hold for every run.",
+    )
+    options.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="a config of osr run")
+    options.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="0 if not given")
+    options.add_argument(
+        "--splits",
+        choices=NAMES,
+        help="six known classes and four unknown, five times: of Chen et al. (arpl) or Neal et al. (neal)",
+    )
+    options.add_argument(
+        "--shard", metavar="I/N", help="the I-th of N parts of the runs, for several machines or jobs"
+    )
+    options.add_argument("--name", help="of the study; made of the configs' names if not given")
+    return options
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a study, or a part of it.
+
+    Args:
+        arguments: of the command line, after ``study``.
+
+    Raises:
+        UserError: for a mistake in them, or runs that were made with other options.
+    """
+    own, further = split_arguments(arguments, _OWN)
+    options = parser().parse_args(own)
+    runs = plan(options.configs, options.seeds, options.splits, options.name, further)
+    mine = shard(runs, options.shard)
+    for run in mine:
+        _refuse_other(run)
+    from osr_lightning.data.sources import shared_sets
+
+    with shared_sets():
+        for number, run in enumerate(mine, start=1):
+            state = "finished before" if _is_finished(run) else str(run.folder)
+            print(f"run {number} of {len(mine)}: {run.name}, {state}", flush=True)
+            if not _is_finished(run):
+                start(run)
+            table(runs)
+    print("\n".join(str(path) for path in table(runs, say=print)))
+
+
+def plan(
+    configs: Sequence[Path],
+    seeds: Sequence[int],
+    splits: str | None,
+    name: str | None,
+    further: Sequence[str],
+) -> list[Run]:
+    """The runs of a study, in order.
+
+    Args:
+        configs: YAML files.
+        seeds: of the trainings.
+        splits: name of class splits.
+        name: of the study.
+        further: options of ``osr run``.
+
+    Raises:
+        UserError: for a config that is missing, or two of one name.
+    """
+    if missing := [path for path in configs if not path.is_file()]:
+        raise UserError(f"there is no config {missing[0]}; name a YAML file as for osr run --config")
+    stems = [path.stem for path in configs]
+    if len({*stems}) < len(stems):
+        raise UserError("two configs have the same file name, and so would their runs; rename one of them")
+    if value_of(further, "--trainer.devices") not in (None, "1"):
+        raise UserError("a study trains in one process: leave trainer.devices, and spread runs with --shard")
+    name = name or "-".join([*stems, *([splits] if splits else [])])
+    root = Path(value_of(further, "--trainer.default_root_dir") or ".", "lightning_logs", name)
+    runs = []
+    for config, (split, classes), seed in product(configs, _classes(configs[0], splits, further), seeds):
+        run = "-".join([config.stem, *([split] if split else []), f"seed{seed}"])
+        known = [] if classes is None else [f"--data.known_classes={list(classes)}"]
+        arguments = [
+            f"--config={config}",
+            "--trainer.devices=1",
+            *further,
+            *known,
+            f"--seed_everything={seed}",
+            f"--trainer.experiment={name}",
+            f"--trainer.version={run}",
+        ]
+        runs.append(Run(config, split, seed, root / run, arguments))
+    return runs
+
+
+def _classes(
+    config: Path, splits: str | None, further: Sequence[str]
+) -> list[tuple[str, tuple[int, ...] | None]]:
+    if splits is None:
+        return [("", None)]
+    try:
+        named = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["known"]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        named = "mnist"
+    source = value_of(further, "--data.known") or str(named)
+    lists = known_classes(splits, source)
+    return [(f"{splits}{number}", classes) for number, classes in enumerate(lists, start=1)]
+
+
+def shard(runs: Sequence[Run], part: str | None) -> list[Run]:
+    """The runs of one part ``I/N``, every N-th.
+
+    Raises:
+        UserError: for what is no part.
+    """
+    if part is None:
+        return list(runs)
+    index, _, count = part.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise UserError(f"--shard {part} is no part: write I/N with I from 1 to N, as in 2/8")
+    return list(runs[int(index) - 1 :: int(count)])
+
+
+def start(run: Run) -> None:
+    """Train, calibrate and test; or go on with it, from its last checkpoint."""
+    from osr_lightning.cli import OpenSetCLI
+
+    last = run.folder / "checkpoints" / "last.ckpt"
+    resumed = [f"--ckpt_path={last}"] if last.is_file() else []
+    if not resumed and run.folder.exists():
+        shutil.rmtree(run.folder)  # it was stopped before its first checkpoint
+    write_text(run.folder / _KEPT, json.dumps(_description(run), indent=2) + "\n")
+    OpenSetCLI(["run", *run.arguments, *resumed])
+
+
+def table(runs: Sequence[Run], say: Callable[[str], None] | None = None) -> list[Path]:
+    """Write the table of the runs that are finished; see `write_tables`."""
+    finished = [
+        Finished(run.config.stem, run.split, run.seed, run.folder) for run in runs if _is_finished(run)
+    ]
+    return write_tables(finished, len(runs), runs[0].folder.parent, say=say is not None)
+
+
+def _is_finished(run: Run) -> bool:
+    return (run.folder / "report.html").is_file()  # the last file that a run writes
+
+
+def _description(run: Run) -> dict[str, object]:
+    digest = hashlib.sha256(run.config.read_bytes()).hexdigest()
+    return {"arguments": [a for a in run.arguments if not a.startswith("--config=")], "config_sha256": digest}
+
+
+def _refuse_other(run: Run) -> None:
+    try:
+        before = json.loads((run.folder / _KEPT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if run.folder.exists():
+            raise UserError(f"{run.folder} is no run of this study; give the study another --name") from None
+        return
+    except (OSError, ValueError):
+        before = None
+    if before != _description(run):
+        raise UserError(
+            f"{run.folder} was made with other options or another {run.config.name}; give the study another "
+            "--name, or remove that folder"
+        )

@@ -1,0 +1,187 @@
+"""Studies: which runs, in which folders, gone on with, and their means against numbers worked out by hand."""
+
+import csv
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from osr_lightning.__main__ import main
+from osr_lightning.data.class_splits import ARPL, NEAL, known_classes
+from osr_lightning.data.sources import load_source, shared_sets
+from osr_lightning.errors import UserError
+from osr_lightning.evaluation.grouping import Mean, Measure, differences, mean_of, means, measures, shown
+from osr_lightning.studies.arguments import split_arguments, value_of
+from osr_lightning.studies.study import plan, shard
+
+FAST = [
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.max_epochs=1",
+    "--evaluation.figures=false",
+    "--evaluation.projector_points=0",
+    "--evaluation.bootstrap=20",
+    "--model.alpha=0.1",
+]
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("configs")
+    for name, kind in {"plain": "BaselineClassifier", "mc": "MCDropoutClassifier"}.items():
+        (folder / f"{name}.yaml").write_text(f"model: {{class_path: {kind}}}\ndata: {{known: mnist}}\n")
+    return [folder / "plain.yaml", folder / "mc.yaml"]
+
+
+def study(root, folder, configs, *more):
+    known = [f"--data.root={root}", f"--data.unknown={{noise: 'npz:{root}/unknown.npz'}}"]
+    own = [*map(str, configs), "--seeds", "0", "1", "--name", "both", *more]
+    return main(["study", *own, *FAST, *known, f"--trainer.default_root_dir={folder}"])
+
+
+@pytest.fixture(scope="module")
+def done(tiny_root, tmp_path_factory, configs):
+    folder = tmp_path_factory.mktemp("study")
+    assert study(tiny_root, folder, configs) == 0
+    return folder
+
+
+def results(folder, run):
+    return json.loads((folder / "lightning_logs" / "both" / run / "results.json").read_text())
+
+
+def test_every_config_and_seed_has_a_run_folder(done):
+    folder = done / "lightning_logs" / "both"
+    runs = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert runs == {"plain-seed0", "plain-seed1", "mc-seed0", "mc-seed1"}
+    assert [results(done, f"mc-seed{seed}")["seed"] for seed in (0, 1)] == [0, 1]
+    page = (folder / "study.html").read_text()
+    assert all(f'href="{run}/report.html"' in page for run in runs)
+
+
+def test_the_table_holds_means_deviations_and_paired_differences(done):
+    with open(done / "lightning_logs" / "both" / "study.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {(r["config"], r["measure"], r["score"], r["unknown_set"]): r for r in rows}
+    value = {
+        (config, seed): results(done, f"{config}-seed{seed}")["unknown"]["noise"]["auroc"]
+        for config in ("plain", "mc")
+        for seed in (0, 1)
+    }
+    for config in ("plain", "mc"):
+        score = results(done, f"{config}-seed0")["score"]["name"]
+        row = found[config, "auroc", score, "noise"]
+        pair = [value[config, 0], value[config, 1]]
+        assert float(row["mean"]) == pytest.approx(statistics.mean(pair))
+        assert float(row["deviation"]) == pytest.approx(statistics.stdev(pair))
+        assert row["runs"] == "2"
+    differing = [value["mc", seed] - value["plain", seed] for seed in (0, 1)]
+    assert float(row["difference"]) == pytest.approx(statistics.mean(differing))
+    assert row["pairs"] == "2"
+
+
+def test_started_again_it_does_only_what_is_missing(done, tiny_root, configs, capsys):
+    folder = done / "lightning_logs" / "both"
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    (folder / "mc-seed1" / "report.html").unlink()  # as if it was stopped before its end
+    assert study(tiny_root, done, configs) == 0
+    said = capsys.readouterr().out
+    assert said.count("finished before") == 3
+    assert "--ckpt_path" not in said
+    changed = [p.parent.name for p in before if p.stat().st_mtime_ns != before[p]]
+    assert changed == ["mc-seed1"]
+    assert len((folder / "mc-seed1" / "metrics.csv").read_text().splitlines()) == 3 + 1
+
+
+def test_other_options_need_another_name(done, tiny_root, configs, capsys):
+    assert study(tiny_root, done, configs, "--model.learning_rate=0.5") == 2
+    assert "was made with other options" in capsys.readouterr().err
+
+
+def test_runs_of_a_plan():
+    (first, *_, last) = runs = plan([CONFIG], [0, 3], "arpl", None, ["--trainer.default_root_dir", "x"])
+    assert len(runs) == 10
+    assert [first.name, last.name] == ["mnist-arpl1-seed0", "mnist-arpl5-seed3"]
+    assert first.folder == Path("x/lightning_logs/mnist-arpl/mnist-arpl1-seed0")
+    assert "--data.known_classes=[2, 4, 5, 9, 8, 3]" in first.arguments
+    assert "--seed_everything=3" in last.arguments
+
+
+CONFIG = Path(__file__).parents[2] / "configs" / "open_set" / "mnist.yaml"
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_shards_are_all_runs_once(count):
+    runs = plan([CONFIG], [0, 1, 2], None, None, [])
+    parts = [shard(runs, f"{index}/{count}") for index in range(1, count + 1)]
+    assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in runs)
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "x", "1", "1/2/3", "-1/2"])
+def test_what_is_no_part_says_so(part):
+    with pytest.raises(UserError, match="is no part"):
+        shard([], part)
+
+
+def test_the_splits_are_those_of_their_sets():
+    assert known_classes("neal", "cifar10") == NEAL
+    assert known_classes("arpl", "cifar10") == ARPL["cifar10"]
+    assert known_classes("arpl", "fashion_mnist") == ARPL["mnist"]
+    for lists in (NEAL, *ARPL.values()):
+        assert [len({*classes}) for classes in lists] == [6] * 5
+
+
+def test_mistakes_get_one_sentence(tmp_path, capsys):
+    same = tmp_path / "mnist.yaml"
+    same.write_text("{}")
+    for arguments, said in [
+        (["nowhere.yaml"], "there is no config nowhere.yaml"),
+        ([str(CONFIG), str(same)], "same file name"),
+        ([str(CONFIG), "--trainer.devices=2"], "one process"),
+    ]:
+        assert main(["study", *arguments]) == 2
+        err = capsys.readouterr().err
+        assert re.search(said, err)
+        assert err.count("\n") == 1
+
+
+def test_own_options_are_told_from_those_of_run():
+    own, further = split_arguments(
+        ["a.yaml", "b.yaml", "--seeds", "0", "1", "--model.alpha", "0.1", "--name=n", "--data.root=x"],
+        {"--seeds", "--name"},
+    )
+    assert own == ["a.yaml", "b.yaml", "--seeds", "0", "1", "--name=n"]
+    assert further == ["--model.alpha", "0.1", "--data.root=x"]
+    assert value_of(further, "--model.alpha") == "0.1"
+    assert value_of(further, "--data.root") == "x"
+    assert value_of(further, "--model") is None
+
+
+def test_sets_are_loaded_once_where_runs_share_them(tiny_root):
+    with shared_sets():
+        first = load_source("mnist", "train", root=tiny_root)
+        assert load_source("mnist", "train", root=tiny_root) is first
+        assert load_source("mnist", "test", root=tiny_root) is not first
+    assert load_source("mnist", "train", root=tiny_root) is not first
+
+
+def test_means_against_numbers_by_hand():
+    one, two = Measure("auroc", "msp", "a"), Measure("oscr", "", "all")
+    assert mean_of([0.5, 0.7, 0.9]) == (pytest.approx(0.7), pytest.approx(0.2), 3)
+    assert mean_of([0.5]) == (0.5, None, 1)
+    assert means([{one: 1.0, two: 0.5}, {one: 0.0}])[one].mean == 0.5
+    assert means([{one: 1.0, two: 0.5}, {one: 0.0}])[two].runs == 1
+    paired = differences({0: {one: 0.9}, 1: {one: 0.8}, 2: {one: 0.1}}, {0: {one: 0.5}, 1: {one: 0.6}})
+    assert paired[one].mean == pytest.approx(0.3)
+    assert paired[one].runs == 2
+    assert shown(Mean(0.98765, 0.00123, 3)) == "98.77 ± 0.12"
+    assert shown(Mean(0.5, None, 1)) == "50.00"
+    assert shown(None) == "-"
+
+
+def test_measures_leave_out_what_is_undefined():
+    found = measures({"score": {"name": "msp"}, "open_set": {"auroc": None, "oscr": 0.5}, "closed_set": None})
+    assert found == {Measure("oscr", "", "all"): 0.5}
