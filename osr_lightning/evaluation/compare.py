@@ -12,6 +12,7 @@ import numpy as np
 
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.evaluation.bootstrap import interval, resample
+from osr_lightning.evaluation.groups import RATES, Group, group, headline, print_groups, unknown_sets
 from osr_lightning.evaluation.render import is_number, percent, rate, read_results, render, text
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.facts import same_classes
@@ -47,10 +48,13 @@ class Comparison:
         differences: per further run ``run``; ``same_images``, whether it was tested on the first run's
             images; and if so per measure of ``DIFFERENCES`` its value minus the first run's with a 95%
             interval, ``(difference, low, high)``, or ``None`` where undefined.
+        groups: runs of one experiment, model and score that differ in their seed alone, with every unknown
+            set; a run that has no such others is a group of one.
     """
 
     rows: list[dict[str, Any]]
     differences: list[dict[str, Any]]
+    groups: list[Group]
 
 
 def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int = 0) -> Comparison:
@@ -96,7 +100,7 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
                 defined = bounds and row[name] is not None and rows[0][name] is not None
                 entry[name] = (row[name] - rows[0][name], *bounds) if defined and bounds else None
         differences.append(entry)
-    comparison = Comparison(rows, differences)
+    comparison = Comparison(rows, differences, _by_seed(run_dirs, results))
     _write(comparison, output)
     return comparison
 
@@ -130,6 +134,25 @@ def print_comparison(comparison: Comparison) -> None:
         for number, entry in enumerate(comparison.differences, start=2):
             table.add_row(str(number), *(difference(entry, name) for name in DIFFERENCES))
         console.print(table)
+    print_groups(comparison.groups, "every unknown set, in percent; mean ± deviation over seeds")
+
+
+def _by_seed(run_dirs: list[Path], results: list[dict[str, Any]]) -> list[Group]:
+    """Group the runs whose seeds all differ and all else that names them does not."""
+    names = [
+        " ".join(str(part) for part in (r.get("experiment"), _at(r, "model"), _at(r, "score")))
+        for r in results
+    ]
+    seeds: dict[str, list[object]] = {}
+    for name, result in zip(names, results, strict=True):
+        seeds.setdefault(name, []).append(result.get("seed"))
+    alone = {name for name, found in seeds.items() if len({*map(str, found)}) < len(found) or len(found) == 1}
+    return group(
+        [
+            (as_text(run) if name in alone else name, str(result.get("seed")), result)
+            for run, name, result in zip(run_dirs, names, results, strict=True)
+        ]
+    )
 
 
 def difference(entry: dict[str, Any], name: str) -> str:
@@ -192,5 +215,13 @@ def _write(comparison: Comparison, output: Path) -> None:
         writer = csv.DictWriter(file, ["run", *COLUMNS])
         writer.writeheader()
         writer.writerows(comparison.rows)
-    page = render("comparison.html.j2", comparison=comparison, names=DIFFERENCES, difference=difference)
+    page = render(
+        "comparison.html.j2",
+        comparison=comparison,
+        names=DIFFERENCES,
+        difference=difference,
+        rates=RATES,
+        sets=unknown_sets(comparison.groups),
+        headline=headline,
+    )
     write_text(output / "comparison.html", page)

@@ -65,7 +65,7 @@ def measures(results: Mapping[str, Any]) -> dict[Measure, float]:
     for other, ranking in (results.get("scores") or {}).items():
         for unknown_set, numbers in {ALL: ranking.get("pooled"), **(ranking.get("unknown") or {})}.items():
             for name in RANKING:
-                found[Measure(name, other, unknown_set)] = (numbers or {}).get(name)
+                found.setdefault(Measure(name, other, unknown_set), (numbers or {}).get(name))
     return {measure: float(value) for measure, value in found.items() if is_number(value)}
 
 

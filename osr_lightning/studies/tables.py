@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from osr_lightning.evaluation.grouping import (
-    ALL,
-    Mean,
-    Measure,
-    differences,
-    means,
-    measures,
-    shown,
+from osr_lightning.evaluation.grouping import shown
+from osr_lightning.evaluation.groups import (
+    RATES,
+    Group,
+    group,
+    headline,
+    print_groups,
+    score_rows,
+    unknown_sets,
 )
 from osr_lightning.evaluation.render import read_results, render
 from osr_lightning.writing import replacing, write_text
@@ -45,35 +46,9 @@ class Finished(NamedTuple):
     folder: Path
 
 
-class Group(NamedTuple):
-    """The runs of one config.
-
-    Attributes:
-        config: its name.
-        score: that decides.
-        means: of every measure.
-        paired: of the differences from the first config, run by run of equal seed and split.
-    """
-
-    config: str
-    score: str
-    means: dict[Measure, Mean]
-    paired: dict[Measure, Mean]
-
-
 def groups_of(runs: Sequence[Finished]) -> list[Group]:
     """One group per config, in the order of the runs."""
-    found: dict[str, dict[tuple[str, int], dict[Measure, float]]] = {}
-    scores: dict[str, str] = {}
-    for run in runs:
-        results = read_results(run.folder)
-        found.setdefault(run.config, {})[run.split, run.seed] = measures(results)
-        scores.setdefault(run.config, str((results.get("score") or {}).get("name")))
-    first = next(iter(found.values()), {})
-    return [
-        Group(config, scores[config], means(ran.values()), {} if ran is first else differences(ran, first))
-        for config, ran in found.items()
-    ]
+    return group([(run.config, (run.split, run.seed), read_results(run.folder)) for run in runs])
 
 
 def write_tables(runs: Sequence[Finished], planned: int, folder: Path, *, say: bool) -> list[Path]:
@@ -95,63 +70,24 @@ def write_tables(runs: Sequence[Finished], planned: int, folder: Path, *, say: b
     ):
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *PAIRED])
-        for group in groups:
-            for measure, mean in group.means.items():
-                paired = group.paired.get(measure, ("", "", ""))
-                writer.writerow(
-                    [group.config, measure.name, measure.score, measure.unknown_set, *mean, *paired]
-                )
+        for one in groups:
+            for measure, mean in one.means.items():
+                paired = one.paired.get(measure, ("", "", ""))
+                writer.writerow([one.name, measure.name, measure.score, measure.unknown_set, *mean, *paired])
     sets = unknown_sets(groups)
     page = render(
         "study.html.j2",
         groups=groups,
         runs=[(run, run.folder.relative_to(folder).as_posix()) for run in runs],
         planned=planned,
-        rates=_RATES,
+        rates=RATES,
         sets=sets,
-        rows=[(group, headline(group, sets)) for group in groups],
-        scores=[(group, score_rows(group, sets)) for group in groups],
+        rows=[(one, headline(one, sets)) for one in groups],
+        scores=[(one, score_rows(one, sets)) for one in groups],
         shown=shown,
         name=folder.name,
     )
     write_text(folder / "study.html", page)
     if say:
-        print_groups(groups, sets, len(runs), planned)
+        print_groups(groups, f"{len(runs)} of {planned} runs, mean ± deviation, percent")
     return [folder / "study.csv", folder / "study.html"]
-
-
-def unknown_sets(groups: Sequence[Group]) -> list[str]:
-    """Every unknown set, all of them together last where there are several."""
-    named = [m.unknown_set for group in groups for m in group.means if m.name == "auroc"]
-    found = [name for name in dict.fromkeys(named) if name != ALL]
-    return [*found, ALL] if len(found) > 1 else found
-
-
-def headline(group: Group, sets: Sequence[str]) -> list[str]:
-    """The cells of a config: rates of ``_RATES``, then the AUROC of its score on each unknown set."""
-    rates = [
-        group.means.get(Measure(name, "", "" if name == "closed_set_accuracy" else ALL)) for name in _RATES
-    ]
-    ranked = [group.means.get(Measure("auroc", group.score, name)) for name in sets]
-    return [shown(mean) for mean in [*rates, *ranked]]
-
-
-def score_rows(group: Group, sets: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Per score its AUROC on each unknown set, the deciding one first."""
-    scores = dict.fromkeys(m.score for m in group.means if m.name == "auroc")
-    ordered = [group.score, *(score for score in scores if score != group.score)]
-    return [(s, [shown(group.means.get(Measure("auroc", s, name))) for name in sets]) for s in ordered]
-
-
-def print_groups(groups: Sequence[Group], sets: Sequence[str], finished: int, planned: int) -> None:
-    """Print a line per config."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, highlight=False)
-    titles = [*_RATES.values(), *(f"AUROC {name}" for name in sets)]
-    table = Table("config", "runs", *titles, title=f"{finished} of {planned} runs, mean ± deviation, percent")
-    for group in groups:
-        count = max(mean.runs for mean in group.means.values())
-        table.add_row(group.config, str(count), *headline(group, sets))
-    console.print(table)

@@ -10,6 +10,7 @@ import pytest
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation import compare as comparing
 from osr_lightning.evaluation.compare import compare
+from osr_lightning.evaluation.grouping import Measure
 from osr_lightning.evaluation.results import evaluate
 from osr_lightning.evaluation.table import PredictionTable
 
@@ -228,3 +229,23 @@ def test_a_run_folder_of_any_name_is_shown_on_one_line(run, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert r"/a\n\x1b[31m\xffb: " in printed
     assert "\x1b" not in printed
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_line_with_every_unknown_set(run, tmp_path):
+    copies = []
+    for seed, auroc in ((0, 0.5), (1, 0.7), (2, 0.9)):
+        copy = run(f"seed{seed}", make_table())
+        results = json.loads((copy / "results.json").read_text())
+        results["seed"] = seed
+        for numbers in results["unknown"].values():
+            numbers["auroc"] = auroc
+        (copy / "results.json").write_text(json.dumps(results))
+        copies.append(copy)
+    comparison = compare(copies, tmp_path / "out", resamples=5)
+    (group,) = comparison.groups
+    for name in ("noise",):
+        found = group.means[Measure("auroc", group.score, name)]
+        assert (found.mean, found.deviation, found.runs) == (pytest.approx(0.7), pytest.approx(0.2), 3)
+        assert f"AUROC {name}" in (tmp_path / "out" / "comparison.html").read_text()
+    # the same seed twice is no sample of seeds
+    assert len(compare([copies[0], copies[0]], tmp_path / "out", resamples=5).groups) == 1
