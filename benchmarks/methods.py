@@ -1,0 +1,181 @@
+"""Every score, plain network and MC dropout, on many unknown sets and on both published class splits.
+
+Trains with `osr study`: configs/near_far.yaml as it is (MC dropout) and with a plain network, for each seed, and
+configs/open_set/mnist.yaml on the five splits of arpl and the five of neal. No unknown image is seen before the
+test. Writes docs/results.md; started again with the same --folder it goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from common import finish, interleave, new_parser, print_table, quiet_lightning, start
+
+from osr_lightning import load
+from osr_lightning.__main__ import main as osr
+from osr_lightning.evaluation.grouping import ALL, Mean, Measure, means, measures, shown
+from osr_lightning.evaluation.render import read_results
+from osr_lightning.recogniser import Recogniser
+from osr_lightning.scoring.detectors import DETECTORS
+
+ROOT = Path(__file__).parents[1]
+KINDS = {"plain": "BaselineClassifier", "MC dropout": "MCDropoutClassifier"}
+SPLITS = ("arpl", "neal")
+QUIET = (
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--evaluation.figures=false",
+    "--evaluation.projector_points=0",
+    "--evaluation.bootstrap=20",
+)
+# AUROC as published; what was looked at, beside known images, before the test
+PUBLISHED = {
+    "notMNIST, Fashion-MNIST, CIFAR-10": [
+        (
+            "OpenOOD v1, MDS (LeNet)",
+            "99.67 / 98.88 / 99.88",
+            "layers weighed with notMNIST validation images",
+        ),
+        ("OpenOOD v1, GMM (LeNet)", "99.79 / 99.80 / 99.97", "layer weights of unstated origin"),
+    ],
+    "MNIST, six known and four unknown": [
+        ("softmax (Neal et al., ECCV 2018)", "97.8", "nothing"),
+        ("RPL (Chen et al., ECCV 2020)", "98.9", "nothing"),
+        ("CROSR (Yoshihashi et al., CVPR 2019), CAC (Miller et al., WACV 2021)", "99.1", "nothing"),
+        ("DSC", "99.6", "background images in training"),
+    ],
+}
+Found = dict[Measure, Mean]
+
+
+def main() -> None:
+    parser = new_parser(__doc__, "methods", repeats=5)
+    parser.add_argument("--notmnist", type=Path, help="notMNIST's test images; data-root/notmnist_test.npz")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--splits-seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, help="those of the configs if not given")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "results" / "methods")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="goes here")
+    arguments = parser.parse_args()
+    machine = start(arguments)
+    quiet_lightning()
+    known = [f"--data.root={arguments.data_root}", f"--trainer.default_root_dir={arguments.folder}", *QUIET]
+    if arguments.epochs is not None:
+        known.append(f"--trainer.max_epochs={arguments.epochs}")
+    notmnist = arguments.notmnist or arguments.data_root / "notmnist_test.npz"
+    near = [f"--data.unknown.near.notmnist=npz:{notmnist}", f"--model.detectors={list(DETECTORS)}"]
+    tables: dict[str, Found] = {}
+    for kind, name in KINDS.items():
+        options = [f"--model.class_path={name}", *near, *known]
+        tables[kind] = study(arguments.folder, name, ROOT / "configs/near_far.yaml", arguments.seeds, options)
+    for splits in SPLITS:
+        config = ROOT / "configs/open_set/mnist.yaml"
+        options = ["--splits", splits, *known]
+        tables[splits] = study(arguments.folder, splits, config, arguments.splits_seeds, options)
+    costs = cost(arguments.folder, arguments.seeds[0], arguments.repeats)
+    page = write(tables, costs, arguments)
+    arguments.page.write_text(page, encoding="utf-8")
+    print_table("Cost", ["", "single passes per image"], [(k, f"{v:.2f}") for k, v in costs.items()])
+    finish(arguments, machine, {"costs": costs, "page": str(arguments.page)}, [])
+
+
+def study(folder: Path, name: str, config: Path, seeds: Sequence[int], options: Sequence[str]) -> Found:
+    """Run one study, and give the means of what its runs reached."""
+    status = osr(["study", str(config), "--seeds", *map(str, seeds), "--name", name, *options])
+    if status:
+        raise SystemExit(status)
+    runs = sorted((folder / "lightning_logs" / name).glob("*/results.json"))
+    return means(measures(read_results(run.parent)) for run in runs)
+
+
+def cost(folder: Path, seed: int, repeats: int) -> dict[str, float]:
+    """Time per image of a whole decision, in passes of the plain network alone, taken in turn."""
+    paths = {
+        kind: folder / "lightning_logs" / name / f"near_far-seed{seed}" / "checkpoints" / "best.ckpt"
+        for kind, name in KINDS.items()
+    }
+    recognisers = {kind: load(path) for kind, path in paths.items()}
+    facts = next(iter(recognisers.values())).facts
+    images = torch.randint(0, 256, (5120, *facts.input_shape), dtype=torch.uint8)
+    network = recognisers["plain"].sampler.network
+    sides = {"one pass": lambda: timed(lambda b: network(recognisers["plain"].standardise(b)), images)}
+    for kind, recogniser in recognisers.items():
+        sides[f"{kind}, decided by {recogniser.threshold.score}"] = lambda r=recogniser: deciding(r, images)
+    with torch.inference_mode():
+        for recogniser in recognisers.values():
+            recogniser.eval()
+        runs = interleave(sides, repeats)
+    middle = {name: sorted(found)[len(found) // 2] for name, found in runs.items()}
+    return {name: seconds / middle["one pass"] for name, seconds in middle.items()}
+
+
+def deciding(recogniser: Recogniser, images: torch.Tensor) -> float:
+    return timed(recogniser, images)
+
+
+def timed(function, images: torch.Tensor) -> float:  # noqa: ANN001 - an image batch to anything
+    begin = time.perf_counter()
+    for batch in torch.split(images, 512):
+        function(batch)
+    return time.perf_counter() - begin
+
+
+def write(tables: dict[str, Found], costs: dict[str, float], arguments) -> str:  # noqa: ANN001
+    """The page."""
+    seeds = " ".join(map(str, arguments.seeds))
+    lines = [
+        "# Results",
+        "",
+        "Written by `python benchmarks/methods.py --data-root DATA`"
+        f" (seeds {seeds}; {len(arguments.splits_seeds)} per class split). No unknown image is seen before the test.",
+        "AUROC, FPR95 (unknown images accepted when 95% of the known ones are) and accuracies in percent, mean ± sample",
+        "standard deviation over seeds, or over splits.",
+        "",
+        "## Digits against many unknown sets",
+        "",
+    ]
+    for kind in KINDS:
+        found = tables[kind]
+        accuracy = shown(found.get(Measure("closed_set_accuracy", "", "")))
+        lines += [f"### {kind}: closed-set accuracy {accuracy}", "", *score_table(found), ""]
+    lines += ["## Six digits known, four unknown", "", *split_table(tables), ""]
+    lines += ["## Cost of a decision", "", "| | passes of the plain network |", "|---|---|"]
+    lines += [f"| {name} | {value:.2f} |" for name, value in costs.items()]
+    for title, rows in PUBLISHED.items():
+        lines += ["", f"## Published: {title}", "", "| method | AUROC | looked at |", "|---|---|---|"]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def score_table(found: Found) -> list[str]:
+    sets = [s for s in dict.fromkeys(m.unknown_set for m in found if m.name == "auroc") if s != ALL]
+    scores = dict.fromkeys(m.score for m in found if m.name == "auroc")
+    lines = [f"| AUROC / FPR95 | {' | '.join(sets)} |", f"|---|{'---|' * len(sets)}"]
+    for score in scores:
+        cells = [
+            f"{shown(found.get(Measure('auroc', score, s)))} / {shown(found.get(Measure('fpr95_known', score, s)))}"
+            for s in sets
+        ]
+        lines.append(f"| `{score}` | {' | '.join(cells)} |")
+    return lines
+
+
+def split_table(tables: dict[str, Found]) -> list[str]:
+    lines = ["| | " + " | ".join(SPLITS) + " |", "|---|" + "---|" * len(SPLITS)]
+    for title, measure in {
+        "closed-set accuracy": Measure("closed_set_accuracy", "", ""),
+        "OpenAUC": Measure("openauc", "", ALL),
+        "OSCR": Measure("oscr", "", ALL),
+    }.items():
+        lines.append(f"| {title} | {' | '.join(shown(tables[s].get(measure)) for s in SPLITS)} |")
+    for score in dict.fromkeys(m.score for m in tables[SPLITS[0]] if m.name == "auroc"):
+        cells = [shown(tables[s].get(Measure("auroc", score, ALL))) for s in SPLITS]
+        lines.append(f"| AUROC of `{score}` | {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
