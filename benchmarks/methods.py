@@ -1,8 +1,8 @@
 """Every score, plain network and MC dropout, on many unknown sets and on both published class splits.
 
-Trains with `osr study`: configs/near_far.yaml as it is (MC dropout) and with a plain network, for each seed, and
-configs/open_set/mnist.yaml on the five splits of arpl and the five of neal. No unknown image is seen before the
-test. Writes docs/results.md; started again with the same --folder it goes on where it was stopped.
+Trains with `osr study`: configs/near_far.yaml as it is (MC dropout) and with a plain network, for each seed,
+and configs/open_set/mnist.yaml on the five splits of arpl and the five of neal. No unknown image is seen
+before the test. Writes docs/results.md; started again with the same --folder it goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -130,9 +130,9 @@ def write(tables: dict[str, Found], costs: dict[str, float], arguments) -> str: 
         "# Results",
         "",
         "Written by `python benchmarks/methods.py --data-root DATA`"
-        f" (seeds {seeds}; {len(arguments.splits_seeds)} per class split). No unknown image is seen before the test.",
-        "AUROC, FPR95 (unknown images accepted when 95% of the known ones are) and accuracies in percent, mean ± sample",
-        "standard deviation over seeds, or over splits.",
+        f" (seeds {seeds}; {len(arguments.splits_seeds)} per class split).",
+        "No unknown image is seen before the test. AUROC, FPR95 (unknown images accepted when 95% of the known",
+        "ones are) and accuracies in percent, mean ± sample standard deviation over seeds, or over splits.",
         "",
         "## Digits against many unknown sets",
         "",
@@ -156,8 +156,8 @@ def score_table(found: Found) -> list[str]:
     lines = [f"| AUROC / FPR95 | {' | '.join(sets)} |", f"|---|{'---|' * len(sets)}"]
     for score in scores:
         cells = [
-            f"{shown(found.get(Measure('auroc', score, s)))} / {shown(found.get(Measure('fpr95_known', score, s)))}"
-            for s in sets
+            " / ".join(shown(found.get(Measure(name, score, one))) for name in ("auroc", "fpr95_known"))
+            for one in sets
         ]
         lines.append(f"| `{score}` | {' | '.join(cells)} |")
     return lines

@@ -69,12 +69,14 @@ def main() -> None:
 def run(arguments: Any, classifier: str, seed: int, folder: Path) -> dict[str, Any]:  # noqa: ANN401
     """Train, test near and far, and test once more as the default recipe does."""
     root = arguments.data_root
-    near_far = yaml.safe_load((CONFIGS / "near_far.yaml").read_text())["data"]["unknown"]
+    config = yaml.safe_load((CONFIGS / "near_far.yaml").read_text())
+    near_far, init_args = config["data"]["unknown"], config["model"]["init_args"]
     near_far["near"]["notmnist"] = f"npz:{root}/notmnist_test.npz"
     near_far["far"]["cifar10"] = f"folder:{root}/cifar10/test"
     here = [f"--trainer.default_root_dir={folder}", f"--trainer.experiment={classifier}{seed}", *QUIET]
     command = ["run", f"--config={CONFIGS}/near_far.yaml", f"--model={classifier}", f"--data.root={root}"]
     command += [f"--data.unknown={json.dumps(near_far)}", f"--seed_everything={seed}", f"--data.seed={seed}"]
+    command += [f"--model.{name}={value}" for name, value in init_args.items()]
     if classifier == "MCDropoutClassifier":
         command.append(f"--model.mask_seed={seed}")
     if arguments.detectors:
@@ -82,7 +84,7 @@ def run(arguments: Any, classifier: str, seed: int, folder: Path) -> dict[str, A
     if arguments.epochs is not None:
         command.append(f"--trainer.max_epochs={arguments.epochs}")
     runs = folder / "lightning_logs" / f"{classifier}{seed}"
-    call([*command, "--model.schedule=one_cycle", *here])
+    call([*command, *here])
     results: dict[str, Any] = json.loads((runs / "version_0" / "results.json").read_text())
     checkpoint = f"--ckpt_path={runs}/version_0/checkpoints/best.ckpt"
     strict = f"{folder}/strict.ckpt"

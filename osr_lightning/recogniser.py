@@ -6,7 +6,7 @@ It is what is trained, loaded, asked, exported and served. Neither Lightning nor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,15 +18,14 @@ from osr_lightning import pixels
 from osr_lightning.errors import UserError
 from osr_lightning.facts import UNKNOWN, Facts
 from osr_lightning.models.modes import evaluating
-from osr_lightning.models.sampling import LOGITS, PENULTIMATE, Sampler
+from osr_lightning.models.sampling import Sampler
 from osr_lightning.pixels import ImageLike
-from osr_lightning.scoring.detectors import DETECTORS, Detector
+from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
 from osr_lightning.scoring.scores import SCORES, Samples, mean_log_probability, summarise
 from osr_lightning.scoring.threshold import Threshold
 
 _AT_ONCE = 128  # images that are read and classified together, at most
 _VALUES_AT_ONCE = 2**19  # of their pixels
-_LAYERS = (PENULTIMATE, LOGITS)  # what detectors see
 
 
 class Answer(NamedTuple):
@@ -85,12 +84,16 @@ class Recogniser(nn.Module):
         self.threshold = threshold
         # the deciding score first exists once its detector does
         fitted = [name for name in DETECTORS if name in (threshold.score, *detectors)]
-        self.detectors = nn.ModuleDict({name: DETECTORS[name]() for name in fitted})
+        self.detectors = nn.ModuleDict({name: DETECTORS[name].of(sampler) for name in fitted})
 
     @property
     def score_names(self) -> list[str]:
         """All scores that :meth:`describe` gives."""
-        return [*SCORES, *(name for name, module in self.detectors.items() if _is_fitted(module))]
+        return [*SCORES, *self._fitted()]
+
+    def _fitted(self) -> dict[str, Detector]:
+        found = self.detectors.items()
+        return {name: one for name, one in found if isinstance(one, Detector) and one.fitted}
 
     def decide_by(self, score: str | None = None, threshold: float | None = None) -> None:
         """Decide by another score, by its own threshold, or by a threshold given as a number.
@@ -120,13 +123,17 @@ class Recogniser(nn.Module):
             UserError: where the score has no threshold yet.
         """
         name = self.threshold.score
-        sampled = self.sampler(self.standardise(images), _LAYERS if name in self.detectors else ())
+        detector = self._fitted().get(name)
+        if detector is None and name in DETECTORS:
+            raise UserError(not_fitted(name))
+        sampled = self.sampler(self.standardise(images), () if detector is None else detector.layers)
         samples = Samples(sampled.logits)
-        confidence, predicted = mean_log_probability(samples).max(dim=-1)
-        if name in self.detectors:
-            score = self.detectors[name](sampled.features[PENULTIMATE], sampled.features[LOGITS])
-        else:
+        log_probability = mean_log_probability(samples)
+        confidence, predicted = log_probability.max(dim=-1)
+        if detector is None:
             score = SCORES[name](samples)
+        else:
+            score = detector({**sampled.features, LOG_PROBABILITY: log_probability})
         unknown = self.threshold(score)
         return Answer(predicted.where(~unknown, self.facts.num_classes), confidence.exp(), score)
 
@@ -139,11 +146,11 @@ class Recogniser(nn.Module):
             ``(B, K)`` float32, mean over samples; and ``score/NAME`` ``(B,)`` float64 for every score and
             every fitted detector.
         """
-        fitted = {name: module for name, module in self.detectors.items() if _is_fitted(module)}
-        sampled = self.sampler(self.standardise(images), _LAYERS if fitted else ())
+        fitted = self._fitted()
+        sampled = self.sampler(self.standardise(images), _layers(fitted.values()))
         rows = summarise(sampled.logits)
-        for name, detector in fitted.items():
-            rows[f"score/{name}"] = detector(sampled.features[PENULTIMATE], sampled.features[LOGITS])
+        seen = {**sampled.features, LOG_PROBABILITY: rows[LOG_PROBABILITY]}
+        rows |= {f"score/{name}": detector(seen) for name, detector in fitted.items()}
         confidence, predicted = rows["log_probability"].max(dim=-1)
         return rows | {"predicted_class": predicted, "confidence": confidence.exp()}
 
@@ -164,10 +171,11 @@ class Recogniser(nn.Module):
                 parts.append({name: value[: len(batch)].cpu() for name, value in rows.items()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What detectors are fitted to: penultimate features ``(B, D)`` and logits ``(B, K)``."""
-        found = self.sampler(self.standardise(images), _LAYERS).features
-        return found[PENULTIMATE], found[LOGITS]
+    def look(self, images: Tensor) -> dict[str, Tensor]:
+        """What detectors are fitted to: the layers that all of them ask for, and the log of the mean."""
+        detectors = [module for module in self.detectors.values() if isinstance(module, Detector)]
+        sampled = self.sampler(self.standardise(images), _layers(detectors))
+        return {**sampled.features, LOG_PROBABILITY: mean_log_probability(sampled.logits)}
 
     @torch.inference_mode()
     def predict(self, images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> list[Prediction]:
@@ -190,6 +198,8 @@ class Recogniser(nn.Module):
 
         found: list[Prediction] = []
         items = list(expand(images, recursive))
+        if self.threshold.score not in self.score_names:
+            raise UserError(not_fitted(self.threshold.score))
         threshold, names = self.threshold.value, self.facts.classes
         for start in range(0, len(items), _AT_ONCE):
             some = items[start : start + _AT_ONCE]
@@ -217,5 +227,14 @@ class Recogniser(nn.Module):
         return found
 
 
-def _is_fitted(module: nn.Module) -> bool:
-    return isinstance(module, Detector) and module.fitted
+def _layers(detectors: Iterable[Detector]) -> tuple[str, ...]:
+    """What to ask of the sampler, each once."""
+    return tuple(dict.fromkeys(layer for detector in detectors for layer in detector.layers))
+
+
+def not_fitted(score: str) -> str:
+    """What to say where a fitted score has nothing to score with yet."""
+    return (
+        f"the score {score} is fitted after the training, and is not yet: use run instead of fit, "
+        "or calibrate the checkpoint; or decide by a score that needs no fit, such as generalized_entropy"
+    )

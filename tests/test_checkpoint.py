@@ -85,7 +85,8 @@ def make(recipe, score="entropy", network=None, facts=FACTS, **options):
     recogniser = build({**recipe, "score": score, **options}, facts, network=network, trust=True).eval()
     if recogniser.detectors:
         labels, nothing = torch.arange(60) % facts.num_classes, torch.zeros(60, dtype=torch.int64)
-        fit_detectors(recogniser, [Batch(pictures(60, 9, facts.channels), labels, nothing, nothing)])
+        batches = [Batch(pictures(60, 9, facts.channels), labels, nothing, nothing)]
+        fit_detectors(recogniser, batches, batches)
     with torch.no_grad():
         rows = recogniser.describe(pictures(20, 8, facts.channels, facts.image_size))
     for name in (*SCORES, *recogniser.detectors):

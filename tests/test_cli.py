@@ -219,7 +219,7 @@ def test_calibrate_in_place_renews_the_records_of_its_run(trained, tmp_path):
     assert after["threshold"]["value"] < before["threshold"]["value"]
     assert after["closed_set"]["accuracy"] == before["closed_set"]["accuracy"]
     kept = json.loads((runs / "version_0" / "calibration.json").read_text())
-    assert kept["generalized_entropy"] == after["threshold"]
+    assert kept["fisher"] == after["threshold"]
 
 
 def test_calibrate_fits_detectors_and_keeps_them_in_the_checkpoint(trained, tmp_path):

@@ -17,6 +17,7 @@ from osr_lightning.checkpoint import build
 from osr_lightning.data.batch import Batch
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
+from osr_lightning.models.sampling import LOGITS, PENULTIMATE
 from osr_lightning.scoring.calibration import fixed_calibration
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
@@ -96,7 +97,7 @@ def fit(recogniser, count=40):
         Batch(*parts)
         for parts in zip(*(t.split(16) for t in (images, labels, nothing, nothing)), strict=True)
     ]
-    fit_detectors(recogniser, batches)
+    fit_detectors(recogniser, batches, batches)
     return images
 
 
@@ -236,7 +237,7 @@ def test_describe_has_every_score_and_the_mean_logits(recogniser):
 def test_with_a_detector_the_score_is_the_detectors(kind):
     recogniser = make(RECIPES[kind], "knn")
     training, images = fit(recogniser), pictures(25, seed=3)
-    near, far = (recogniser.features(some)[0].double().numpy() for some in (images, training))
+    near, far = (recogniser.look(some)[PENULTIMATE].double().numpy() for some in (images, training))
     near, far = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (near, far))
     distances = np.sort(np.linalg.norm(near[:, None] - far[None], axis=2), axis=1)
     # the tenth nearest; the training features are kept in float32
@@ -246,18 +247,18 @@ def test_with_a_detector_the_score_is_the_detectors(kind):
 
 @torch.no_grad()
 def test_features_are_of_the_pass_without_dropout():
-    recogniser, images = make(SHARED), pictures(6)
+    recogniser, images = make(SHARED, detectors=["vim"]), pictures(6)
     network, inputs = recogniser.sampler.network, recogniser.standardise(images)
-    penultimate, logits = recogniser.features(images)
+    seen = recogniser.look(images)
     expected = network.head[:-1](network.trunk(inputs))
-    torch.testing.assert_close(penultimate, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(logits, network.head[-1](expected), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(seen[PENULTIMATE], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(seen[LOGITS], network.head[-1](expected), rtol=1e-5, atol=1e-5)
 
 
 def test_a_detector_that_was_not_fitted_says_so_and_is_left_out_of_the_rows():
     recogniser = build({**SINGLE, "score": "knn", "detectors": ["vim"], "fixed": 1.0}, FACTS).eval()
     assert list(recogniser.detectors) == ["knn", "vim"]
-    with pytest.raises(UserError, match="knn is not fitted"):
+    with pytest.raises(UserError, match="score knn is fitted after the training, and is not yet"):
         recogniser(pictures(2))
     assert not {"score/knn", "score/vim"} & set(recogniser.describe(pictures(2)))
 

@@ -32,7 +32,13 @@ class SplitNetwork(nn.Module):
         trunk: images ``(B, C, H, W)`` -> features, any shape that starts with ``B``.
         dropout: the network's one source of randomness; ``nn.Identity`` makes it deterministic.
         head: features -> logits ``(B, K)``; its last module is the classifying layer.
+
+    Attributes:
+        blocks: names of those children of the trunk, an ``nn.Sequential``, whose activations fitted scores
+            look at: what ends a block of layers. None by default.
     """
+
+    blocks: tuple[str, ...] = ()
 
     def __init__(self, trunk: nn.Module, dropout: nn.Module, head: nn.Sequential) -> None:
         super().__init__()
@@ -106,6 +112,7 @@ class BaselineCNN(SplitNetwork):
                 nn.Linear(hidden, num_classes),
             ),
         )
+        self.blocks = tuple(str(3 * block + 2) for block in range(len(channels)))
         # these small convolutions run about twice as fast this way; nothing outside can tell the difference
         self.to(memory_format=torch.channels_last)
 
@@ -191,6 +198,7 @@ class ConvNet(SplitNetwork):
         for width in channels:
             _at_least("each of channels", width, 1)
         layers: list[nn.Module] = []
+        ends: list[str] = []
         size, width = image_size, in_channels
         while size > _UNHALVED:
             layers += _convolution(width, channels[0], stride=2)
@@ -201,11 +209,13 @@ class ConvNet(SplitNetwork):
                 size //= 2
             layers += [*_convolution(width, out_channels), *_convolution(out_channels, out_channels)]
             width = out_channels
+            ends.append(str(len(layers) - 1))
         super().__init__(
             trunk=nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
             dropout=nn.Dropout(dropout),
             head=nn.Sequential(nn.Linear(width, num_classes)),
         )
+        self.blocks = tuple(ends[:-1])  # the mean of the last is the penultimate layer
         self.to(memory_format=torch.channels_last)
 
 

@@ -7,10 +7,12 @@ runs once per image, whatever ``S``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
@@ -19,6 +21,8 @@ from osr_lightning.models.networks import SplitNetwork
 
 PENULTIMATE, LOGITS = "penultimate", "logits"
 _TRUNK_IMAGES = 128  # the most that go through the trunk at once on a CPU
+_POOLED = "/pooled"  # behind the name of a layer
+_POOLED_VALUES = 160  # 3x3 of 16 channels, 2x2 of 32: a covariance of so many is estimated from a class
 
 
 class Sampled(NamedTuple):
@@ -27,8 +31,9 @@ class Sampled(NamedTuple):
     Attributes:
         logits: ``(S, B, K)``.
         features: of the pass without dropout, for each layer asked for: ``penultimate`` ``(B, D)``, what
-            the last linear layer sees; ``logits`` ``(B, K)``, what it returns; and by the name of a child
-            of the trunk what that returns, ``(B, ...)``.
+            the last linear layer sees; ``logits`` ``(B, K)``, what it returns; by the name of a child
+            of the trunk what that returns, ``(B, ...)``; and by its `pooled_name` that averaged over the
+            cells of the finest square grid that gives at most 160 values, ``(B, D)``.
     """
 
     logits: Tensor
@@ -66,6 +71,11 @@ class Sampler(nn.Module):
         return logits
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers worth a look at, in order: the network's blocks, and penultimate if it has that."""
+        return (*self.network.blocks, *(() if self.network.last is None else (PENULTIMATE,)))
+
+    @property
     def last_layer(self) -> nn.Linear:
         """The classifying layer.
 
@@ -91,7 +101,8 @@ class Sampler(nn.Module):
         trunk = self.network.trunk
         early = [name for name in layers if name not in (PENULTIMATE, LOGITS)]
         children = dict(trunk.named_children())
-        if strangers := [name for name in early if name not in children or type(trunk) is not nn.Sequential]:
+        known = {*children, *map(pooled_name, children)} if type(trunk) is nn.Sequential else {*()}
+        if strangers := [name for name in early if name not in known]:
             raise UserError(
                 f"the network's trunk has no layer {strangers[0]!r}; it has: {', '.join(children)}"
             )
@@ -107,6 +118,8 @@ class Sampler(nn.Module):
                 features = layer(features)
                 if name in kept:
                     kept[name].append(features.clone())  # the next layer may work in place
+                if (short := pooled_name(name)) in kept:
+                    kept[short].append(_pooled(features))
             ends.append(features)
         return _cat(ends), {name: _cat(parts) for name, parts in kept.items()}
 
@@ -193,6 +206,12 @@ class Ensemble(Sampler):
         return Sampled(torch.cat([one.logits for one in found]), features)
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """Those that all members have."""
+        each = [cast(Sampler, member).layers for member in self.members]
+        return tuple(name for name in each[0] if all(name in names for names in each))
+
+    @property
     def last_layer(self) -> nn.Linear:
         """One layer that makes the mean logits of the features end to end."""
         layers = [cast(Sampler, member).last_layer for member in self.members]
@@ -210,6 +229,20 @@ class Ensemble(Sampler):
         """Each member begins again."""
         for member in self.members:
             cast(Sampler, member).restart()
+
+
+def pooled_name(layer: str) -> str:
+    """What to ask for to have the activations of a child of the trunk averaged over a coarse grid."""
+    return layer + _POOLED
+
+
+def _pooled(features: Tensor) -> Tensor:
+    """``(B, C, H, W)`` -> ``(B, C * cells)``; other shapes are only flattened."""
+    if features.ndim != 4:
+        return features.flatten(1).clone()
+    cells = max(1, math.isqrt(_POOLED_VALUES // features.shape[1]))
+    grid = (min(cells, features.shape[2]), min(cells, features.shape[3]))
+    return F.adaptive_avg_pool2d(features, grid).flatten(1)
 
 
 def _cat(parts: Sequence[Tensor]) -> Tensor:

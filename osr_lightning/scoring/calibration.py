@@ -69,25 +69,36 @@ def known_quantile(known_scores: Floats, alpha: float) -> float:
     return float(np.partition(known_scores, rank - 1)[rank - 1])
 
 
-def check_alpha(alpha: float, images: int) -> None:
+def check_alpha(alpha: float, images: int, beside: str = "") -> None:
     """Stop where ``images`` known validation images are too few for ``alpha``.
+
+    Args:
+        alpha: share in (0, 1).
+        images: how many choose the threshold.
+        beside: which further images do not, for the message.
 
     Raises:
         UserError: with the number needed and the smallest alpha possible.
     """
     if conformal_rank(images, alpha) <= images:
         return
-    needed = math.ceil(1 / alpha - 1 - 1e-9)
-    while conformal_rank(needed, alpha) > needed:
-        needed += 1
+    needed = images_needed(alpha)
     # rounded up to two digits, so that what is printed will do
     smallest = 1 / (images + 1)
     digits = 1 - math.floor(math.log10(smallest))
     printed = math.ceil(smallest * 10**digits) / 10**digits
     raise UserError(
-        f"alpha {alpha:g} needs {needed:,} validation images, there are {images:,}; "
+        f"alpha {alpha:g} needs {needed:,} validation images{beside}, there are {images:,}; "
         f"the smallest possible is {printed:g}: raise model.alpha or data.val_fraction"
     )
+
+
+def images_needed(alpha: float) -> int:
+    """The fewest known validation images that serve ``alpha``."""
+    needed = math.ceil(1 / alpha - 1 - 1e-9)
+    while conformal_rank(needed, alpha) > needed:
+        needed += 1
+    return needed
 
 
 def conformal_rank(n: int, alpha: float) -> int:

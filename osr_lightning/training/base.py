@@ -15,10 +15,12 @@ from osr_lightning.data.batch import Batch
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.facts import same_classes
 from osr_lightning.models.factory import NetworkLike
-from osr_lightning.scoring.calibration import CalibrationMethod, check_alpha
+from osr_lightning.scoring.calibration import CalibrationMethod
+from osr_lightning.scoring.detectors import Detector
 from osr_lightning.scoring.sweep import Costs
 from osr_lightning.training.calibrating import choose
 from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.fitting import check_images
 from osr_lightning.training.hardware import TrainingBFloat16, keep_freed_memory
 from osr_lightning.training.module import RecogniserModule, network_name
 from osr_lightning.training.optimizers import Schedule, configure, refuse_to_stretch
@@ -36,9 +38,9 @@ class OpenSetClassifier(RecogniserModule):
             a function: it gets the number of classes, and in_channels and image_size where it has such
             parameters. Of a module, a copy is taken.
         score: what tells unknown images from known ones; higher means more unknown.
-        detectors: scores to fit to the training images as well (each the score may also be):
+        detectors: scores to fit to the training images as well (each the score may also be): fisher,
             mahalanobis, relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features
-            of passes without dropout.
+            of passes without dropout; fit does so once it is done.
         calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
             images is rejected; max_accuracy and min_cost: best on validation images with
             data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
@@ -63,7 +65,7 @@ class OpenSetClassifier(RecogniserModule):
     def __init__(
         self,
         network: NetworkLike | None = None,
-        score: str = "generalized_entropy",
+        score: str = "fisher",
         detectors: list[str] | None = None,
         calibration: CalibrationMethod = "known_quantile",
         alpha: float = 0.05,
@@ -118,7 +120,7 @@ class OpenSetClassifier(RecogniserModule):
             train, val = tables.load_training()
             self.images_seen = tables.seen(self.images_seen)
             if self.options.calibration != "fixed":
-                check_alpha(self.options.alpha, len(val))
+                check_images(self, len(val), shared=datamodule.tables.selection.calibrate_on == "validation")
             self.decide(facts, len(train))
             if self.options.balance_classes:
                 counts = torch.bincount(train.labels, minlength=facts.num_classes).clamp(min=1)
@@ -164,6 +166,9 @@ class OpenSetClassifier(RecogniserModule):
         self._resumed = {}
         if self.device.type == "cpu":
             keep_freed_memory()
+        for detector in self.trained.detectors.values():  # fitted to the weights of before
+            assert isinstance(detector, Detector)
+            detector.forget()
         plan, network = self.plan, network_name(self.trained.sampler)
         rank_zero_info(
             f"training: {network}, augmentation {plan.augment}, {'AdamW' if plan.weight_decay else 'Adam'} "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,22 +13,19 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from osr_lightning import checkpoint as checkpoints
-from osr_lightning.data.batch import Batch
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
-from osr_lightning.models.modes import evaluating
-from osr_lightning.recogniser import Recogniser
 from osr_lightning.scoring.calibration import (
     NEEDS_UNKNOWNS,
     Calibration,
     calibrate,
-    check_alpha,
     fixed_calibration,
     misgivings,
 )
-from osr_lightning.scoring.detectors import Detector
+from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training import restoring
 from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.fitting import check_images, fit_detectors, references
 from osr_lightning.training.loggers import run_folder
 from osr_lightning.writing import write_text
 
@@ -64,17 +60,20 @@ def calibrate_checkpoint(
     tables.refuse_seen(model.images_seen, "calibrate")
     if method == "known_quantile":
         known = tables.load_calibration().labels < model.num_classes
-        check_alpha(model.options.alpha, int(known.sum()))
+        check_images(model, int(known.sum()), shared=tables.selection.calibrate_on == "validation")
     device = trainer.strategy.root_device
     model.trained.to(device)
-    fit_detectors(model.trained, datamodule.fitting_dataloader())
+    held_out, taken = references(
+        tables, model.trained, model.options.alpha if method == "known_quantile" else None
+    )
+    fit_detectors(model.trained, datamodule.fitting_dataloader(), held_out)
     # a limit on the images of predict is none on these
     limit, trainer.limit_predict_batches = trainer.limit_predict_batches, 1.0
     batches = Trainer.predict(trainer, model, datamodule.calibration_dataloader())
     trainer.limit_predict_batches = limit
     rows = gather_rows(batches, device)  # type: ignore[arg-type]
     calibrated_on = tables.selection.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
-    choose(model, rows, calibrated_on, optimistic=tables.optimistic)
+    choose(model, rows, calibrated_on, optimistic=tables.optimistic, taken=taken)
     if model.images_seen is not None and tables.selection.calibrate_on != "test":
         model.images_seen = model.images_seen.with_calibration(tables.load_calibration().images)
     target = target_path(ckpt_path, output, in_place)
@@ -90,7 +89,12 @@ def calibrate_checkpoint(
 
 
 def choose(
-    model: OpenSetClassifier, rows: dict[str, Tensor], calibrated_on: str, *, optimistic: bool
+    model: OpenSetClassifier,
+    rows: dict[str, Tensor],
+    calibrated_on: str,
+    *,
+    optimistic: bool,
+    taken: Tensor | None = None,
 ) -> None:
     """Choose the threshold of every score; all processes end with rank 0's choice.
 
@@ -99,6 +103,8 @@ def choose(
         rows: of `OpenSetClassifier.classify`, gathered over batches and processes.
         calibrated_on: said of the images in the record.
         optimistic: whether test images are among them.
+        taken: ``(N,)`` bool, the rows that are references of scores which take held-out images, and thus
+            choose no threshold of theirs; none if not given.
 
     Raises:
         UserError: where the images cannot serve the method.
@@ -112,41 +118,28 @@ def choose(
     if method == "fixed":
         chosen = {options.score: fixed_calibration(options.threshold)}, []
     elif trainer.is_global_zero:
-        chosen = calibrate(
-            {n.removeprefix("score/"): v.numpy() for n, v in rows.items() if n.startswith("score/")},
-            (rows["label"] < model.num_classes).numpy(),
-            (rows["predicted_class"] == rows["label"]).numpy(),
-            method=method,
-            alpha=options.alpha,
-            costs=options.costs,
-            unknown_prior=options.unknown_prior,
-            calibrated_on=calibrated_on,
-            optimistic=optimistic,
-        )
+        chosen = {}, []
+        every = torch.ones_like(rows["label"], dtype=torch.bool)
+        for held_out, left in ((False, every), (True, every if taken is None else ~taken[rows["row"]])):
+            found, trials = calibrate(
+                {
+                    name: rows[f"score/{name}"][left].numpy()
+                    for name in model.trained.score_names
+                    if (name in DETECTORS and DETECTORS[name].held_out) is held_out
+                },
+                (rows["label"] < model.num_classes)[left].numpy(),
+                (rows["predicted_class"] == rows["label"])[left].numpy(),
+                method=method,
+                alpha=options.alpha,
+                costs=options.costs,
+                unknown_prior=options.unknown_prior,
+                calibrated_on=calibrated_on,
+                optimistic=optimistic,
+            )
+            chosen = chosen[0] | found, [*chosen[1], *trials]
     chosen = trainer.strategy.broadcast(chosen)
     assert chosen is not None
     model.trained.threshold.records, model.search_trials = chosen
-
-
-@torch.no_grad()
-def fit_detectors(recogniser: Recogniser, batches: Iterable[Batch]) -> None:
-    """Fit every detector to the features of training images, in a pass without dropout.
-
-    Every process fits to all images: quicker than to send features around, and the same everywhere.
-
-    Args:
-        recogniser: with trained weights.
-        batches: of the training images.
-    """
-    if not recogniser.detectors:
-        return
-    device = next(recogniser.parameters()).device
-    with evaluating(recogniser):
-        found = [(*recogniser.features(batch.image.to(device)), batch.label.to(device)) for batch in batches]
-    features, logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-    for detector in recogniser.detectors.values():
-        assert isinstance(detector, Detector)
-        detector.fit(features, logits, labels, recogniser.sampler.last_layer)
 
 
 def require_unknowns(model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:

@@ -18,7 +18,7 @@ from osr_lightning.facts import Facts
 from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
 from osr_lightning.models.networks import SplitNetwork
 from osr_lightning.models.sampling import Sampler
-from osr_lightning.recogniser import Recogniser
+from osr_lightning.recogniser import Recogniser, not_fitted
 from osr_lightning.training import restoring
 from osr_lightning.training.defaults import Plan, plan
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
@@ -153,7 +153,7 @@ class RecogniserModule(LightningModule):
         """
         threshold = self.trained.threshold
         if f"score/{threshold.score}" not in results:
-            raise UserError(f"the score {threshold.score} is not fitted yet; run calibrate first")
+            raise UserError(not_fitted(threshold.score))
         rejected: Tensor = threshold(results[f"score/{threshold.score}"])
         return rejected
 

@@ -21,14 +21,13 @@ from osr_lightning.training import restoring
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.calibrating import calibrate_checkpoint, require_unknowns, tell
 from osr_lightning.training.defaults import check_epochs, check_limits, require_best
-from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.evaluator import Evaluator
+from osr_lightning.training.finishing import calibrate_kept, write_rows
 from osr_lightning.training.hardware import choose_accelerator, train_in_bfloat16
 from osr_lightning.training.loggers import (
     WholeCheckpoints,
     checkpoint_callbacks,
     hush,
-    run_folder,
     run_folder_loggers,
 )
 from osr_lightning.training.waiting import watch
@@ -116,7 +115,7 @@ class OpenSetTrainer(Trainer):
         require_unknowns(model, datamodule)  # before the training, not after it
         require_best(self)
         begin = time.perf_counter()
-        self.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        self._fit(model, datamodule, ckpt_path)
         self.timing["fit_s"] = time.perf_counter() - begin
         if not (best := getattr(self.checkpoint_callback, "best_model_path", "")):
             raise UserError("run tests the best checkpoint, and none was written: train a whole epoch")
@@ -161,7 +160,7 @@ class OpenSetTrainer(Trainer):
         ckpt_path: str | Path | None = None,
         **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
     ) -> None:
-        """Train only.
+        """Train, and fit what is to be fitted to the weights that were kept.
 
         Args:
             model: the classifier.
@@ -171,15 +170,27 @@ class OpenSetTrainer(Trainer):
             ckpt_path: a checkpoint to resume from; last for the newest one of this experiment.
             kwargs: see lightning.pytorch.Trainer.fit.
         """
-        self._build(model, ckpt_path)
         if isinstance(train_dataloaders, LightningDataModule):  # Lightning takes it here too
             train_dataloaders, datamodule = None, train_dataloaders
+        self._fit(model, datamodule, ckpt_path, (train_dataloaders, val_dataloaders), **kwargs)
+        if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
+            calibrate_kept(self, model, datamodule)
+
+    def _fit(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None,
+        ckpt_path: str | Path | None,
+        loaders: tuple[Any, Any] = (None, None),
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        self._build(model, ckpt_path)
         if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
             plan = model.decide_on(datamodule)
             watch(self, datamodule)
             if self._epochs_open:
                 self.fit_loop.max_epochs = plan.epochs
-        super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, **kwargs)
+        super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
 
     def validate(  # type: ignore[override]
         self,
@@ -246,14 +257,7 @@ class OpenSetTrainer(Trainer):
         """
         self._build(model, ckpt_path)
         batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, **kwargs)
-        folder = run_folder(self)
-        if batches and isinstance(self.lightning_module, OpenSetClassifier) and folder is not None:
-            from osr_lightning.evaluation.predictions import write_predictions
-
-            rows = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
-            if self.is_global_zero:
-                path = write_predictions(folder, rows, self.lightning_module.trained, datamodule)
-                print(f"{len(rows['row'])} predictions: {path}")
+        write_rows(self, batches, datamodule)
         return batches if return_predictions in (None, True) else None
 
     def _build(self, model: LightningModule | None, ckpt_path: str | Path | None) -> None:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from osr_lightning.errors import UserError
-from osr_lightning.scoring.detectors import DETECTORS
+from osr_lightning.models.sampling import LOGITS, PENULTIMATE
+from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY
 from osr_lightning.scoring.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
 from osr_lightning.scoring.detectors.openmax import _SHIFT, OpenMax, fit_weibull
 from osr_lightning.scoring.detectors.vim import ViM
@@ -37,10 +38,20 @@ def data(count=300, width=12, classes=4, seed=0):
         return features, layer(features), labels, layer
 
 
-def fitted(name, *arguments, **options):
-    detector = DETECTORS[name](**options)
-    detector.fit(*(arguments or data()))
+def seen(features, logits):
+    """What a detector sees of a network of one sample without named blocks."""
+    return {PENULTIMATE: features, LOGITS: logits, LOG_PROBABILITY: logits.double().log_softmax(-1)}
+
+
+def fit(detector, features, logits, labels, layer=None):
+    """Fit, the known training images serving as held-out ones too."""
+    known = (labels >= 0) & (labels < logits.shape[1])
+    detector.fit(seen(features, logits), labels, layer, seen(features[known], logits[known]))
     return detector
+
+
+def fitted(name, *arguments, **options):
+    return fit(DETECTORS[name](**options), *(arguments or data()))
 
 
 def double(rows):
@@ -55,7 +66,7 @@ def close(actual, expected, rtol=1e-9, atol=1e-9):
 
 
 def test_the_names_are_the_registry():
-    assert set(DETECTORS) == {"knn", "mahalanobis", "openmax", "relative_mahalanobis", "vim"}
+    assert set(DETECTORS) == {"fisher", "knn", "mahalanobis", "openmax", "relative_mahalanobis", "vim"}
     assert all(detector.name == name for name, detector in DETECTORS.items())
 
 
@@ -66,36 +77,36 @@ def test_scores_are_finite_float64_and_higher_for_unknown_images(name, device):
     on_device = (features.to(device), logits.to(device), labels.to(device), layer.to(device))
     detector = DETECTORS[name]().to(device)
     assert not detector.fitted
-    detector.fit(*on_device)
+    fit(detector, *on_device)
     assert detector.fitted
     assert {buffer.device for buffer in detector.buffers()} == {on_device[0].device}
-    known = detector(*on_device[:2])
+    known = detector(seen(*on_device[:2]))
     unknown_features = 4 * torch.randn(100, 12, generator=torch.Generator().manual_seed(1)).abs().to(device)
     unknown_features[:, :4] = 0
-    unknown = detector(unknown_features, layer(unknown_features))
+    unknown = detector(seen(unknown_features, layer(unknown_features)))
     assert known.shape == (300,)
     assert known.dtype == torch.float64
     assert known.isfinite().all()
     assert unknown.isfinite().all()
     assert unknown.mean() > known.mean()
-    close(known.cpu(), fitted(name)(features, logits), rtol=1e-6, atol=1e-6)
+    close(known.cpu(), fitted(name)(seen(features, logits)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_fitting_is_deterministic_and_a_second_fit_forgets_the_first(name):
     features, logits, *_ = data()
     detector = fitted(name, *data(seed=3, count=80))
-    detector.fit(*data())
-    close(detector(features, logits), fitted(name)(features, logits), rtol=0, atol=0)
+    fit(detector, *data())
+    close(detector(seen(features, logits)), fitted(name)(seen(features, logits)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_scores_the_same_in_every_batch(name):
     features, logits, *_ = data()
     detector = fitted(name)
-    one_by_one = torch.cat([detector(f[None], z[None]) for f, z in zip(features, logits, strict=True)])
-    close(one_by_one, detector(features, logits))
-    assert detector(features[:0], logits[:0]).shape == (0,)
+    one_by_one = torch.cat([detector(seen(f[None], z[None])) for f, z in zip(features, logits, strict=True)])
+    close(one_by_one, detector(seen(features, logits)))
+    assert detector(seen(features[:0], logits[:0])).shape == (0,)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -112,14 +123,14 @@ def test_a_checkpoint_loads_into_a_fresh_module(name, device):
     fresh.load_state_dict(state)
     assert {tensor.device.type for tensor in fresh.state_dict().values()} == {torch.device(device).type}
     fresh.cpu()
-    expected = holder["detector"](features, logits)
-    close(fresh["detector"](features, logits), expected, rtol=0, atol=0)
-    close(copy.deepcopy(fresh)["detector"](features, logits), expected, rtol=0, atol=0)
+    expected = holder["detector"](seen(features, logits))
+    close(fresh["detector"](seen(features, logits)), expected, rtol=0, atol=0)
+    close(copy.deepcopy(fresh)["detector"](seen(features, logits)), expected, rtol=0, atol=0)
 
     # a fit of other sizes gives way, and so does any fit where the checkpoint holds none
     other = fitted(name, *data(width=9, classes=3))
     other.load_state_dict(holder["detector"].state_dict())
-    close(other(features, logits), expected, rtol=0, atol=0)
+    close(other(seen(features, logits)), expected, rtol=0, atol=0)
     other.load_state_dict(DETECTORS[name]().state_dict())
     assert not other.fitted
 
@@ -130,23 +141,23 @@ def test_a_score_that_is_not_fitted(name):
     detector = DETECTORS[name]()
     assert not detector.state_dict()
     with pytest.raises(UserError, match=f"{name} is not fitted .* run calibrate or run"):
-        detector(features, logits)
+        detector(seen(features, logits))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_half_precision_leaves_a_fit_alone(name):
     features, logits, *_ = data()
     detector = fitted(name)
-    expected = detector(features, logits)
-    close(nn.Sequential(detector).to(torch.bfloat16)[0](features, logits), expected, rtol=0, atol=0)
-    assert detector(features.bfloat16(), logits.half()).dtype == torch.float64
+    expected = detector(seen(features, logits))
+    close(nn.Sequential(detector).to(torch.bfloat16)[0](seen(features, logits)), expected, rtol=0, atol=0)
+    assert detector(seen(features.bfloat16(), logits.half())).dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fit_in_inference_mode_can_be_used_outside(name):
     detector = DETECTORS[name]()
     with torch.inference_mode():
-        detector.fit(*data())
+        fit(detector, *data())
     assert not any(buffer.is_inference() for buffer in detector.buffers())
     detector.load_state_dict(fitted(name).state_dict())
 
@@ -156,7 +167,12 @@ def test_unknown_training_images_are_left_out(name):
     features, logits, labels, layer = data()
     odd = torch.full((300, 12), 9.0)
     mixed = (torch.cat([features, odd]), torch.cat([logits, odd[:, :4]]), torch.cat([labels, labels * 0 + 4]))
-    close(fitted(name, *mixed, layer)(features, logits), fitted(name)(features, logits), rtol=0, atol=0)
+    close(
+        fitted(name, *mixed, layer)(seen(features, logits)),
+        fitted(name)(seen(features, logits)),
+        rtol=0,
+        atol=0,
+    )
     with pytest.raises(UserError, match="known classes, got none"):
         fitted(name, odd, odd[:, :4], labels * 0 - 1, layer)
 
@@ -185,7 +201,7 @@ def test_degenerate_training_images(name, case):
     }.get(case, labels >= 0)
     options = {"ridge": 1e-30} if "mahalanobis" in name and case == "fewer images than features" else {}
     detector = fitted(name, features[keep], logits[keep], labels[keep], layer, **options)
-    scores = detector(*data(seed=1)[:2])
+    scores = detector(seen(*data(seed=1)[:2]))
     assert scores.isfinite().all()
     # relative to what all images share, one image has no class of its own
     assert len(scores.unique()) > 1 or (case, name) == ("one image", "relative_mahalanobis")
@@ -219,31 +235,31 @@ QUERIES = double([[0, 0], [3, 0], [10, 4], [5, 2]])
 def test_mahalanobis_by_hand():
     detector = fitted("mahalanobis", SQUARE, SQUARE[:, :2], SQUARE_LABELS, ridge=1e-12)
     # (x - m)^2 / 1 + y^2 / 4
-    close(detector(QUERIES, QUERIES), [0, 9, 4, 26])
+    close(detector(seen(QUERIES, QUERIES)), [0, 9, 4, 26])
 
 
 def test_relative_mahalanobis_by_hand():
     detector = fitted("relative_mahalanobis", SQUARE, SQUARE[:, :2], SQUARE_LABELS, ridge=1e-12)
     # all images: mean (5, 0), covariance diag(26, 4)
     background = [25 / 26, 4 / 26, 25 / 26 + 4, 1]
-    close(detector(QUERIES, QUERIES), double([0, 9, 4, 26]) - double(background))
+    close(detector(seen(QUERIES, QUERIES)), double([0, 9, 4, 26]) - double(background))
 
 
 def test_mahalanobis_does_not_depend_on_scale_or_offset():
     features, logits, labels, _ = data()
     moved = Mahalanobis()
-    moved.fit(1000 * features.double() + 7, logits, labels)
-    expected = fitted("mahalanobis")(features, logits)
-    close(moved(1000 * features.double() + 7, logits), expected, rtol=1e-6)
+    fit(moved, 1000 * features.double() + 7, logits, labels)
+    expected = fitted("mahalanobis")(seen(features, logits))
+    close(moved(seen(1000 * features.double() + 7, logits)), expected, rtol=1e-6)
 
 
 def test_mahalanobis_of_unit_features_ignores_their_length():
     features, logits, labels, _ = data()
     for kind in (Mahalanobis, RelativeMahalanobis):
         detector, plain = kind(normalize=True), kind()
-        detector.fit(3 * features.double(), logits, labels)
-        plain.fit(F.normalize(features.double()), logits, labels)
-        close(detector(features, logits), plain(F.normalize(features.double()), logits))
+        fit(detector, 3 * features.double(), logits, labels)
+        fit(plain, F.normalize(features.double()), logits, labels)
+        close(detector(seen(features, logits)), plain(seen(F.normalize(features.double()), logits)))
 
 
 def test_a_unit_that_no_training_image_activates_counts_most():
@@ -253,9 +269,9 @@ def test_a_unit_that_no_training_image_activates_counts_most():
     woken[:, 5] = 0.1
     for name in ("mahalanobis", "relative_mahalanobis", "vim"):
         detector = fitted(name, features, logits, labels, layer)
-        assert (detector(woken, logits) > detector(features, logits)).all()
+        assert (detector(seen(woken, logits)) > detector(seen(features, logits))).all()
     detector = fitted("mahalanobis", features, logits, labels)
-    assert (detector(woken, logits) > detector(features, logits) + 1e3).all()
+    assert (detector(seen(woken, logits)) > detector(seen(features, logits)) + 1e3).all()
 
 
 def test_knn_by_hand():
@@ -267,9 +283,9 @@ def test_knn_by_hand():
     for k, degrees in {1: 0, 2: 10, 3: 30, 4: 90, 50: 90}.items():
         detector = fitted("knn", training, logits, labels, k=k)
         chord = 2 * math.sin(math.radians(degrees) / 2)
-        close(detector(double([[7, 0]]), logits[:1]), [chord], atol=1e-6)
+        close(detector(seen(double([[7, 0]]), logits[:1])), [chord], atol=1e-6)
     # of no length at all: distance 1 to everything
-    close(fitted("knn", training, logits, labels)(double([[0, 0]]), logits[:1]), [1], atol=1e-6)
+    close(fitted("knn", training, logits, labels)(seen(double([[0, 0]]), logits[:1])), [1], atol=1e-6)
 
 
 def test_knn_in_chunks_is_the_sorted_distance(monkeypatch):
@@ -278,7 +294,7 @@ def test_knn_in_chunks_is_the_sorted_distance(monkeypatch):
     unit = F.normalize(features.double())
     expected = scipy.spatial.distance.cdist(unit, unit)
     expected.sort(axis=1)
-    close(fitted("knn", k=7)(features, logits), expected[:, 6], atol=1e-6)
+    close(fitted("knn", k=7)(seen(features, logits)), expected[:, 6], atol=1e-6)
 
 
 def test_knn_keeps_a_seeded_share_of_the_training_images():
@@ -307,9 +323,9 @@ def test_vim_by_hand():
     lengths = ((features - double([1, 0])) @ axis).abs()
     alpha = 11 / lengths.mean()
     close(detector.alpha, alpha)
-    close(detector(features, logits), alpha * lengths - logits.logsumexp(1))
+    close(detector(seen(features, logits)), alpha * lengths - logits.logsumexp(1))
     # the virtual logit is as large, on average, as the largest real one
-    close((detector(features, logits) + logits.logsumexp(1)).mean(), 11)
+    close((detector(seen(features, logits)) + logits.logsumexp(1)).mean(), 11)
 
 
 @pytest.mark.parametrize(("width", "dimension"), [(1, 0), (12, 6), (767, 383), (768, 512), (2048, 1000)])
@@ -330,7 +346,7 @@ def test_vim_where_training_images_leave_no_residual():
     logits = layer.double()(features).detach()
     detector = fitted("vim", features, logits, torch.tensor([0, 1, 0]), layer)
     close(detector.alpha, logits.amax(1).mean() / 2e-6)  # 1e-6 of the mean length
-    assert detector(double([[0, 0, 1, 0]]), logits[:1]).isfinite()
+    assert detector(seen(double([[0, 0, 1, 0]]), logits[:1])).isfinite()
 
 
 def test_vim_without_a_bias_a_layer_or_room():
@@ -352,13 +368,13 @@ def test_openmax_by_hand():
     # a tail of two equal distances is a step at that distance: w_0 is 0 below 2, 1 above
     near, far = double([[4, 1]]), double([[9, 1]])
     # a = 1, 1/2; w_1 = 1: (4, 1) keeps 4, moves half of the 1
-    close(detector(near, near), [0.5 - math.log(math.exp(4) + math.exp(0.5))])
+    close(detector(seen(near, near)), [0.5 - math.log(math.exp(4) + math.exp(0.5))])
     # (9, 1) moves the 9, too
-    close(detector(far, far), [9.5 - math.log(1 + math.exp(0.5))])
+    close(detector(seen(far, far)), [9.5 - math.log(1 + math.exp(0.5))])
     # at the step itself the Weibull share is 1 - 1/e
     share = 1 - math.exp(-1)
     edge = double([[6, 0]])
-    close(detector(edge, edge), [6 * share - math.log(math.exp(6 - 6 * share) + 1)])
+    close(detector(seen(edge, edge)), [6 * share - math.log(math.exp(6 - 6 * share) + 1)])
 
 
 @pytest.mark.parametrize("top", [1, 3])
@@ -373,7 +389,7 @@ def test_openmax_revises_only_the_largest_logits(top):
     )
     rank = 4 - torch.from_numpy(scipy.stats.rankdata(logits.numpy(), axis=1))  # 0 is the largest
     moved = logits.double() * (1 - rank / top).clamp(min=0) * double(shares)
-    close(detector(features, logits), moved.sum(1) - (logits - moved).logsumexp(1))
+    close(detector(seen(features, logits)), moved.sum(1) - (logits - moved).logsumexp(1))
 
 
 @pytest.mark.parametrize(("shape", "scale"), [(0.5, 1.0), (2.0, 3.0), (40.0, 0.1)])
@@ -391,8 +407,8 @@ def test_log_odds_do_not_tie_where_the_probability_does():
     features, logits, labels, layer = data()
     far = torch.linspace(100, 200, 50)[:, None] * torch.ones(50, 12)
     for detector in (OpenMax(), ViM()):
-        detector.fit(features, logits, labels, layer)
-        scores = detector(far, layer(far).detach())
+        fit(detector, features, logits, labels, layer)
+        scores = detector(seen(far, layer(far).detach()))
         assert len(scores.sigmoid().unique()) == 1
         assert len(scores.unique()) == 50
 
@@ -410,14 +426,14 @@ def test_mahalanobis_is_that_of_pytorch_ood(ood):
     reference = ood.Mahalanobis(None).fit_features(features, labels).predict_features(features)
     # half the distance, and a covariance that is not divided by N
     expected = reference.double() * 2 * len(features)
-    close(fitted("mahalanobis", ridge=1e-12)(features, logits), expected, rtol=1e-4)
+    close(fitted("mahalanobis", ridge=1e-12)(seen(features, logits)), expected, rtol=1e-4)
 
 
 def test_relative_mahalanobis_is_that_of_pytorch_ood(ood):
     features, logits, labels, _ = data()
     reference = ood.RMD(None).fit_features(features, labels).predict_features(features)
     expected = reference.double() * len(features)
-    close(fitted("relative_mahalanobis", ridge=1e-12)(features, logits), expected, rtol=1e-4, atol=1e-4)
+    close(fitted("relative_mahalanobis", ridge=1e-12)(seen(features, logits)), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("k", [1, 7, 50])
@@ -425,7 +441,7 @@ def test_knn_is_that_of_pytorch_ood(ood, k):
     features, logits, labels, _ = data()
     queries = data(seed=1)[0]
     expected = ood.KNN(None, k=k).fit_features(features, labels).predict_features(queries)
-    close(fitted("knn", k=k)(queries, logits), expected, atol=1e-6)
+    close(fitted("knn", k=k)(seen(queries, logits)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("dimension", [3, 6])
@@ -433,7 +449,7 @@ def test_vim_is_that_of_pytorch_ood(ood, dimension):
     features, logits, labels, layer = data()
     reference = ood.ViM(None, dimension, layer.weight, layer.bias).fit_features(features, labels)
     expected = reference.predict_features(features)
-    close(fitted("vim", dimension=dimension)(features, logits), expected, rtol=1e-4, atol=1e-4)
+    close(fitted("vim", dimension=dimension)(seen(features, logits)), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("top", [1, 3, 4])
@@ -443,4 +459,4 @@ def test_openmax_is_that_of_pytorch_ood(ood, top):
     reference = ood.OpenMax(None, tailsize=20, alpha=top)
     reference.fit_logits(logits[correct].double(), labels[correct])
     expected = reference.predict_logits(logits.double())
-    close(fitted("openmax", top=top)(features, logits).sigmoid(), expected, atol=1e-4)
+    close(fitted("openmax", top=top)(seen(features, logits)).sigmoid(), expected, atol=1e-4)

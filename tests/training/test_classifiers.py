@@ -179,12 +179,12 @@ def test_images_without_a_label_can_be_classified():
 
 @torch.no_grad()
 def test_without_a_threshold_there_is_no_decision():
-    model, batch = built(BaselineClassifier).eval(), batch_of(3)
+    model, batch = built(BaselineClassifier, score="msp").eval(), batch_of(3)
     assert "prediction" not in model.predict_step(batch, 0)
-    with pytest.raises(UserError, match="no threshold for the score generalized_entropy"):
+    with pytest.raises(UserError, match="no threshold for the score msp"):
         model.rejected(model.classify(batch))
     unfitted = built(BaselineClassifier, score="knn").eval()
-    with pytest.raises(UserError, match="score knn is not fitted yet; run calibrate first"):
+    with pytest.raises(UserError, match="score knn is fitted after the training, and is not yet"):
         unfitted.rejected(unfitted.classify(batch))
 
 
@@ -352,7 +352,9 @@ def trained(classifier, root, folder, *arguments, **options):
 
 @pytest.fixture(scope="module", params=CLASSIFIERS)
 def saved(request, tiny_root, tmp_path_factory):
-    return trained(request.param, tiny_root, tmp_path_factory.mktemp("fit"))
+    # a score that a fit alone can decide by
+    folder = tmp_path_factory.mktemp("fit")
+    return trained(request.param, tiny_root, folder, score="generalized_entropy")
 
 
 def test_a_plain_fit_measures_the_facts_and_sets_a_threshold_for_every_score(saved, tiny_root):

@@ -88,7 +88,7 @@ def test_run_returns_the_results_that_it_writes(tiny_root, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")  # Lightning with torch
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 def test_a_checkpoint_made_by_a_plain_trainer_is_a_recogniser(tiny_root, tmp_path):
-    model = MCDropoutClassifier(num_samples=3)
+    model = MCDropoutClassifier(num_samples=3, score="generalized_entropy")
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, **QUIET)
     trainer.fit(model, datamodule=data(tiny_root))
     trainer.save_checkpoint(tmp_path / "plain.ckpt")

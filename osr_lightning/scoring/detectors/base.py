@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
+from osr_lightning.models.sampling import LOGITS, PENULTIMATE, Sampler
 
 Buffers: TypeAlias = dict[str, Tensor]
+Seen: TypeAlias = Mapping[str, Tensor]
+LOG_PROBABILITY = "log_probability"
 
 
 DETECTORS: dict[str, type[Detector]] = {}
@@ -20,17 +23,26 @@ class Detector(nn.Module):
     """What the fitted scores share.
 
     A subclass says its ``name``, under which it is then known everywhere, names its buffers in ``state``, and
-    implements ``_fit`` and ``_score``.
+    implements ``_fit`` and ``_score``. What it sees of ``B`` images is a mapping: ``log_probability``
+    ``(B, K)``, the log of the mean over samples of the softmax, and each of its ``layers`` ``(B, ...)``, in
+    the names of `osr_lightning.models.sampling.Sampled`.
+
+    Attributes:
+        layers: what to ask of the sampler.
+        held_out: whether a fit takes known images that were not trained on as well.
     """
 
     name: ClassVar[str]
     state: ClassVar[tuple[str, ...]]
+    held_out: ClassVar[bool] = False
+    layers: tuple[str, ...] = (PENULTIMATE, LOGITS)
     _device: Tensor
 
     def __init_subclass__(cls) -> None:
-        """Enter the subclass into ``DETECTORS``."""
+        """Enter the subclass into ``DETECTORS``, if it has a name of its own."""
         super().__init_subclass__()
-        DETECTORS[cls.name] = cls
+        if "name" in vars(cls):
+            DETECTORS[cls.name] = cls
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,50 +52,77 @@ class Detector(nn.Module):
             self.register_buffer(name, None)
         self.register_load_state_dict_pre_hook(_take_shapes)  # type: ignore[no-untyped-call]
 
+    @classmethod
+    def of(cls, sampler: Sampler) -> Detector:
+        """One for the layers that this sampler has."""
+        return cls()
+
     @property
     def fitted(self) -> bool:
         """Whether there is something to score with."""
         return all(getattr(self, name) is not None for name in self.state)
 
     def fit(
-        self, features: Tensor, logits: Tensor, labels: Tensor, last_layer: nn.Linear | None = None
+        self,
+        seen: Seen,
+        labels: Tensor,
+        last_layer: nn.Linear | None = None,
+        held_out: Seen | None = None,
     ) -> None:
         """Fit to training images, forgetting any earlier fit.
 
         Args:
-            features: ``(N, D)``, any floating type and device.
-            logits: ``(N, K)``.
+            seen: of ``N`` training images, any floating type and device.
             labels: ``(N,)``; those outside ``0 .. K-1`` are left out, and not every class has to occur.
             last_layer: what makes logits of features; only vim needs it.
+            held_out: the same as ``seen`` of known images that were not trained on, for the scores that
+                take them.
 
         Raises:
             UserError: if no image is known, or a value is not finite.
         """
         # buffers made in inference mode could not be changed outside it
         with torch.inference_mode(False), torch.no_grad():
-            known = (labels >= 0) & (labels < logits.shape[1])
-            features, logits, labels = features[known].double(), logits[known].double(), labels[known]
-            if not len(labels):
+            known = (labels >= 0) & (labels < seen[LOG_PROBABILITY].shape[1])
+            if not known.any():
                 raise UserError(f"The score {self.name} needs training images of known classes, got none.")
-            if not (features.isfinite().all() and logits.isfinite().all()):
-                raise UserError(f"The score {self.name} needs finite features and logits; train again.")
-            for name, value in self._fit(features, logits, labels, last_layer).items():
+            training = self._finite({name: seen[name][known] for name in self._asked})
+            if self.held_out:
+                if held_out is None or not len(held_out[LOG_PROBABILITY]):
+                    raise UserError(f"The score {self.name} needs held-out known images, got none.")
+                held_out = self._finite(held_out)
+            for name, value in self._fit(training, labels[known], last_layer, held_out).items():
                 setattr(self, name, value.to(self._device.device))
 
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Features ``(B, D)`` and logits ``(B, K)`` -> score ``(B,)`` float64.
+    def forget(self) -> None:
+        """Be as before any fit."""
+        for name in self.state:
+            setattr(self, name, None)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """What is seen of ``B`` images -> score ``(B,)`` float64.
 
         Raises:
             UserError: if this is not fitted.
         """
         if not self.fitted:
             raise UserError(f"The score {self.name} is not fitted to training images; run calibrate or run.")
-        return self._score(features.double(), logits.double())
+        return self._score({name: seen[name].double() for name in self._asked})
 
-    def _fit(self, features: Tensor, logits: Tensor, labels: Tensor, layer: nn.Linear | None) -> Buffers:
+    @property
+    def _asked(self) -> tuple[str, ...]:
+        return (*self.layers, LOG_PROBABILITY)
+
+    def _finite(self, seen: Seen) -> Seen:
+        double = {name: seen[name].double() for name in self._asked}
+        if not all(value.isfinite().all() for value in double.values()):
+            raise UserError(f"The score {self.name} needs finite features and logits; train again.")
+        return double
+
+    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
         raise NotImplementedError
 
-    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+    def _score(self, seen: Seen) -> Tensor:
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Detector:

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
-from osr_lightning.scoring.detectors.base import Buffers, Detector
+from osr_lightning.models.sampling import PENULTIMATE
+from osr_lightning.scoring.detectors.base import Buffers, Detector, Seen
 
 _CHUNK = 2**22  # distances held at once: 32 MB
 
@@ -37,14 +38,16 @@ class KNN(Detector):
         super().__init__()
         self.k, self.max_points, self.seed = k, max_points, seed
 
-    def _fit(self, features: Tensor, logits: Tensor, labels: Tensor, layer: nn.Linear | None) -> Buffers:
+    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+        features = seen[PENULTIMATE]
         if self.max_points is not None and self.max_points < len(features):
             generator = torch.Generator().manual_seed(self.seed)
             drawn = torch.randperm(len(features), generator=generator)[: self.max_points]
             features = features[drawn.to(features.device)]
         return {"neighbours": F.normalize(features).float()}
 
-    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+    def _score(self, seen: Seen) -> Tensor:
+        features = seen[PENULTIMATE]
         neighbours = self.neighbours.double()
         k, lengths = min(self.k, len(neighbours)), neighbours.square().sum(1)
         squares = []

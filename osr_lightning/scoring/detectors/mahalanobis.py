@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
-from osr_lightning.scoring.detectors.base import Buffers, Detector, squared_distance
+from osr_lightning.models.sampling import PENULTIMATE
+from osr_lightning.scoring.detectors.base import Buffers, Detector, Seen, squared_distance
 
 
 class Mahalanobis(Detector):
@@ -41,17 +42,18 @@ class Mahalanobis(Detector):
         self.ridge = ridge
         self.normalize = normalize
 
-    def _fit(self, features: Tensor, logits: Tensor, labels: Tensor, layer: nn.Linear | None) -> Buffers:
-        features = self._prepare(features)
+    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+        features = self._prepare(seen)
         classes, index = torch.unique(labels, return_inverse=True)
         means = torch.stack([features[labels == k].mean(0) for k in classes])
         whitening = self._whiten(features - means[index])
         return {"means": means @ whitening, "whitening": whitening}
 
-    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        return squared_distance(self._prepare(features) @ self.whitening, self.means).amin(1)
+    def _score(self, seen: Seen) -> Tensor:
+        return squared_distance(self._prepare(seen) @ self.whitening, self.means).amin(1)
 
-    def _prepare(self, features: Tensor) -> Tensor:
+    def _prepare(self, seen: Seen) -> Tensor:
+        features = seen[PENULTIMATE]
         return F.normalize(features) if self.normalize else features
 
     def _whiten(self, centered: Tensor) -> Tensor:
@@ -75,13 +77,13 @@ class RelativeMahalanobis(Mahalanobis):
     mean: Tensor  # (1, D), whitened
     total_whitening: Tensor  # (D, D)
 
-    def _fit(self, features: Tensor, logits: Tensor, labels: Tensor, layer: nn.Linear | None) -> Buffers:
-        classes = super()._fit(features, logits, labels, layer)
-        features = self._prepare(features)
+    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+        classes = super()._fit(seen, labels, layer, held_out)
+        features = self._prepare(seen)
         mean = features.mean(0, keepdim=True)
         whitening = self._whiten(features - mean)
         return classes | {"mean": mean @ whitening, "total_whitening": whitening}
 
-    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
-        background = squared_distance(self._prepare(features) @ self.total_whitening, self.mean)
-        return super()._score(features, logits) - background.squeeze(1)
+    def _score(self, seen: Seen) -> Tensor:
+        background = squared_distance(self._prepare(seen) @ self.total_whitening, self.mean)
+        return super()._score(seen) - background.squeeze(1)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
-from osr_lightning.scoring.detectors.base import Buffers, Detector
+from osr_lightning.models.sampling import LOGITS, PENULTIMATE
+from osr_lightning.scoring.detectors.base import Buffers, Detector, Seen
 
 
 class ViM(Detector):
@@ -38,7 +39,8 @@ class ViM(Detector):
         super().__init__()
         self.dimension = dimension
 
-    def _fit(self, features: Tensor, logits: Tensor, labels: Tensor, layer: nn.Linear | None) -> Buffers:
+    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+        features, logits = seen[PENULTIMATE], seen[LOGITS]
         if layer is None:
             raise UserError("The score vim needs the network's last linear layer; pass last_layer.")
         width = features.shape[1]
@@ -57,6 +59,7 @@ class ViM(Detector):
         length = (centered @ residual).norm(dim=1).mean().clamp(min=floor)
         return {"origin": origin, "residual": residual, "alpha": logits.amax(1).mean() / length}
 
-    def _score(self, features: Tensor, logits: Tensor) -> Tensor:
+    def _score(self, seen: Seen) -> Tensor:
+        features, logits = seen[PENULTIMATE], seen[LOGITS]
         virtual: Tensor = self.alpha * ((features - self.origin) @ self.residual).norm(dim=1)
         return virtual - logits.logsumexp(1)

@@ -1,0 +1,209 @@
+"""Fisher's combination of what every layer finds unusual."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from osr_lightning.errors import UserError
+from osr_lightning.models.sampling import PENULTIMATE, Sampler, pooled_name
+from osr_lightning.scoring.detectors.base import LOG_PROBABILITY, Buffers, Detector, Seen
+from osr_lightning.scoring.scores import generalized_entropy
+
+_TAIL = 0.1  # share of the references that says how fast the tail falls
+_OWN = 2**23  # values of all classes' covariances, at most: 64 MB
+_ROWS = 8  # images of one class that are worked on together
+_SHORT = 1e-12  # the shortest length
+
+
+class Fisher(Detector):
+    """``-sum_i w_i log p_i`` in nats, above 0: how rarely known images look so odd, to layers and logits.
+
+    ``p_i`` is the share of held-out known images whose statistic ``i`` is as large. The statistics are
+    `osr_lightning.scoring.scores.generalized_entropy`, and for each layer the squared Mahalanobis distance
+    ``(x - m_k)' C_k^-1 (x - m_k)`` to the class ``k`` that is predicted, where ``x = (f / |f|, log |f|)``: as
+    unusual as a direction is a length, and networks answer unknown images with short features.
+    Fisher, Statistical Methods for Research Workers, 1925, section 21.1; Haroush et al., A Statistical
+    Framework for Efficient Out of Distribution Detection in Deep Neural Networks, ICLR 2022, who take class
+    and layer statistics of means and maxima; Lee et al., NeurIPS 2018, for Gaussians on several layers.
+
+    ``-log p`` is interpolated between the ``n`` references. Beyond the largest it grows from ``log(n + 1)``
+    in proportion, as the tail of an exponential distribution whose mean is that of the largest tenth's
+    excess; below the smallest it falls towards 0.
+
+    ``C_k`` is the class's own covariance, pulled to the one that classes share as by ``D`` images of that,
+    and the shared one to a multiple of the identity in the same way: few images of a class leave it what all
+    classes have in common. A class without training images has their common mean. Where the covariances of
+    all classes would be more than 64 MB, all have the shared one.
+
+    Args:
+        layers: names for the sampler (see `osr_lightning.models.sampling.Sampled`) of layers of shape
+            ``(B, D)``; none at all leaves generalized_entropy alone.
+        weights: of generalized_entropy and each layer; all 1 if not given.
+    """
+
+    name = "fisher"
+    state = ("means", "whitening", "references", "slopes")
+    held_out = True
+    means: Tensor  # (L, K, D), of L layers, filled up with zeros to the widest
+    whitening: Tensor  # (L, K, D, D), times its own transpose it is C_k^-1; (L, 1, D, D) where all share it
+    references: Tensor  # (1 + L, n), sorted
+    slopes: Tensor  # (1 + L,), of -log p beyond the largest
+
+    def __init__(
+        self, layers: Sequence[str] = (PENULTIMATE,), weights: Sequence[float] | None = None
+    ) -> None:
+        given = tuple(map(float, weights if weights is not None else (1,) * (1 + len(layers))))
+        if len(given) != 1 + len(layers) or not all(0 <= weight < math.inf for weight in given):
+            raise UserError(f"weights must be {1 + len(layers)} numbers from 0 on, got {list(given)}.")
+        super().__init__()
+        self.layers = tuple(layers)
+        self.weights = given
+
+    @classmethod
+    def of(cls, sampler: Sampler) -> Fisher:
+        """The first block, averaged over a coarse grid, and the penultimate layer: what there is of them.
+
+        A network without named blocks has only that, and one that does not end in an ``nn.Linear`` neither.
+        What lies between says little more: of MNIST's digits, its ``-log p`` is correlated by 0.7 or more
+        with each of the others', theirs by 0.5 to 0.75.
+        """
+        first = [pooled_name(name) for name in sampler.layers[:1] if name != PENULTIMATE]
+        return cls([*first, *(name for name in sampler.layers[-1:] if name == PENULTIMATE)])
+
+    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+        assert held_out is not None
+        classes = seen[LOG_PROBABILITY].shape[1]
+        inputs = [direction_and_length(seen[name]) for name in self.layers]
+        width = max((x.shape[1] for x in inputs), default=0)
+        shared = classes * width**2 > _OWN
+        fits = [gaussians(x, labels, classes, shared) for x in inputs]
+        means = labels.new_zeros(0, classes, width, dtype=torch.float64)
+        whitening = means.new_zeros(0, 1 if shared else classes, width, width)
+        if fits:
+            means = torch.stack([_widen(m, width) for m, _ in fits])
+            whitening = torch.stack([_widen(_widen(w, width).mT, width).mT for _, w in fits])
+        references = self._statistics(held_out, means, whitening).sort(dim=1).values
+        return {
+            "means": means,
+            "whitening": whitening,
+            "references": references,
+            "slopes": tail_slopes(references),
+        }
+
+    def _score(self, seen: Seen) -> Tensor:
+        statistics = self._statistics(seen, self.means, self.whitening)
+        weights = statistics.new_tensor(self.weights).unsqueeze(1)
+        score: Tensor = (weights * surprise(statistics, self.references, self.slopes)).sum(0)
+        return score
+
+    def _statistics(self, seen: Seen, means: Tensor, whitening: Tensor) -> Tensor:
+        """``(1 + L, B)``: generalized_entropy, and each layer's distance to the predicted class."""
+        logits = seen[LOG_PROBABILITY]
+        entropy = generalized_entropy(logits.unsqueeze(0)).unsqueeze(0)
+        if not self.layers:
+            return entropy
+        inputs = [direction_and_length(seen[name]) for name in self.layers]
+        return torch.cat([entropy, _distances(inputs, logits.argmax(1), means, whitening)])
+
+
+def direction_and_length(features: Tensor) -> Tensor:
+    """``(B, D)`` -> ``(B, D + 1)``: at unit length, and the logarithm of the length."""
+    length = features.norm(dim=1, keepdim=True).clamp(min=_SHORT)
+    return torch.cat([features / length, length.log()], dim=1)
+
+
+def gaussians(x: Tensor, labels: Tensor, classes: int, shared: bool) -> tuple[Tensor, Tensor]:
+    """Means ``(K, D)`` and whitening matrices ``(K, D, D)``, or ``(1, D, D)`` of the shared covariance.
+
+    Args:
+        x: ``(N, D)`` float64.
+        labels: ``(N,)`` in ``0 .. K-1``.
+        classes: ``K``.
+        shared: whether all classes have the covariance that they share.
+    """
+    width = x.shape[1]
+    counts = torch.bincount(labels, minlength=classes).to(x)
+    sums = x.new_zeros(classes, width).index_add(0, labels, x)
+    means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], x.mean(0))
+    centered = x - means[labels]
+    scatter = centered.T @ centered
+    # where nothing varies at all, every direction counts the same
+    variance = float(scatter.diagonal().mean()) / len(x) or 1.0
+    common = (scatter + width * variance * torch.eye(width).to(x)) / (len(x) + width)
+    if shared:
+        return means, _whitening(common).unsqueeze(0)
+    found = []
+    for label, count in enumerate(counts.tolist()):
+        own = centered[labels == label]
+        found.append(_whitening((own.T @ own + width * common) / (count + width)))
+    return means, torch.stack(found)
+
+
+def _whitening(covariance: Tensor) -> Tensor:
+    identity = torch.eye(len(covariance)).to(covariance)
+    lower = torch.linalg.cholesky(covariance)
+    inverse: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
+    return inverse.mT
+
+
+def tail_slopes(references: Tensor) -> Tensor:
+    """One over the mean excess of the largest tenth of each row of ``(R, n)``; ``(R,)``."""
+    largest = references[:, -max(2, math.ceil(_TAIL * references.shape[1])) :]
+    excess = largest.mean(1) - largest[:, 0]
+    spread = references[:, -1] - references[:, 0]
+    # equal references have no scale
+    scale = torch.where(excess > 0, excess, torch.where(spread > 0, spread, 1.0))
+    return 1 / scale
+
+
+def surprise(statistics: Tensor, references: Tensor, slopes: Tensor) -> Tensor:
+    """``-log p`` of statistics ``(R, B)`` among sorted references ``(R, n)``, with slopes ``(R,)`` beyond."""
+    count = references.shape[1]
+    ranks = torch.arange(1, count + 1, device=references.device, dtype=references.dtype)
+    heights = -(-ranks / (count + 1)).log1p()  # above the i-th smallest are n + 1 - i of n + 1
+    right = torch.searchsorted(references, statistics.contiguous(), right=True).clamp(max=count - 1)
+    left = (right - 1).clamp(min=0)
+    low, high = references.gather(1, left), references.gather(1, right)
+    share = (statistics - low) / torch.where(high > low, high - low, 1.0)
+    between = heights[left] + share * (heights[right] - heights[left])
+    smallest, largest, slope = references[:, :1], references[:, -1:], slopes[:, None]
+    above = heights[-1] + (statistics - largest) * slope
+    below = heights[0] * ((statistics - smallest).clamp(max=0) * slope).exp()
+    inside = torch.where(statistics < smallest, below, between)
+    return torch.where(statistics >= largest, above, inside)
+
+
+def _widen(x: Tensor, width: int) -> Tensor:
+    return F.pad(x, (0, width - x.shape[-1]))
+
+
+def _distances(inputs: Sequence[Tensor], classes: Tensor, means: Tensor, whitening: Tensor) -> Tensor:
+    """``|W_k' (x - m_k)|^2`` of layers ``(B, up to D)`` to the classes ``(B,)``; ``(L, B)``.
+
+    Each class's images are filled up to whole tiles, so that no product has a single row: those have kernels
+    of their own, and an image's distance should not depend on how many others share its class.
+    """
+    order = classes.argsort(stable=True)
+    counts = torch.bincount(classes, minlength=means.shape[1])
+    filled = (counts + _ROWS - 1) // _ROWS * _ROWS
+    # an image's row once filled up: where its class begins, and how many of it come before
+    shift = (filled.cumsum(0) - filled) - (counts.cumsum(0) - counts)
+    place = torch.arange(len(classes), device=classes.device) + shift[classes[order]]
+    sizes = filled.tolist()
+    x = means.new_zeros(len(inputs), sum(sizes), means.shape[2])
+    for layer, one in enumerate(inputs):
+        x[layer, place, : one.shape[1]] = one[order]
+    parts = []
+    for label, own in enumerate(torch.split(x, sizes, dim=1)):  # (L, n, D)
+        if own.shape[1]:
+            white = whitening[:, min(label, whitening.shape[1] - 1)]
+            parts.append(torch.bmm(own - means[:, label, None], white).square().sum(-1))
+    distances = means.new_empty(len(inputs), len(classes))
+    if parts:
+        distances[:, order] = torch.cat(parts, dim=1)[:, place]
+    return distances
