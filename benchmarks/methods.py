@@ -131,8 +131,8 @@ def write(tables: dict[str, Found], costs: dict[str, float], arguments) -> str: 
         "",
         "Written by `python benchmarks/methods.py --data-root DATA`"
         f" (seeds {seeds}; {len(arguments.splits_seeds)} per class split).",
-        "No unknown image is seen before the test. AUROC, FPR95 (unknown images accepted when 95% of the known",
-        "ones are) and accuracies in percent, mean ± sample standard deviation over seeds, or over splits.",
+        "No unknown image is seen before the test. AUROC, FPR95 (unknown images accepted when 95% of the",
+        "known ones are) and accuracies in percent, mean ± sample standard deviation over seeds, or splits.",
         "",
         "## Digits against many unknown sets",
         "",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0"
 __all__ = [
     "BaselineClassifier",
+    "EnsembleClassifier",
     "MCDropoutClassifier",
     "OpenSetDataModule",
     "OpenSetTrainer",
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
     from osr_lightning.checkpoint import load, save
     from osr_lightning.data.datamodule import OpenSetDataModule
     from osr_lightning.recogniser import Prediction, Recogniser
-    from osr_lightning.training.classifiers import BaselineClassifier, MCDropoutClassifier
+    from osr_lightning.training.classifiers import (
+        BaselineClassifier,
+        EnsembleClassifier,
+        MCDropoutClassifier,
+    )
     from osr_lightning.training.trainer import OpenSetTrainer
 
 _MODULES = {
     "BaselineClassifier": "training.classifiers",
+    "EnsembleClassifier": "training.classifiers",
     "MCDropoutClassifier": "training.classifiers",
     "OpenSetDataModule": "data.datamodule",
     "OpenSetTrainer": "training.trainer",

@@ -11,6 +11,7 @@ COMMANDS = {
     "validate": "loss and accuracy on the validation images",
     "test": "judge a checkpoint on known and unknown images",
     "predict": "name what is in image files, one row per file",
+    "ensemble": "join trained checkpoints into one, with a threshold of its own",
     "compare": "put finished runs side by side",
     "study": "configs x seeds x class splits, and one table of means and deviations",
     "report": "write a run's report.html again from its saved files",
@@ -47,6 +48,10 @@ def _run(arguments: list[str], args: list[str] | None) -> int | None:
         from osr_lightning.studies.study import main as study
 
         study(arguments[1:])
+    elif arguments[:1] == ["ensemble"]:
+        from osr_lightning.studies.ensemble import main as ensemble
+
+        ensemble(arguments[1:])
     elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):
         from osr_lightning.deploy.predict_cli import main as predict
 

@@ -21,7 +21,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
 from osr_lightning.migrate import VERSION, migrate
 from osr_lightning.models.dropout import MaskedDropout, give_dropout
-from osr_lightning.models.factory import NetworkLike, Recipe, build_network, saved_recipe
+from osr_lightning.models.factory import NetworkLike, Recipe, build_network, origin, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind, MCDropout
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
 from osr_lightning.models.sampling import Ensemble, Sampler, Single
@@ -164,7 +164,10 @@ def build_sampler(recipe: Recipe, facts: Facts, network: NetworkLike | None, tru
     """The sampler of a recipe; see `build`."""
     kind = recipe.get("sampler")
     if kind == "ensemble":
-        members = [build_sampler(member, facts, network, trust) for member in recipe.get("members") or []]
+        kept = recipe.get("members") or []
+        if not isinstance(kept, list) or not all(isinstance(member, dict) for member in kept):
+            raise UserError("the ensemble's members are no recipes; the checkpoint is damaged")
+        members = [build_sampler(member, facts, network, trust) for member in kept]
         sampler: Sampler = Ensemble(members)
         sampler.recipe = {"sampler": kind, "members": [member.recipe for member in members]}
         return sampler
@@ -190,7 +193,7 @@ def build_sampler(recipe: Recipe, facts: Facts, network: NetworkLike | None, tru
         rate = give_dropout(built, recipe.get("dropout"))
         sampler = MCDropout(built, facts.input_shape, samples, masks, seed)
         own |= options | {"dropout": rate}
-    sampler.recipe = own
+    sampler.recipe = own | origin(recipe)
     return sampler
 
 

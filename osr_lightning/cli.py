@@ -25,6 +25,7 @@ from osr_lightning.settings import (
     confine,
     named_checkpoint,
     newest,
+    refuse_ensemble,
     refuse_idle,
     refuse_strange,
     same_split,
@@ -147,6 +148,7 @@ class OpenSetCLI(LightningCLI):
             config.trainer.version = int(number)
         if command in TRAINING:
             self.kept = checkpoints.read(path)
+            refuse_ensemble(self.kept)
             same_split(self.kept, config.data, command)
         return str(path)
 

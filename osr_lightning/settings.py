@@ -12,12 +12,17 @@ from jsonargparse import Namespace
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.named import is_named, paths_of
 from osr_lightning.errors import UserError
+from osr_lightning.models.sampling import NOT_TRAINED
 from osr_lightning.training import restoring
 from osr_lightning.training.base import OpenSetClassifier
-from osr_lightning.training.classifiers import BaselineClassifier, MCDropoutClassifier
+from osr_lightning.training.classifiers import (
+    BaselineClassifier,
+    EnsembleClassifier,
+    MCDropoutClassifier,
+)
 
 CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
-    kind.sampler: kind for kind in (BaselineClassifier, MCDropoutClassifier)
+    kind.sampler: kind for kind in (BaselineClassifier, MCDropoutClassifier, EnsembleClassifier)
 }
 
 
@@ -95,12 +100,27 @@ def confine(settings: dict[str, Any], arguments: Sequence[str]) -> tuple[dict[st
     Returns:
         The settings, and the data options that were left out.
     """
-    if any(word in ("--trust_checkpoint", "--trust_checkpoint=true") for word in arguments):
+    if is_trusted(arguments):
         return settings, {}
     data = settings["data"]
     strange = {name: value for name, value in data.items() if not all(map(is_named, paths_of(name, value)))}
     kept = {name: value for name, value in data.items() if name not in strange}
     return {**settings, "data": kept}, strange
+
+
+def is_trusted(arguments: Sequence[str]) -> bool:
+    """Whether the user lets a checkpoint name code and folders."""
+    return any(word in ("--trust_checkpoint", "--trust_checkpoint=true") for word in arguments)
+
+
+def refuse_ensemble(checkpoint: dict[str, Any]) -> None:
+    """Stop where a training is to go on with an ensemble.
+
+    Raises:
+        UserError: saying what to train.
+    """
+    if checkpoint["recogniser"]["recipe"].get("sampler") == EnsembleClassifier.sampler:
+        raise UserError(NOT_TRAINED)
 
 
 def refuse_strange(strange: dict[str, Any], data: Namespace) -> None:

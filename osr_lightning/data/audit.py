@@ -85,6 +85,15 @@ class Seen(NamedTuple):
         joined = _unpacked(self.train) | _unpacked(train)
         return self._replace(train=_packed(sorted(joined)))
 
+    def joined(self, other: Seen) -> Seen:
+        """What made either of two checkpoints."""
+        both = _unpacked(self.calibration) | _unpacked(other.calibration)
+        return self.trained_on_too(other.train)._replace(calibration=_packed(sorted(both)))
+
+    def held_out_from(self, other: Seen) -> int:
+        """How many images chose this threshold that ``other`` was trained on, and this was not."""
+        return len(_unpacked(self.calibration) & _unpacked(other.train) - _unpacked(self.train))
+
     def with_calibration(self, images: Images) -> Seen:
         """The same, but for the images that chose the threshold."""
         return self._replace(calibration=packed_digests(images))

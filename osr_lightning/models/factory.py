@@ -64,6 +64,12 @@ def saved_recipe(network: NetworkLike) -> Recipe | None:
     return recipe
 
 
+def origin(recipe: Recipe) -> Recipe:
+    """Which checkpoint a member of an ensemble came from: ``file`` and ``seed``, where it says."""
+    kinds = {"file": str, "seed": int}
+    return {name: recipe[name] for name, kind in kinds.items() if isinstance(recipe.get(name), kind)}
+
+
 def _is_torchvisions(path: str) -> bool:
     name = path.removeprefix(f"{networks.__name__}.")
     return name == Torchvision.__name__ or (name not in NETWORKS and "." not in name.removeprefix(_MODELS))

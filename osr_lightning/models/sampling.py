@@ -20,6 +20,7 @@ from osr_lightning.models.fold import mixes_images
 from osr_lightning.models.networks import SplitNetwork
 
 PENULTIMATE, LOGITS = "penultimate", "logits"
+NOT_TRAINED = "an ensemble is not trained: train its members, and join their checkpoints with osr ensemble"
 _TRUNK_IMAGES = 128  # the most that go through the trunk at once on a CPU
 _POOLED = "/pooled"  # behind the name of a layer
 _POOLED_VALUES = 160  # 3x3 of 16 channels, 2x2 of 32: a covariance of so many is estimated from a class
@@ -204,6 +205,14 @@ class Ensemble(Sampler):
             for name in found[0].features
         }
         return Sampled(torch.cat([one.logits for one in found]), features)
+
+    def training_logits(self, images: Tensor) -> Tensor:
+        """There are none.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(NOT_TRAINED)
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -25,6 +25,18 @@ def split_arguments(arguments: Sequence[str], own: Collection[str]) -> tuple[lis
     return mine, further
 
 
+def options_of(arguments: Sequence[str], prefixes: tuple[str, ...]) -> list[str]:
+    """The options that begin in one of these ways, with the words that they own."""
+    found: list[str] = []
+    wanted = False
+    for word in arguments:
+        if word.startswith("--"):
+            wanted = word.startswith(prefixes)
+        if wanted:
+            found.append(word)
+    return found
+
+
 def value_of(arguments: Sequence[str], option: str) -> str | None:
     """The value of an option, the last one if it is given more than once."""
     found = None

@@ -6,8 +6,8 @@ import argparse
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Sequence
+from itertools import groupby, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +15,13 @@ import yaml
 
 from osr_lightning.data.class_splits import NAMES, known_classes
 from osr_lightning.errors import UserError
-from osr_lightning.studies.arguments import split_arguments, value_of
+from osr_lightning.studies.arguments import options_of, split_arguments, value_of
 from osr_lightning.studies.tables import Finished, write_tables
 from osr_lightning.writing import write_text
 
+_LAST = "report.html"  # the last file that a run writes
 _KEPT = "arguments.json"  # in a run's folder: what it was started with
-_OWN = {"--seeds", "--splits", "--shard", "--name", "-h", "--help"}
+_OWN = {"--seeds", "--splits", "--shard", "--name", "--ensemble", "-h", "--help"}
 
 
 class Run(NamedTuple):
@@ -65,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--shard", metavar="I/N", help="the I-th of N parts of the runs, for several machines or jobs"
     )
+    options.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="join the seeds of each config (and split), once all are there, and test that as well",
+    )
     options.add_argument("--name", help="of the study; made of the configs' names if not given")
     return options
 
@@ -93,7 +99,8 @@ def main(arguments: Sequence[str]) -> None:
             if not _is_finished(run):
                 start(run)
             table(runs)
-    print("\n".join(str(path) for path in table(runs, say=print)))
+        joined = ensembles(runs, further) if options.ensemble else []
+    print("\n".join(str(path) for path in table(runs, joined, say=True)))
 
 
 def plan(
@@ -181,16 +188,41 @@ def start(run: Run) -> None:
     OpenSetCLI(["run", *run.arguments, *resumed])
 
 
-def table(runs: Sequence[Run], say: Callable[[str], None] | None = None) -> list[Path]:
-    """Write the table of the runs that are finished; see `write_tables`."""
-    finished = [
-        Finished(run.config.stem, run.split, run.seed, run.folder) for run in runs if _is_finished(run)
-    ]
-    return write_tables(finished, len(runs), runs[0].folder.parent, say=say is not None)
+def ensembles(runs: Sequence[Run], further: Sequence[str]) -> list[Finished]:
+    """Join and test the seeds of each config and split, where all are finished.
+
+    Args:
+        runs: of the whole study.
+        further: options of ``osr run``, of which those of the trainer, the data and the evaluation count.
+    """
+    from osr_lightning.cli import OpenSetCLI
+    from osr_lightning.studies.ensemble import ensemble
+
+    found = []
+    for (config, split), group in groupby(runs, key=lambda run: (run.config, run.split)):
+        members = list(group)
+        if not all(map(_is_finished, members)):
+            continue
+        first = members[0]
+        name = "-".join([config.stem, *([split] if split else []), f"ensemble{len(members)}"])
+        folder = first.folder.with_name(name)
+        if not (folder / _LAST).is_file():
+            place = [f"--trainer.experiment={folder.parent.name}", f"--trainer.version={name}"]
+            options = [*options_of(further, ("--trainer.", "--data.", "--evaluation.")), *place]
+            path = ensemble([run.folder / "checkpoints" / "best.ckpt" for run in members], options=options)
+            OpenSetCLI(["test", f"--ckpt_path={path}", *options])
+        found.append(Finished(f"{config.stem}, {len(members)} joined", split, first.seed, folder))
+    return found
+
+
+def table(runs: Sequence[Run], joined: Sequence[Finished] = (), *, say: bool = False) -> list[Path]:
+    """Write the table of the runs that are finished, and of ensembles of them; see `write_tables`."""
+    done = [Finished(run.config.stem, run.split, run.seed, run.folder) for run in runs if _is_finished(run)]
+    return write_tables([*done, *joined], f"{len(done)} of {len(runs)} runs", runs[0].folder.parent, say=say)
 
 
 def _is_finished(run: Run) -> bool:
-    return (run.folder / "report.html").is_file()  # the last file that a run writes
+    return (run.folder / _LAST).is_file()
 
 
 def _description(run: Run) -> dict[str, object]:

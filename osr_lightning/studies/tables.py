@@ -51,12 +51,12 @@ def groups_of(runs: Sequence[Finished]) -> list[Group]:
     return group([(run.config, (run.split, run.seed), read_results(run.folder)) for run in runs])
 
 
-def write_tables(runs: Sequence[Finished], planned: int, folder: Path, *, say: bool) -> list[Path]:
+def write_tables(runs: Sequence[Finished], count: str, folder: Path, *, say: bool) -> list[Path]:
     """Write ``study.csv`` and ``study.html`` of the runs that are finished.
 
     Args:
         runs: those.
-        planned: how many the study has.
+        count: how many of the study's runs these are, in words.
         folder: of the two files.
         say: whether to print the table as well.
 
@@ -79,7 +79,7 @@ def write_tables(runs: Sequence[Finished], planned: int, folder: Path, *, say: b
         "study.html.j2",
         groups=groups,
         runs=[(run, run.folder.relative_to(folder).as_posix()) for run in runs],
-        planned=planned,
+        count=count,
         rates=RATES,
         sets=sets,
         rows=[(one, headline(one, sets)) for one in groups],
@@ -89,5 +89,5 @@ def write_tables(runs: Sequence[Finished], planned: int, folder: Path, *, say: b
     )
     write_text(folder / "study.html", page)
     if say:
-        print_groups(groups, f"{len(runs)} of {planned} runs, mean ± deviation, percent")
+        print_groups(groups, f"{count}, mean ± deviation, percent")
     return [folder / "study.csv", folder / "study.html"]

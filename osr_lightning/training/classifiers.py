@@ -1,15 +1,20 @@
-"""The LightningModules that the command line chooses from: one pass, and Monte-Carlo dropout."""
+"""The LightningModules that the command line chooses from: one pass, Monte-Carlo dropout, ensembles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from osr_lightning.errors import UserError
+from osr_lightning.facts import Facts
+from osr_lightning.models.factory import Recipe
 from osr_lightning.models.mc_dropout import MaskKind
+from osr_lightning.models.sampling import NOT_TRAINED
 from osr_lightning.training.base import OpenSetClassifier
+from osr_lightning.training.defaults import Plan
 
 
 class BaselineClassifier(OpenSetClassifier):
@@ -65,6 +70,44 @@ class MCDropoutClassifier(OpenSetClassifier):
         }
         super().__init__(network, **kwargs)
 
-    def sampler_options(self) -> dict[str, Any]:
+    def sampler_options(self, recipe: Recipe | None = None) -> dict[str, Any]:
         """Samples, masks and their seed."""
         return self._sampler_options
+
+
+class EnsembleClassifier(OpenSetClassifier):
+    """Several trained networks, joined by ``osr ensemble``; it is asked and calibrated, but not trained.
+
+    Args:
+        network: of all members, where it was made in Python and their checkpoints cannot name it.
+        kwargs: see :class:`OpenSetClassifier`.
+    """
+
+    sampler = "ensemble"
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module] | str | dict[str, Any] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(network, **kwargs)
+
+    def sampler_options(self, recipe: Recipe | None = None) -> dict[str, Any]:
+        """The members, which the checkpoint alone knows."""
+        return {} if recipe is None else {"members": recipe.get("members")}
+
+    def decide(self, facts: Facts, images: int) -> Plan:
+        """There is nothing to decide.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(NOT_TRAINED)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """There is nothing to optimise.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(NOT_TRAINED)

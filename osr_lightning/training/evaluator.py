@@ -21,6 +21,7 @@ from osr_lightning.data.counts import counts
 from osr_lightning.data.tables import Tables
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.models.factory import origin
 from osr_lightning.recogniser import Recogniser
 from osr_lightning.scoring.calibration import misgivings
 from osr_lightning.training.distributed import gather_rows
@@ -180,6 +181,7 @@ def run_record(
     # the audit of this very test may have found what the calibration could not know
     threshold["optimistic"] |= tables.optimistic
     facts, sampler = recogniser.facts.to_dict(), recogniser.sampler
+    members = [origin(member) for member in sampler.recipe.get("members", [])]
     return {
         "schema_version": 2,
         "experiment": getattr(trainer, "experiment", "default"),
@@ -191,6 +193,7 @@ def run_record(
             "parameters": sum(parameter.numel() for parameter in sampler.parameters()),
             "num_samples": sampler.num_samples,
             "masks": sampler.recipe.get("masks"),
+            **({"members": members} if members else {}),
         },
         "classes": facts.pop("classes"),
         "data": {**counts(tables), **facts},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,7 +17,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
 from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
 from osr_lightning.models.networks import SplitNetwork
-from osr_lightning.models.sampling import Sampler
+from osr_lightning.models.sampling import Ensemble, Sampler
 from osr_lightning.recogniser import Recogniser, not_fitted
 from osr_lightning.training import restoring
 from osr_lightning.training.defaults import Plan, plan
@@ -51,8 +51,8 @@ class RecogniserModule(LightningModule):
         self.recogniser: Recogniser | None = None
         self.images_seen: Seen | None = None
 
-    def sampler_options(self) -> dict[str, Any]:
-        """The sampler's part of the recipe, in plain values."""
+    def sampler_options(self, recipe: Recipe | None = None) -> dict[str, Any]:
+        """The sampler's part of the recipe, in plain values; ``recipe`` is that of a checkpoint."""
         return {}
 
     @property
@@ -115,7 +115,7 @@ class RecogniserModule(LightningModule):
             "score": options.score,
             "detectors": options.detectors,
             "fixed": options.fixed,
-            **self.sampler_options(),
+            **self.sampler_options(recipe),
         }
         self.recogniser = checkpoints.build(own, facts, network=given, trust=trusted)
         self.train_metrics = EpochMetrics(facts.num_classes)
@@ -200,7 +200,9 @@ class RecogniserModule(LightningModule):
 
 
 def network_name(sampler: Sampler) -> str:
-    """The class of the network, of one that was split its own."""
+    """The class of the network, of one that was split its own; of an ensemble its members'."""
+    if isinstance(sampler, Ensemble):
+        return ", ".join(dict.fromkeys(network_name(cast(Sampler, member)) for member in sampler.members))
     network = getattr(sampler, "network", sampler)
     own = network.trunk if type(network) is SplitNetwork else network
     return str(getattr(own, "label", type(own).__name__))

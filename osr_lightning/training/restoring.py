@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     Classifier = TypeVar("Classifier", bound=RecogniserModule)
 
 
-_CLASSES = {"single": "BaselineClassifier", "mc_dropout": "MCDropoutClassifier"}
+_CLASSES = {
+    "single": "BaselineClassifier",
+    "mc_dropout": "MCDropoutClassifier",
+    "ensemble": "EnsembleClassifier",
+}
 
 
 def prepare(model: RecogniserModule, checkpoint: dict[str, Any], *, trust: bool) -> None:

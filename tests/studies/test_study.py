@@ -96,6 +96,17 @@ def test_started_again_it_does_only_what_is_missing(done, tiny_root, configs, ca
     assert len((folder / "mc-seed1" / "metrics.csv").read_text().splitlines()) == 3 + 1
 
 
+def test_the_seeds_are_joined_and_tested(done, tiny_root, configs, capsys):
+    assert study(tiny_root, done, configs, "--ensemble") == 0
+    joined = results(done, "mc-ensemble2")
+    assert [Path(one["file"]).parts[-3] for one in joined["model"]["members"]] == ["mc-seed0", "mc-seed1"]
+    assert joined["model"]["num_samples"] == 20
+    assert "mc, 2 joined" in (done / "lightning_logs" / "both" / "study.html").read_text()
+    capsys.readouterr()
+    assert study(tiny_root, done, configs, "--ensemble") == 0  # which finds all there
+    assert capsys.readouterr().out.count("run folder") == 0
+
+
 def test_other_options_need_another_name(done, tiny_root, configs, capsys):
     assert study(tiny_root, done, configs, "--model.learning_rate=0.5") == 2
     assert "was made with other options" in capsys.readouterr().err
