@@ -1,7 +1,10 @@
 """Fixtures that several test files share."""
 
+import errno
 import os
 import struct
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +55,127 @@ def tiny_root(tmp_path_factory) -> Path:
     images, labels = _digits(200, 3)
     np.savez(root / "known.npz", images=images, labels=labels)
     return root
+
+
+@pytest.fixture(scope="session")
+def small(tiny_root) -> list[str]:
+    """Options of a run that takes a second; its folder is still to be named."""
+    return [
+        *(f"--data.root={tiny_root}", f"--data.unknown={{noise: 'npz:{tiny_root}/unknown.npz'}}"),
+        *("--data.batch_size=160", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"),
+        *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+        *("--evaluation.figures=false", "--evaluation.projector_points=0", "--evaluation.bootstrap=2"),
+        *("--model.network=MCDropoutCNN", "--model.network.channels=[2,3]", "--model.network.hidden=5"),
+        *("--model.num_samples=2", "--model.augment=none"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def small_run(small, tmp_path_factory) -> Path:
+    """The folder of a finished run with those options, to be copied before it is changed."""
+    from osr_lightning.__main__ import main
+
+    folder = tmp_path_factory.mktemp("small")
+    assert main(["run", *small, f"--trainer.default_root_dir={folder}"]) == 0
+    return folder / "lightning_logs" / "default" / "version_0"
+
+
+class Files:
+    """What Python does to files, as its audit events tell: counted, made to fail, and kept in a list.
+
+    Attributes:
+        folders: below which files may be written and made to fail; none while nothing is watched.
+        outside: what was written elsewhere.
+        started: modules, programs and shells that were begun.
+        count: operations below ``folders`` until now.
+    """
+
+    CHANGES = ("os.mkdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod")
+    REMOVES = ("os.remove", "os.rmdir")
+    STARTS = (
+        "subprocess.Popen",
+        "os.system",
+        "os.exec",
+        "os.posix_spawn",
+        "os.spawn",
+        "os.fork",
+        "pty.spawn",
+    )
+
+    def __init__(self) -> None:
+        self.stop()
+        self._busy = False
+        sys.addaudithook(self._hear)  # for good, so it must be one for all tests
+
+    def watch(
+        self, *folders: Path, fail_at: int = 0, number: int = errno.ENOSPC, lasting: bool = False
+    ) -> None:
+        """Begin; the operation ``fail_at``, from 1 on, fails with ``number``, and all after it if lasting."""
+        self.stop()
+        self.fail_at, self.number, self.lasting = fail_at, number, lasting
+        own = (Path(tempfile.gettempdir(), "osr-"), os.environ["OSR_CACHE_DIR"], os.devnull)
+        self.folders, self.own = tuple(map(str, folders)), tuple(map(str, own))
+
+    def stop(self) -> None:
+        """End; what was heard stays until the next `watch`."""
+        self.folders: tuple[str, ...] = ()
+        self.count = self.fail_at = 0
+        self.outside: list[tuple[str, str]] = []
+        self.started: list[str] = []
+
+    def _hear(self, event: str, args: tuple[object, ...]) -> None:
+        if not self.folders or self._busy:
+            return
+        if event in self.STARTS:
+            self.started.append(f"{event} {args[0]}")
+        elif event == "open":
+            path, mode, flags = args
+            self._file(
+                event, path, isinstance(flags, int) and bool(flags & (os.O_RDWR | os.O_WRONLY)), mode is None
+            )
+        elif event in self.CHANGES or event in self.REMOVES:
+            name, folder = args[0], args[-1]  # shutil.rmtree names files in a folder that it has opened
+            if event in self.REMOVES and isinstance(folder, int) and folder >= 0:
+                name = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), os.fsdecode(name))  # type: ignore[arg-type]
+            self._file(event, name, True, False)
+
+    def _file(self, event: str, path: object, writes: bool, syncs: bool) -> None:
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            return
+        self._busy = True
+        name = os.path.realpath(os.fsdecode(path))
+        self._busy = False
+        if not name.startswith(self.folders):
+            if writes and not name.startswith(self.own) and "__pycache__" not in name:
+                self.outside.append((event, name))
+        elif event == "os.mkdir" and os.path.isdir(name):
+            pass  # it is there, which is what the caller hears whatever the disk
+        elif (writes or syncs) and event not in self.REMOVES:
+            self.step(name)
+
+    def step(self, name: str | None) -> None:
+        """Count an operation on a file, which may have to fail."""
+        self.count += 1
+        if self.fail_at and (self.count == self.fail_at or (self.lasting and self.count > self.fail_at)):
+            raise OSError(self.number, os.strerror(self.number), *([name] if name else []))
+
+
+@pytest.fixture(scope="session")
+def heard() -> Files:
+    """The one hook of the process."""
+    return Files()
+
+
+@pytest.fixture
+def files(heard, monkeypatch):
+    """What is done to files; see `Files.watch`."""
+    fsync = os.fsync
+
+    def sync(file: int) -> None:
+        if heard.folders:
+            heard.step(None)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    yield heard
+    heard.stop()
