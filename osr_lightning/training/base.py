@@ -195,9 +195,11 @@ class OpenSetClassifier(RecogniserModule):
 
     # validation, test and prediction ------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Per-image results of held-out images."""
-        self._val_batches.append(self.classify(batch))
+        results = self.classify(batch)
+        self._val_batches.append(results)
+        return results
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and accuracy of the known images and set the threshold that fits these weights."""
