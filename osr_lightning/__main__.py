@@ -11,6 +11,7 @@ COMMANDS = {
     "validate": "loss and accuracy on the validation images",
     "test": "judge a checkpoint on known and unknown images",
     "predict": "name what is in image files, one row per file",
+    "search": "search options of run with Optuna, on validation images alone",
     "compare": "put finished runs side by side",
     "report": "write a run's report.html again from its saved files",
 }
@@ -42,6 +43,10 @@ def _run(arguments: list[str], args: list[str] | None) -> int | None:
         from osr_lightning.evaluation.report import main as report
 
         report(arguments[1:])
+    elif arguments[:1] == ["search"]:
+        from osr_lightning.studies.search import main as search
+
+        search(arguments[1:])
     elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):
         from osr_lightning.deploy.predict_cli import main as predict
 

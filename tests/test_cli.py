@@ -313,7 +313,7 @@ def test_compare_and_report_work_from_saved_files(trained, tmp_path, capsys):
 def test_the_overview_names_every_command(args, capsys):
     assert main(args) == 0
     shown = capsys.readouterr().out
-    assert {*OpenSetCLI.subcommands(), "compare", "report"} == set(COMMANDS)
+    assert {*OpenSetCLI.subcommands(), "compare", "report", "search"} == set(COMMANDS)
     assert all(f"  {command} " in shown for command in COMMANDS)
 
 
