@@ -7,11 +7,13 @@ before the test. Writes docs/results.md; started again with the same --folder it
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 from common import finish, interleave, new_parser, print_table, quiet_lightning, start
 
 from osr_lightning import load
@@ -66,7 +68,11 @@ def main() -> None:
     if arguments.epochs is not None:
         known.append(f"--trainer.max_epochs={arguments.epochs}")
     notmnist = arguments.notmnist or arguments.data_root / "notmnist_test.npz"
-    near = [f"--data.unknown.near.notmnist=npz:{notmnist}", f"--model.detectors={list(DETECTORS)}"]
+    unknown = yaml.safe_load((ROOT / "configs/near_far.yaml").read_text())["data"]["unknown"]
+    unknown["near"]["notmnist"] = f"npz:{notmnist}"
+    if (folder := arguments.data_root / "cifar10" / "test").is_dir():  # the test images as files
+        unknown["far"]["cifar10"] = f"folder:{folder}"
+    near = [f"--data.unknown={json.dumps(unknown)}", f"--model.detectors={list(DETECTORS)}"]
     tables: dict[str, Found] = {}
     for kind, name in KINDS.items():
         options = [f"--model.class_path={name}", *near, *known]

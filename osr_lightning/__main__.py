@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 COMMANDS = {
@@ -11,10 +12,19 @@ COMMANDS = {
     "validate": "loss and accuracy on the validation images",
     "test": "judge a checkpoint on known and unknown images",
     "predict": "name what is in image files, one row per file",
+    "study": "configs x seeds x class splits, and one table of means and deviations",
+    "search": "search options of run with Optuna, on validation images alone",
     "ensemble": "join trained checkpoints into one, with a threshold of its own",
     "compare": "put finished runs side by side",
-    "study": "configs x seeds x class splits, and one table of means and deviations",
     "report": "write a run's report.html again from its saved files",
+}
+# those with a parser of their own; their module's main takes the arguments after the name
+OWN = {
+    "study": "studies.study",
+    "search": "studies.search",
+    "ensemble": "studies.ensemble",
+    "compare": "evaluation.compare",
+    "report": "evaluation.report",
 }
 
 
@@ -36,22 +46,8 @@ def main(args: list[str] | None = None) -> int:
 def _run(arguments: list[str], args: list[str] | None) -> int | None:
     if arguments in ([], ["-h"], ["--help"]):
         print(_overview())  # at once: Lightning takes seconds to load
-    elif arguments[:1] == ["compare"]:
-        from osr_lightning.evaluation.compare import main as compare
-
-        compare(arguments[1:])
-    elif arguments[:1] == ["report"]:
-        from osr_lightning.evaluation.report import main as report
-
-        report(arguments[1:])
-    elif arguments[:1] == ["study"]:
-        from osr_lightning.studies.study import main as study
-
-        study(arguments[1:])
-    elif arguments[:1] == ["ensemble"]:
-        from osr_lightning.studies.ensemble import main as ensemble
-
-        ensemble(arguments[1:])
+    elif arguments[0] in OWN:
+        importlib.import_module(f"osr_lightning.{OWN[arguments[0]]}").main(arguments[1:])
     elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):
         from osr_lightning.deploy.predict_cli import main as predict
 

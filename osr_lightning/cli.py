@@ -56,13 +56,15 @@ class OpenSetCLI(LightningCLI):
         args: command and options; those of the process if not given.
     """
 
+    images: type[OpenSetDataModule] = OpenSetDataModule
+
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # a network of the user's own lies beside the working folder
         super().__init__(
             OpenSetClassifier,
-            OpenSetDataModule,
+            self.images,
             trainer_class=OpenSetTrainer,
             subclass_mode_model=True,
             seed_everything_default=0,

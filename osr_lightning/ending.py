@@ -19,7 +19,7 @@ from osr_lightning.writing import cannot_write
 
 _MARK = "OSR_FIRST_FAILURE"  # environment variable: a file that the first process to fail makes
 _PATIENCE = 3.0  # seconds that a process waits for the sentence of the one that failed before it
-_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _RIGHTS = (PermissionError, NotADirectoryError, FileExistsError)
 
 

@@ -22,6 +22,10 @@ class Failure(RuntimeError):
         super().__init__(one_line(message))
 
 
+class Diverged(Failure):
+    """A training whose loss or weights are no finite numbers."""
+
+
 def one_line(text: str) -> str:
     """Text whose control characters and lone surrogates are written with backslashes.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
 import socket
 import time
@@ -15,7 +16,8 @@ from osr_lightning.errors import Failure
 
 ENDING = ".partial"
 _DAY = 86_400.0  # seconds after which another machine's leftovers are of no run any more
-_underway: set[Path] = set()  # of this process
+_underway: set[str] = set()  # of this process
+_numbers = itertools.count()
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -42,8 +44,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent)
-        partial = target.with_name(f".{target.stem}.{_host()}.{os.getpid()}{ENDING}{target.suffix}")
-        _underway.add(partial)
+        own = f"{os.getpid()}-{next(_numbers)}"  # threads may write the same file
+        partial = target.with_name(f".{target.stem}.{_host()}.{own}{ENDING}{target.suffix}")
+        _underway.add(os.path.realpath(partial))
         try:
             yield partial
             _sync(partial)
@@ -52,7 +55,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 partial.unlink()
-            _underway.discard(partial)
+            _underway.discard(os.path.realpath(partial))
 
 
 def write_text(path: str | os.PathLike[str], text: str, errors: str = "strict") -> None:
@@ -102,8 +105,9 @@ def _sweep(folder: Path) -> None:
 
 def _left_behind(path: Path) -> bool:
     *_, host, process = path.name.partition(ENDING)[0].split(".")
-    if path in _underway:
+    if os.path.realpath(path) in _underway:
         return False
+    process = process.partition("-")[0]
     if host != _host() or not process.isdigit():
         return time.time() - path.stat().st_mtime > _DAY
     try:

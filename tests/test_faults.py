@@ -117,9 +117,6 @@ def test_runs(fail_at, folder, small, files, capsys):
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="of what Lightning writes itself, an error of the device has a traceback"
-)
 @pytest.mark.parametrize("fail_at", [1, 14])  # one of the first, and hparams.yaml
 def test_runs_on_a_broken_device(fail_at, folder, small, files, capsys):
     command = ["run", *small, f"--trainer.default_root_dir={folder}"]

@@ -254,9 +254,6 @@ def claiming(saved, path: str, score: float):
     return {**saved, "callbacks": {**saved["callbacks"], key: state}}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a resumed training removes the folder that the checkpoint calls its best"
-)
 def test_a_resumed_training_removes_nothing_that_a_checkpoint_names(saved, place, small):
     (place / "mine").mkdir()
     (place / "mine" / "thesis.txt").write_text("years")
@@ -265,9 +262,6 @@ def test_a_resumed_training_removes_nothing_that_a_checkpoint_names(saved, place
     assert (place / "mine" / "thesis.txt").is_file()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a resumed run writes over the file that the checkpoint calls its best"
-)
 def test_a_resumed_run_writes_over_nothing_that_a_checkpoint_names(saved, small_run, place, small):
     mine = Path(shutil.copy(small_run / "checkpoints" / "best.ckpt", place / "mine.ckpt"))
     before = mine.stat().st_ino

@@ -110,9 +110,6 @@ def test_threads_that_write_other_files_leave_all_whole(tmp_path):
     assert all(is_whole((tmp_path / letter).read_text()) for letter in "abcd")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="both write to one partial, whose name is made of the process's number alone"
-)
 def test_two_writers_of_one_file_in_a_process_leave_one_whole_file(tmp_path):
     with replacing(tmp_path / "a") as partial:
         partial.write_text("outer")
@@ -121,9 +118,6 @@ def test_two_writers_of_one_file_in_a_process_leave_one_whole_file(tmp_path):
     assert (tmp_path / "a").read_text() == "outer"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="paths are compared as they are spelled: its own file looks left behind"
-)
 def test_a_file_that_is_being_written_is_no_leftover_however_it_is_spelled(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with replacing("a") as partial:

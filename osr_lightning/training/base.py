@@ -25,7 +25,7 @@ from osr_lightning.training.hardware import TrainingBFloat16, keep_freed_memory
 from osr_lightning.training.module import RecogniserModule, network_name
 from osr_lightning.training.optimizers import Schedule, configure, refuse_to_stretch
 from osr_lightning.training.options import Options
-from osr_lightning.training.resuming import EpochSteps, resume, resume_loader, training_state
+from osr_lightning.training.resuming import EpochSteps, accept, resume, training_state
 from osr_lightning.training.stopping import refuse_nan, refuse_nan_weights
 
 
@@ -157,8 +157,10 @@ class OpenSetClassifier(RecogniserModule):
         """Build what the checkpoint holds, and go on with its training where that is the command."""
         super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self.trainer.state.fn == "fit":
-            self._resumed = checkpoint.get("training") or {}
-            resume_loader(self.trainer, checkpoint)
+            self._resumed = accept(self.trainer, checkpoint)
+        else:  # Lightning would go on with loops and callbacks of the training
+            checkpoint.pop("loops", None)
+            checkpoint.pop("callbacks", None)
 
     def on_fit_start(self) -> None:
         """Prepare the process and the network for many steps."""
@@ -200,9 +202,11 @@ class OpenSetClassifier(RecogniserModule):
 
     # validation, test and prediction ------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Per-image results of held-out images."""
-        self._val_batches.append(self.classify(batch))
+        results = self.classify(batch)
+        self._val_batches.append(results)
+        return results
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and accuracy of the known images and set the threshold that fits these weights."""

@@ -62,6 +62,8 @@ class MCDropoutClassifier(OpenSetClassifier):
     ) -> None:
         if num_samples < 1:
             raise UserError(f"model.num_samples must be at least 1, got {num_samples}")
+        if dropout is not None and not 0 < dropout < 1:
+            raise UserError(f"model.dropout must lie between 0 and 1, got {dropout}")
         self._sampler_options = {
             "num_samples": num_samples,
             "dropout": dropout,

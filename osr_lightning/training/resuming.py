@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from osr_lightning.checkpoint import reading
@@ -88,19 +91,69 @@ def resume(module: LightningModule, state: dict[str, Any], steps: EpochSteps) ->
                 "the options that it was trained with, or train anew without --ckpt_path"
             )
     with reading("the checkpoint"):
+        # as Lightning will do once more: what is damaged shows now
+        for optimizer, saved in zip(trainer.optimizers, state.get("optimizer_states", ()), strict=False):
+            optimizer.load_state_dict(copy.deepcopy(saved))
+        for config, saved in zip(trainer.lr_scheduler_configs, state.get("lr_schedulers", ()), strict=False):
+            config.scheduler.load_state_dict(copy.deepcopy(saved))
         if state.get("steps"):
             steps.restore(state["steps"], module.device)
         if state.get("rows"):
             resume_rows(trainer.loggers, state["rows"])
 
 
-def resume_loader(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-    """Have the datamodule's loader go on where it stopped; Lightning does so within epochs only."""
-    datamodule = getattr(trainer, "datamodule", None)
-    if isinstance(datamodule, OpenSetDataModule):
-        with reading("the checkpoint"):
+def accept(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Take from a checkpoint what goes on, and drop from it, in place, what may not.
+
+    Of a callback that keeps checkpoints nothing is taken that names files outside of this run's own folder:
+    Lightning deletes what it calls the best before.
+
+    Returns:
+        What `training_state` gave.
+
+    Raises:
+        UserError: where it is damaged.
+    """
+    own = {os.path.realpath(c.dirpath) for c in _keeping(trainer) if c.dirpath}
+    with reading("the checkpoint"):
+        if not _fits(trainer.fit_loop.state_dict(), checkpoint["loops"]["fit_loop"]):
+            raise UserError("its loops are not those of a training")
+        callbacks: dict[str, Any] = checkpoint.get("callbacks") or {}
+        checkpoint["callbacks"] = {n: state for n, state in callbacks.items() if _stays_in(own, state)}
+        training = dict(checkpoint.get("training") or {})
+        training |= {name: checkpoint.get(name) or [] for name in ("optimizer_states", "lr_schedulers")}
+        datamodule = getattr(trainer, "datamodule", None)
+        if isinstance(datamodule, OpenSetDataModule):
+            # Lightning hands it on within epochs only
             states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader") or [None]
             datamodule.loader_state = states[0]
+    return training
+
+
+def _keeping(trainer: Trainer) -> list[ModelCheckpoint]:
+    return [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+
+
+def _stays_in(folders: set[str], state: object) -> bool:
+    """Whether all paths in a callback's state lie in these folders."""
+    if not isinstance(state, dict):
+        return True
+    paths = [value for name, value in state.items() if name.endswith("_path") and value]
+    paths += list(state.get("best_k_models") or {})
+    return all("://" not in str(p) and os.path.realpath(os.path.dirname(p)) in folders for p in paths)
+
+
+def _fits(own: object, found: object) -> bool:
+    """Whether a loop's state has the form of this trainer's own, and counts that can be."""
+    if isinstance(own, dict):
+        return isinstance(found, dict) and all(
+            name in found and _fits(own[name], found[name]) for name in own
+        )
+    if isinstance(own, bool):
+        return isinstance(found, bool)
+    if isinstance(own, int):
+        return isinstance(found, int) and 0 <= found < 2**62
+    return True
 
 
 def _optimizers(trainer: Trainer) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch import distributed as dist
 
-from osr_lightning.errors import Failure
+from osr_lightning.errors import Diverged
 
 _EVERY = 50  # steps between two looks at losses on a GPU, each of which waits for it
 
@@ -122,7 +122,7 @@ def refuse_nan(module: LightningModule, losses: Sequence[Tensor], batch_idx: int
         batch_idx: the number of the last of them.
 
     Raises:
-        Failure: naming the first such step.
+        Diverged: naming the first such step.
     """
     # on a GPU a look makes the processor wait
     if module.device.type != "cpu" and batch_idx % _EVERY != _EVERY - 1:
@@ -131,7 +131,7 @@ def refuse_nan(module: LightningModule, losses: Sequence[Tensor], batch_idx: int
     finite = torch.stack(new).isfinite()
     if not bool(finite.all()):
         before = len(new) - 1 - int((~finite).nonzero()[0])
-        raise Failure(
+        raise Diverged(
             f"the training loss is no finite number at batch {batch_idx - before} of epoch "
             f"{module.current_epoch} (step {module.global_step - before}); the last checkpoint is of before "
             "that: lower model.learning_rate, or set trainer.gradient_clip_val"
@@ -142,11 +142,11 @@ def refuse_nan_weights(module: LightningModule) -> None:
     """Stop where the last step made weights that are no numbers, before a checkpoint keeps them.
 
     Raises:
-        Failure: naming the step.
+        Diverged: naming the step.
     """
     for name, weight in module.named_parameters():
         if not bool(weight.isfinite().all()):
-            raise Failure(
+            raise Diverged(
                 f"the weight {name} is no finite number after step {module.global_step}; the last checkpoint "
                 "is of before that: lower model.learning_rate, or set trainer.gradient_clip_val"
             )

@@ -262,7 +262,8 @@ class OpenSetTrainer(Trainer):
 
     def _build(self, model: LightningModule | None, ckpt_path: str | Path | None) -> None:
         """Before Lightning sets up the data: build the model that the checkpoint holds, for its facts."""
-        if not isinstance(model, OpenSetClassifier) or model.recogniser is not None:
-            return
-        if ckpt_path is not None and Path(ckpt_path).is_file():  # not a word, as best
-            restoring.prepare(model, checkpoints.read(ckpt_path), trust=self.trust_checkpoint)
+        if not isinstance(model, OpenSetClassifier) or ckpt_path is None or not Path(ckpt_path).is_file():
+            return  # a word, as best, names one that was written here
+        checkpoint = checkpoints.read(ckpt_path)
+        if model.recogniser is None:
+            restoring.prepare(model, checkpoint, trust=self.trust_checkpoint)
