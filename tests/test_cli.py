@@ -112,6 +112,8 @@ def test_every_config_runs(config, tiny_root, tmp_path):
     elif experiment == "my_images":
         command.append(f"--data.known=npz:{tiny_root}/known.npz")
         command.append(f"--data.unknown={{others: 'npz:{tiny_root}/unknown.npz'}}")
+    elif experiment.startswith("open_set_"):
+        command.append("--data.known=mnist")  # what is there
     elif experiment not in ("quickstart", "notebook_baseline"):
         command.append(f"--data.unknown={{cifar10: 'npz:{tiny_root}/unknown.npz'}}")
     if experiment == "quickstart":

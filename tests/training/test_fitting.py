@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from osr_lightning import BaselineClassifier, MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer, load
 from osr_lightning.__main__ import main
@@ -29,7 +30,7 @@ def data(root, **options):
 def fit(root, folder, model):
     torch.manual_seed(0)
     trainer = OpenSetTrainer(max_epochs=1, default_root_dir=str(folder), logger=False, **QUIET)
-    trainer.fit(model, datamodule=data(root))
+    Trainer.fit(trainer, model, datamodule=data(root))  # Lightning's own, which fits nothing afterwards
     trainer.save_checkpoint(folder / "fit.ckpt")
     return trainer, folder / "fit.ckpt"
 
@@ -144,3 +145,28 @@ def test_further_training_forgets_the_fit(fitted, tiny_root, tmp_path):
     fit(tiny_root, tmp_path, model)
     assert not model.trained.detectors["fisher"].fitted
     assert "fisher" not in model.trained.threshold.records
+
+
+@pytest.mark.parametrize("kind", [BaselineClassifier, MCDropoutClassifier])
+def test_what_a_fit_keeps_is_fitted_and_has_its_threshold(kind, tiny_root, tmp_path):
+    torch.manual_seed(0)
+    trainer = OpenSetTrainer(max_epochs=2, default_root_dir=str(tmp_path), **QUIET)
+    model = kind()
+    trainer.fit(model, datamodule=data(tiny_root))
+    assert "val/accuracy" in trainer.callback_metrics  # of the training, not of what followed
+    folder = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints"
+    for name in ("best", "last"):
+        recogniser = load(folder / f"{name}.ckpt")
+        assert recogniser.threshold.score == "fisher"
+        assert recogniser.detectors["fisher"].fitted
+        assert recogniser.predict(torch.zeros(28, 28, dtype=torch.uint8))[0].threshold > 0
+    # the model has the weights of the last
+    last = load(folder / "last.ckpt").state_dict()
+    for name, value in model.trained.state_dict().items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(value, last[name])
+
+
+def test_without_checkpoints_the_model_itself_is_fitted(tiny_root):
+    model = BaselineClassifier()
+    OpenSetTrainer(max_epochs=1, logger=False, **QUIET).fit(model, datamodule=data(tiny_root))
+    assert model.trained.predict(torch.zeros(28, 28, dtype=torch.uint8))[0].threshold > 0
