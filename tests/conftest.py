@@ -2,6 +2,8 @@
 
 import errno
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the cores
 import struct
 import sys
 import tempfile

@@ -106,9 +106,9 @@ def calibrate(folder: Path) -> list[str]:
     return ["calibrate", f"--ckpt_path={ckpt}", "--in_place=true", "--model.alpha=0.5", here, *FAST]
 
 
-@pytest.mark.parametrize("fail_at", range(2, 166, 8))
+@pytest.mark.parametrize("fail_at", range(2, 166, 16))
 def test_runs(fail_at, folder, small, files, capsys):
-    number, lasting = [*FULL, errno.EACCES][fail_at // 8 % 4], fail_at // 8 % 2 == 0
+    number, lasting = [*FULL, errno.EACCES][fail_at // 16 % 4], fail_at // 16 % 2 == 0
     command = ["run", *small, f"--trainer.default_root_dir={folder}"]
     before = {path: path.read_bytes() for path in run_of(folder).rglob("*") if path.is_file()}
     status = ends_well(command, folder, files, capsys, fail_at=fail_at, number=number, lasting=lasting)

@@ -146,8 +146,8 @@ class OpenSetDataModule(LightningDataModule):
             self.tables.load_calibration()
         elif stage == "test":
             self.tables.load_test()
-        elif self.predict_set is None:
-            self.predict_set = self.tables.load_predict()
+        elif self.trainer is None or self.trainer.state.fn is None:
+            self.predict_dataloader()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled known training images."""
@@ -177,8 +177,10 @@ class OpenSetDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The images of ``predict``, or the test images."""
-        self.setup("predict")
-        assert self.predict_set is not None
+        if (
+            self.predict_set is None
+        ):  # not in setup: a pass that calibrates is one of predict, on other images
+            self.predict_set = self.tables.load_predict()
         return self._shared_loader(self.predict_set)
 
     def fitting_dataloader(self) -> DataLoader[Batch]:

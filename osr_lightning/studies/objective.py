@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -63,7 +63,9 @@ class Judgement(NamedTuple):
     epoch: int
 
 
-def judge(rows: dict[str, Tensor], score: str, num_classes: int, epoch: int) -> Judgement:
+def judge(
+    rows: dict[str, Tensor], score: str, num_classes: int, epoch: int, taken: Collection[int] = ()
+) -> Judgement:
     """Judge the per-image results of known and unknown validation images.
 
     Args:
@@ -71,6 +73,7 @@ def judge(rows: dict[str, Tensor], score: str, num_classes: int, epoch: int) -> 
         score: the one that decides.
         num_classes: ``K``.
         epoch: whose weights these are.
+        taken: rows of the known images that the score was fitted to: they would rank too well.
 
     Raises:
         Diverged: where a score is NaN.
@@ -78,13 +81,16 @@ def judge(rows: dict[str, Tensor], score: str, num_classes: int, epoch: int) -> 
     values, label = rows[f"score/{score}"].numpy().astype(np.float64), rows["label"].numpy()
     if np.isnan(values).any():
         raise Diverged(f"the score {score} is NaN for {int(np.isnan(values).sum())} of {len(values)} images")
+    predicted = rows["predicted_class"].numpy()
+    known = label < num_classes
+    judged = np.array([row not in taken for row in rows["row"].tolist()], dtype=bool)
     outcomes = Outcomes(
-        label, rows["predicted_class"].numpy(), values, np.zeros(len(label), bool), num_classes
+        label[judged], predicted[judged], values[judged], np.zeros(judged.sum(), bool), num_classes
     )
     ranked, right = auroc(outcomes), openauc(outcomes)
     assert ranked is not None
     assert right is not None
-    return Judgement(right, float(outcomes.correct[~outcomes.unknown].mean()), ranked, epoch)
+    return Judgement(right, float((predicted == label)[known].mean()), ranked, epoch)
 
 
 class Judge(Callback):
@@ -137,10 +143,7 @@ class Judge(Callback):
             return
         assert isinstance(pl_module, OpenSetClassifier)
         rows, self._batches = gather_rows(self._batches, pl_module.device), []
-        # images that the score was fitted to would rank too well
-        judged = torch.tensor([row not in self._taken for row in rows["row"].tolist()])
-        rows = {name: values[judged] for name, values in rows.items()}
-        now = judge(rows, pl_module.options.score, pl_module.num_classes, trainer.current_epoch)
+        now = judge(rows, pl_module.options.score, pl_module.num_classes, trainer.current_epoch, self._taken)
         if self.best is None or now.accuracy > self.best.accuracy:
             self.best = now
         for logger in trainer.loggers:

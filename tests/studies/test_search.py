@@ -149,7 +149,7 @@ def test_the_objective_is_that_of_pairs():
     rng = np.random.default_rng(0)
     label, predicted = rng.integers(0, 4, 60), rng.integers(0, 3, 60)
     score = rng.integers(0, 9, 60) / 4  # with ties
-    rows = {"label": label, "predicted_class": predicted, "score/energy": score}
+    rows = {"row": np.arange(60), "label": label, "predicted_class": predicted, "score/energy": score}
     found = judge({name: torch.from_numpy(value) for name, value in rows.items()}, "energy", 3, 5)
     known, unknown = np.flatnonzero(label < 3), np.flatnonzero(label == 3)
     won = {(i, j): (score[j] > score[i]) + (score[j] == score[i]) / 2 for i in known for j in unknown}
@@ -159,6 +159,12 @@ def test_the_objective_is_that_of_pairs():
     assert found.accuracy == pytest.approx(np.mean(predicted[known] == label[known]), abs=1e-12)
     assert found.openauc <= min(found.auroc, found.accuracy)
     assert found.epoch == 5
+    # images that the score was fitted to are not ranked, but have their class
+    tensors = {name: torch.from_numpy(value) for name, value in rows.items()}
+    less = judge(tensors, "energy", 3, 5, {int(known[0])})
+    assert less.accuracy == found.accuracy
+    rest = [value for (i, _), value in won.items() if i != known[0]]
+    assert less.auroc == pytest.approx(np.mean(rest), abs=1e-12)
 
 
 def test_scores_that_are_no_numbers_are_not_ranked():
@@ -327,7 +333,7 @@ def test_unknown_images_of_the_users_judge_and_fitted_scores_rank(tiny_root, tmp
     monkeypatch.setattr(objective, "judge", lambda *args: seen.append(args) or judge(*args))
     more = [f"--data.calibration_unknown={{noise: 'npz:{tiny_root}/unknown.npz'}}", "--model.score=knn"]
     assert main(command(tiny_root, tmp_path, 1, *more)) == 0
-    ((rows, score, classes, _),) = seen
+    ((rows, score, classes, *_),) = seen
     assert score == "knn"
     assert torch.bincount(rows["label"] // classes).tolist() == [80, 50]
 

@@ -170,3 +170,10 @@ def test_without_checkpoints_the_model_itself_is_fitted(tiny_root):
     model = BaselineClassifier()
     OpenSetTrainer(max_epochs=1, logger=False, **QUIET).fit(model, datamodule=data(tiny_root))
     assert model.trained.predict(torch.zeros(28, 28, dtype=torch.uint8))[0].threshold > 0
+
+
+def test_a_fit_reads_no_test_images(tiny_root, tmp_path):
+    trainer = OpenSetTrainer(max_epochs=1, default_root_dir=str(tmp_path), **QUIET)
+    module = OpenSetDataModule(root=str(tiny_root), unknown={"gone": "folder:/no/such/folder"})
+    trainer.fit(BaselineClassifier(), datamodule=module)
+    assert module.tables.test is None
