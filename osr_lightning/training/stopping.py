@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -124,9 +125,11 @@ def refuse_nan(module: LightningModule, losses: Sequence[Tensor], batch_idx: int
     Raises:
         Diverged: naming the first such step.
     """
-    # on a GPU a look makes the processor wait
-    if module.device.type != "cpu" and batch_idx % _EVERY != _EVERY - 1:
-        return
+    if module.device.type == "cpu":
+        if math.isfinite(float(losses[-1])):
+            return
+    elif batch_idx % _EVERY != _EVERY - 1:
+        return  # on a GPU a look makes the processor wait
     new = list(losses[-1:] if module.device.type == "cpu" else losses[-_EVERY:])
     finite = torch.stack(new).isfinite()
     if not bool(finite.all()):
