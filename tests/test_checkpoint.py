@@ -51,15 +51,6 @@ ENSEMBLE = {"sampler": "ensemble", "members": [SHARED, SINGLE, {**SHARED, "mask_
 RECIPES = {"single": SINGLE, "shared": SHARED, "independent": INDEPENDENT, "ensemble": ENSEMBLE}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These images are too small to share among cores, which tests running beside them fight for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Net(nn.Module):
     """A network of the user's, with a dropout that takes the plain loop."""
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from quick import EVALUATION, QUIET
 
 from osr_lightning.__main__ import COMMANDS, OWN, main
 from osr_lightning.cli import OpenSetCLI
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-FAST = [*QUIET, "--evaluation.figures=false", "--evaluation.projector_points=0", "--evaluation.bootstrap=20"]
+FAST = [*QUIET, *EVALUATION]
 FIGURES = ["--evaluation.figures=true", "--evaluation.tsne_points=20", "--evaluation.projector_points=10"]
 
 

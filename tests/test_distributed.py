@@ -10,20 +10,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from quick import FAST
 
 from osr_lightning import load
 from osr_lightning.__main__ import main
 from osr_lightning.data.table import even_batch_size
 from osr_lightning.training.distributed import gather_rows
-
-FAST = [
-    "--trainer.accelerator=cpu",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--evaluation.figures=false",
-    "--evaluation.projector_points=0",
-    "--evaluation.bootstrap=20",
-]
 
 
 def osr(*options: str) -> subprocess.CompletedProcess[str]:

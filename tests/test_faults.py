@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quick import QUIET
 
 from osr_lightning import checkpoint
 from osr_lightning.__main__ import main
@@ -22,7 +23,6 @@ from osr_lightning.recogniser import Recogniser
 NUMBERS = [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EINTR]
 FULL = [errno.ENOSPC, errno.EDQUOT, errno.EROFS]
 pytestmark = pytest.mark.filterwarnings("ignore")
-QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 FAST = [*QUIET, "--evaluation.figures=false", "--evaluation.projector_points=0", "--evaluation.bootstrap=2"]
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image, ImageDraw, ImageFont
+from quick import FAST
 from sklearn.datasets import load_sample_images
 from torchvision import models
 
@@ -21,14 +22,6 @@ from osr_lightning.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "own-images.md").read_text()
-QUIET = [
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.accelerator=cpu",
-    "--evaluation.figures=false",
-    "--evaluation.projector_points=0",
-    "--evaluation.bootstrap=20",
-]
 # Lightning's loaders use what torch has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
@@ -62,15 +55,6 @@ def named(part: str) -> list[list[str]]:
     found = [words for words in commands() if any(part in word for word in words)]
     assert found, f"the page has no command with {part} any more"
     return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These images are too small to share among cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +120,7 @@ def work(pictures, monkeypatch):
 
 def run(words: list[str], *options: str) -> int:
     assert words[0] == "osr"
-    return main([*words[1:], *QUIET, *options])
+    return main([*words[1:], *FAST, *options])
 
 
 def latest(experiment: str) -> Path:

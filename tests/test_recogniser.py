@@ -39,15 +39,6 @@ RECIPES = {"single": SINGLE, "mc_dropout": SHARED, "ensemble": ENSEMBLE}
 SAMPLES = {"single": 1, "mc_dropout": 5, "ensemble": 7}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These images are too small to share among cores, which tests running beside them fight for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class DeepDropout(nn.Module):
     """Two dropouts inside and a batch norm: no fast path, and a mode that matters."""
 

@@ -19,15 +19,6 @@ PARTS = {
 RANDOM = [name for name in PARTS if name != "none"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These images are too small to share among cores, which tests running beside them fight for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def seeded():
     """The global generator draws, as a training's does; each test begins it anew and leaves it as it was."""

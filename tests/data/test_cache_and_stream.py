@@ -18,15 +18,6 @@ from osr_lightning.training.classifiers import BaselineClassifier
 from osr_lightning.training.trainer import OpenSetTrainer
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These images are too small to share among cores, which tests running beside them fight for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """An empty cache folder in which everything is kept, however quickly it was made."""

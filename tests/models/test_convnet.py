@@ -14,15 +14,6 @@ from osr_lightning.models.networks import NETWORKS, ConvNet
 from osr_lightning.models.split import split
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These images are too small to share among cores, which tests running beside them fight for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 

@@ -25,15 +25,6 @@ SMALL = "squeezenet1_1"  # the fewest parameters, for what any of them can show
 SIZE = 64
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These images are too small to share among cores, which tests running beside them fight for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def facts(channels=3, size=SIZE) -> Facts:
     return Facts(tuple("abcd"), channels, size, (0.5,) * channels, (0.25,) * channels)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from quick import EVALUATION, QUIET
 
 from osr_lightning import EnsembleClassifier, OpenSetDataModule, OpenSetTrainer, checkpoint, load
 from osr_lightning.__main__ import main
@@ -15,8 +16,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.scoring.scores import SCORES
 from osr_lightning.studies.ensemble import ensemble, join
 
-QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-FAST = [*QUIET, "--evaluation.figures=false", "--evaluation.projector_points=0", "--evaluation.bootstrap=20"]
+FAST = [*QUIET, *EVALUATION]
 SMALL = ["--model.network.channels=[2, 3]", "--model.network.hidden=8"]
 PLAIN = ["--model=BaselineClassifier", "--model.network=BaselineCNN", *SMALL]
 MC = ["--model=MCDropoutClassifier", "--model.network=MCDropoutCNN", *SMALL, "--model.num_samples=3"]

@@ -7,25 +7,18 @@ import statistics
 from pathlib import Path
 
 import pytest
+from quick import FAST as _FAST
 
 from osr_lightning.__main__ import main
+from osr_lightning.arguments import value_of
 from osr_lightning.data.class_splits import ARPL, NEAL, known_classes
 from osr_lightning.data.sources import load_source, shared_sets
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.grouping import Mean, Measure, differences, mean_of, means, measures, shown
-from osr_lightning.studies.arguments import split_arguments, value_of
-from osr_lightning.studies.study import plan, shard
+from osr_lightning.studies.arguments import parse
+from osr_lightning.studies.study import parser, plan, shard
 
-FAST = [
-    "--trainer.accelerator=cpu",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.max_epochs=1",
-    "--evaluation.figures=false",
-    "--evaluation.projector_points=0",
-    "--evaluation.bootstrap=20",
-    "--model.alpha=0.1",
-]
+FAST = [*_FAST, "--trainer.max_epochs=1", "--model.alpha=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +153,13 @@ def test_mistakes_get_one_sentence(tmp_path, capsys):
 
 
 def test_own_options_are_told_from_those_of_run():
-    own, further = split_arguments(
+    configs, own, further = parse(
+        parser(),
         ["a.yaml", "b.yaml", "--seeds", "0", "1", "--model.alpha", "0.1", "--name=n", "--data.root=x"],
-        {"--seeds", "--name"},
+        "configs",
     )
-    assert own == ["a.yaml", "b.yaml", "--seeds", "0", "1", "--name=n"]
+    assert configs == ["a.yaml", "b.yaml"]
+    assert (own.seeds, own.name) == ([0, 1], "n")
     assert further == ["--model.alpha", "0.1", "--data.root=x"]
     assert value_of(further, "--model.alpha") == "0.1"
     assert value_of(further, "--data.root") == "x"

@@ -33,15 +33,6 @@ STUDY = {
 ONE_CYCLE = {"weight_decay": 0.02, "label_smoothing": 0.05, "schedule": "one_cycle", "batch_size": 64}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These images are too small to share among cores, which tests running beside them fight for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def facts(channels=1, size=28, classes=10) -> Facts:
     names = tuple(f"class {label}" for label in range(classes))
     return Facts(names, channels, size, (0.5,) * channels, (0.25,) * channels)

@@ -5,22 +5,13 @@ import json
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from quick import FAST, TRAINER
 
 from osr_lightning import BaselineClassifier, MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer, load
 from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
 from osr_lightning.scoring.calibration import images_needed, known_quantile
 from osr_lightning.training.fitting import check_images, reference_count, references
-
-QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-FAST = [
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.accelerator=cpu",
-    "--evaluation.figures=false",
-    "--evaluation.projector_points=0",
-    "--evaluation.bootstrap=20",
-]
 
 
 def data(root, **options):
@@ -29,7 +20,7 @@ def data(root, **options):
 
 def fit(root, folder, model):
     torch.manual_seed(0)
-    trainer = OpenSetTrainer(max_epochs=1, default_root_dir=str(folder), logger=False, **QUIET)
+    trainer = OpenSetTrainer(max_epochs=1, default_root_dir=str(folder), logger=False, **TRAINER)
     Trainer.fit(trainer, model, datamodule=data(root))  # Lightning's own, which fits nothing afterwards
     trainer.save_checkpoint(folder / "fit.ckpt")
     return trainer, folder / "fit.ckpt"
@@ -150,7 +141,7 @@ def test_further_training_forgets_the_fit(fitted, tiny_root, tmp_path):
 @pytest.mark.parametrize("kind", [BaselineClassifier, MCDropoutClassifier])
 def test_what_a_fit_keeps_is_fitted_and_has_its_threshold(kind, tiny_root, tmp_path):
     torch.manual_seed(0)
-    trainer = OpenSetTrainer(max_epochs=2, default_root_dir=str(tmp_path), **QUIET)
+    trainer = OpenSetTrainer(max_epochs=2, default_root_dir=str(tmp_path), **TRAINER)
     model = kind()
     trainer.fit(model, datamodule=data(tiny_root))
     assert "val/accuracy" in trainer.callback_metrics  # of the training, not of what followed
@@ -168,12 +159,12 @@ def test_what_a_fit_keeps_is_fitted_and_has_its_threshold(kind, tiny_root, tmp_p
 
 def test_without_checkpoints_the_model_itself_is_fitted(tiny_root):
     model = BaselineClassifier()
-    OpenSetTrainer(max_epochs=1, logger=False, **QUIET).fit(model, datamodule=data(tiny_root))
+    OpenSetTrainer(max_epochs=1, logger=False, **TRAINER).fit(model, datamodule=data(tiny_root))
     assert model.trained.predict(torch.zeros(28, 28, dtype=torch.uint8))[0].threshold > 0
 
 
 def test_a_fit_reads_no_test_images(tiny_root, tmp_path):
-    trainer = OpenSetTrainer(max_epochs=1, default_root_dir=str(tmp_path), **QUIET)
+    trainer = OpenSetTrainer(max_epochs=1, default_root_dir=str(tmp_path), **TRAINER)
     module = OpenSetDataModule(root=str(tiny_root), unknown={"gone": "folder:/no/such/folder"})
     trainer.fit(BaselineClassifier(), datamodule=module)
     assert module.tables.test is None

@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quick import FAST
 
 from osr_lightning.__main__ import main
-
-FAST = [
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.accelerator=cpu",
-    "--evaluation.figures=false",
-    "--evaluation.projector_points=0",
-    "--evaluation.bootstrap=20",
-]
 
 
 @pytest.fixture(scope="module")

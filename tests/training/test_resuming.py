@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 from lightning.pytorch import Callback
+from quick import TRAINER
 
 from osr_lightning import BaselineClassifier, MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer
 from osr_lightning.data.resumable import random_states
@@ -16,12 +17,7 @@ from osr_lightning.models.networks import MCDropoutCNN
 from osr_lightning.training.evaluator import Evaluator
 
 EPOCHS, STEPS = 2, 4  # 400 training images, 20% of them for validation, in batches of 80
-QUIET = {
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-    "max_epochs": EPOCHS,
-}
+QUIET = {**TRAINER, "max_epochs": EPOCHS}
 
 
 class Killed(Exception):

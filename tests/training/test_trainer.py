@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
+from quick import FAST, TRAINER
 from torch import nn
 
 from osr_lightning import (
@@ -23,16 +24,6 @@ from osr_lightning import (
 from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
 from osr_lightning.training.evaluator import Evaluator
-
-QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-FAST = [
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.accelerator=cpu",
-    "--evaluation.figures=false",
-    "--evaluation.projector_points=0",
-    "--evaluation.bootstrap=20",
-]
 
 
 class UserNet(nn.Module):
@@ -55,7 +46,7 @@ def data(root, **options):
 
 def quiet_trainer(folder, **options):
     evaluation = Evaluator(figures=False, projector_points=0, bootstrap=20)
-    return OpenSetTrainer(default_root_dir=str(folder), callbacks=[evaluation], **QUIET, **options)
+    return OpenSetTrainer(default_root_dir=str(folder), callbacks=[evaluation], **TRAINER, **options)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +80,7 @@ def test_run_returns_the_results_that_it_writes(tiny_root, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 def test_a_checkpoint_made_by_a_plain_trainer_is_a_recogniser(tiny_root, tmp_path):
     model = MCDropoutClassifier(num_samples=3, score="generalized_entropy")
-    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, **QUIET)
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, **TRAINER)
     trainer.fit(model, datamodule=data(tiny_root))
     trainer.save_checkpoint(tmp_path / "plain.ckpt")
     recogniser = load(tmp_path / "plain.ckpt")

@@ -1,0 +1,6 @@
+"""Options of tests that train or test: no progress bars, no figures, as little resampling as will do."""
+
+TRAINER = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+EVALUATION = ["--evaluation.figures=false", "--evaluation.projector_points=0", "--evaluation.bootstrap=20"]
+FAST = [*QUIET, "--trainer.accelerator=cpu", *EVALUATION]
