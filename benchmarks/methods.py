@@ -20,7 +20,6 @@ from osr_lightning import load
 from osr_lightning.__main__ import main as osr
 from osr_lightning.evaluation.grouping import ALL, Mean, Measure, means, measures, shown
 from osr_lightning.evaluation.render import read_results
-from osr_lightning.recogniser import Recogniser
 from osr_lightning.scoring.detectors import DETECTORS
 
 ROOT = Path(__file__).parents[1]
@@ -109,17 +108,13 @@ def cost(folder: Path, seed: int, repeats: int) -> dict[str, float]:
     network = recognisers["plain"].sampler.network
     sides = {"one pass": lambda: timed(lambda b: network(recognisers["plain"].standardise(b)), images)}
     for kind, recogniser in recognisers.items():
-        sides[f"{kind}, decided by {recogniser.threshold.score}"] = lambda r=recogniser: deciding(r, images)
+        sides[f"{kind}, decided by {recogniser.threshold.score}"] = lambda r=recogniser: timed(r, images)
     with torch.inference_mode():
         for recogniser in recognisers.values():
             recogniser.eval()
         runs = interleave(sides, repeats)
     middle = {name: sorted(found)[len(found) // 2] for name, found in runs.items()}
     return {name: seconds / middle["one pass"] for name, seconds in middle.items()}
-
-
-def deciding(recogniser: Recogniser, images: torch.Tensor) -> float:
-    return timed(recogniser, images)
 
 
 def timed(function, images: torch.Tensor) -> float:  # noqa: ANN001 - an image batch to anything

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from osr_lightning.errors import Failure
 
@@ -56,6 +57,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             with suppress(OSError):
                 partial.unlink()
             _underway.discard(os.path.realpath(partial))
+
+
+@contextmanager
+def replacing_rows(path: str | os.PathLike[str], errors: str = "strict") -> Iterator[TextIO]:
+    """The UTF-8 text file to write a table's rows to, whose line ends stay as they are; see `replacing`."""
+    with (
+        replacing(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8", errors=errors) as file,
+    ):
+        yield file
 
 
 def write_text(path: str | os.PathLike[str], text: str, errors: str = "strict") -> None:

@@ -134,8 +134,7 @@ class OpenSetDataModule(LightningDataModule):
             UserError: for a source that does not exist or cannot be read.
         """
         if self.trainer is None or self.trainer.is_global_zero:
-            options = {**self.hparams}
-            remember(path for name, value in options.items() for path in paths_of(name, value))
+            remember(path for name, value in self.hparams.items() for path in paths_of(name, value))
         # a trained model says what its images are like
         expected = getattr(getattr(self.trainer, "lightning_module", None), "expected_facts", lambda: None)()
         if expected is not None:

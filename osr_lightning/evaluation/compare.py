@@ -17,7 +17,7 @@ from osr_lightning.evaluation.render import is_number, percent, rate, read_resul
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.facts import same_classes
 from osr_lightning.files import as_text
-from osr_lightning.writing import replacing, write_text
+from osr_lightning.writing import replacing_rows, write_text
 
 # Column of the table -> where results.json has it.
 COLUMNS = {
@@ -208,10 +208,7 @@ def _same_images(first: PredictionTable, other: PredictionTable) -> bool:
 
 
 def _write(comparison: Comparison, output: Path) -> None:
-    with (
-        replacing(output / "comparison.csv") as path,
-        open(path, "w", newline="", encoding="utf-8") as file,
-    ):
+    with replacing_rows(output / "comparison.csv") as file:
         writer = csv.DictWriter(file, ["run", *COLUMNS])
         writer.writeheader()
         writer.writerows(comparison.rows)

@@ -11,7 +11,7 @@ from torch import Tensor
 from osr_lightning.evaluation.table import CSV_COLUMNS, CSV_NAME
 from osr_lightning.facts import UNKNOWN
 from osr_lightning.recogniser import Recogniser
-from osr_lightning.writing import replacing
+from osr_lightning.writing import replacing_rows
 
 
 def write_predictions(
@@ -42,10 +42,7 @@ def write_predictions(
     further = [name for name in rows if name.startswith("score/") and name != f"score/{threshold.score}"]
     keys = ("row", "source", "label", "prediction", "confidence", f"score/{threshold.score}", *further)
     path = folder / CSV_NAME
-    with (
-        replacing(path) as partial,
-        open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
+    with replacing_rows(path, "backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow([*CSV_COLUMNS, *(name.removeprefix("score/") for name in further)])
         for row, source, label, prediction, confidence, score, *others in zip(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from osr_lightning.errors import UserError
 from osr_lightning.facts import UNKNOWN
-from osr_lightning.writing import replacing
+from osr_lightning.writing import replacing, replacing_rows
 
 CSV_NAME, NPZ_NAME = "predictions.csv", "evaluation.npz"
 # one schema for a test and for predictions; further scores follow
@@ -114,10 +114,7 @@ class PredictionTable:
             [""] * count,
             *(self.scores[name].tolist() for name in further),
         ]
-        with (
-            replacing(folder / CSV_NAME) as path,
-            open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        ):
+        with replacing_rows(folder / CSV_NAME, "surrogateescape") as file:
             writer = csv.writer(file)  # writes a float as its repr, which reads back exactly
             writer.writerow([*CSV_COLUMNS, *further])
             writer.writerows(zip(*columns, strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from osr_lightning.studies.space import as_arguments
 from osr_lightning.studies.storage import finished
 from osr_lightning.studies.trials import TrialCLI, hushed
-from osr_lightning.writing import replacing, write_text
+from osr_lightning.writing import replacing, replacing_rows, write_text
 
 _COLUMNS = ("accuracy", "auroc", "epoch", "epochs", "seconds", "process", "reason")
 
@@ -28,16 +27,15 @@ def write_trials(study: optuna.Study, folder: Path) -> None:
     """Write ``trials.csv``: a row for every trial; ``epoch`` is the one it is judged by, from 0."""
     trials = study.get_trials(deepcopy=False)
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["trial", "state", "openauc", *_COLUMNS, *names])
-    for trial in trials:
-        kept = [trial.user_attrs.get(name, "") for name in _COLUMNS]
-        # of a pruned trial that of its best epoch, to look at
-        value = trial.user_attrs.get("openauc", "") if trial.value is None else trial.value
-        drawn = [trial.params.get(name, "") for name in names]
-        table.writerow([trial.number, trial.state.name.lower(), value, *kept, *drawn])
-    write_text(folder / "trials.csv", text.getvalue())
+    with replacing_rows(folder / "trials.csv") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["trial", "state", "openauc", *_COLUMNS, *names])
+        for trial in trials:
+            kept = [trial.user_attrs.get(name, "") for name in _COLUMNS]
+            # of a pruned trial that of its best epoch, to look at
+            value = trial.user_attrs.get("openauc", "") if trial.value is None else trial.value
+            drawn = [trial.params.get(name, "") for name in names]
+            table.writerow([trial.number, trial.state.name.lower(), value, *kept, *drawn])
 
 
 def write_best(study: optuna.Study, folder: Path, arguments: Sequence[str]) -> None:

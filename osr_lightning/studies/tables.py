@@ -18,7 +18,7 @@ from osr_lightning.evaluation.groups import (
     unknown_sets,
 )
 from osr_lightning.evaluation.render import read_results, render
-from osr_lightning.writing import replacing, write_text
+from osr_lightning.writing import replacing_rows, write_text
 
 COLUMNS = ("config", "measure", "score", "unknown_set", "mean", "deviation", "runs")
 PAIRED = ("difference", "difference_deviation", "pairs")
@@ -64,10 +64,7 @@ def write_tables(runs: Sequence[Finished], count: str, folder: Path, *, say: boo
         The files.
     """
     groups = groups_of(runs)
-    with (
-        replacing(folder / "study.csv") as path,
-        open(path, "w", newline="", encoding="utf-8") as file,
-    ):
+    with replacing_rows(folder / "study.csv") as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *PAIRED])
         for one in groups:

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from osr_lightning import checkpoint as checkpoints
 from osr_lightning.training.stopping import Stopping
-from osr_lightning.writing import replacing, telling
+from osr_lightning.writing import replacing_rows, telling
 
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # the images are in memory
@@ -162,7 +162,7 @@ class RowsWriter(ExperimentWriter):
     def save(self) -> None:
         """Write all rows."""
         if self.metrics:
-            with replacing(self.metrics_file_path) as path, path.open("w", newline="") as file:
+            with replacing_rows(self.metrics_file_path) as file:
                 writer = csv.DictWriter(file, sorted(set().union(*self.metrics)))
                 writer.writeheader()
                 writer.writerows(self.metrics)
@@ -186,15 +186,20 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 def logged_rows(loggers: list[Logger]) -> list[dict[str, Any]] | None:
     """The rows of ``metrics.csv`` until now; None where no logger keeps any."""
-    for logger in loggers:
-        if isinstance(logger, ResumableCSVLogger) and isinstance(logger.experiment, RowsWriter):
-            return list(logger.experiment.metrics)
-    return None
+    writer = _writer(loggers)
+    return None if writer is None else list(writer.metrics)
 
 
 def resume_rows(loggers: list[Logger], rows: list[dict[str, Any]]) -> None:
     """Go on from a checkpoint's rows instead of the file's, which a killed run may have cut short."""
+    writer = _writer(loggers)
+    if writer is not None:
+        writer.metrics = list(rows)
+        writer.save()
+
+
+def _writer(loggers: list[Logger]) -> RowsWriter | None:
     for logger in loggers:
         if isinstance(logger, ResumableCSVLogger) and isinstance(logger.experiment, RowsWriter):
-            logger.experiment.metrics = list(rows)
-            logger.experiment.save()
+            return logger.experiment
+    return None
