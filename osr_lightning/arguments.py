@@ -12,6 +12,17 @@ from osr_lightning.errors import UserError
 _MOST_NODES = 100_000
 
 
+def value_of(arguments: Sequence[str], option: str) -> str | None:
+    """The value of an option, the last one if it is given more than once."""
+    found = None
+    for position, word in enumerate(arguments):
+        if word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+        elif word == option and position + 1 < len(arguments):
+            found = arguments[position + 1]
+    return found
+
+
 def check_seed(seed: object) -> None:
     """Refuse what is no seed.
 

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from osr_lightning import checkpoint as checkpoints
-from osr_lightning.arguments import check_files, check_seed
+from osr_lightning.arguments import check_files, check_seed, value_of
 from osr_lightning.data.counts import describe
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
@@ -23,7 +23,6 @@ from osr_lightning.facts import Facts
 from osr_lightning.settings import (
     checkpoint_settings,
     confine,
-    named_checkpoint,
     newest,
     refuse_ensemble,
     refuse_idle,
@@ -106,7 +105,7 @@ class OpenSetCLI(LightningCLI):
         """
         self.kept: dict[str, Any] | None = None
         check_files(self.arguments)
-        named = named_checkpoint(self.arguments)
+        named = value_of(self.arguments, "--ckpt_path")
         training = any(word in TRAINING for word in self.arguments)
         if named in (None, "best", "last") or training:
             self.config = parser.parse_args(self.arguments)

@@ -26,16 +26,6 @@ CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
 }
 
 
-def named_checkpoint(arguments: Sequence[str]) -> str | None:
-    """The value of ``--ckpt_path`` among arguments of the command line, before they are parsed."""
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--ckpt_path="):
-            return argument.partition("=")[2]
-        if argument == "--ckpt_path" and position + 1 < len(arguments):
-            return arguments[position + 1]
-    return None
-
-
 def newest(runs: Path, name: str) -> Path:
     """The checkpoint best or last of an experiment's newest run.
 

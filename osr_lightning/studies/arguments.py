@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import argparse
+from collections.abc import Sequence
+from itertools import takewhile
 
 
-def split_arguments(arguments: Sequence[str], own: Collection[str]) -> tuple[list[str], list[str]]:
-    """A command's own arguments, and those to hand on.
-
-    An option owns the words that follow it up to the next option; the words before the first option are the
-    command's own.
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], what: str
+) -> tuple[list[str], argparse.Namespace, list[str]]:
+    """A command's words before its first option, its own options, and those to hand on in their order.
 
     Args:
+        parser: of its own options, without abbreviations.
         arguments: of the command line.
-        own: the options of the command, as ``--seeds``.
+        what: an example of the words, of which there must be one.
     """
-    mine: list[str] = []
-    further: list[str] = []
-    target = mine
-    for word in arguments:
-        if word.startswith("--") or word == "-h":
-            target = mine if word.partition("=")[0] in own else further
-        target.append(word)
-    return mine, further
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    own, further = parser.parse_known_args(arguments[len(words) :])
+    if not words:
+        parser.error(f"name {what}")
+    return words, own, further
 
 
 def options_of(arguments: Sequence[str], prefixes: tuple[str, ...]) -> list[str]:
@@ -34,15 +33,4 @@ def options_of(arguments: Sequence[str], prefixes: tuple[str, ...]) -> list[str]
             wanted = word.startswith(prefixes)
         if wanted:
             found.append(word)
-    return found
-
-
-def value_of(arguments: Sequence[str], option: str) -> str | None:
-    """The value of an option, the last one if it is given more than once."""
-    found = None
-    for position, word in enumerate(arguments):
-        if word.startswith(f"{option}="):
-            found = word.partition("=")[2]
-        elif word == option and position + 1 < len(arguments):
-            found = arguments[position + 1]
     return found

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from itertools import takewhile
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +25,7 @@ from osr_lightning.models.factory import Recipe, origin
 from osr_lightning.models.sampling import Ensemble, Sampler
 from osr_lightning.recogniser import Recogniser
 from osr_lightning.settings import is_trusted
+from osr_lightning.studies.arguments import parse
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.calibrating import calibrate_checkpoint, tell
 from osr_lightning.training.loggers import run_folder
@@ -170,10 +170,9 @@ def main(arguments: Sequence[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--output", metavar="FILE", help=f"default: checkpoints/{NAME} in a new run folder")
-    paths = list(takewhile(lambda word: not word.startswith("-"), arguments))
-    own, others = parser.parse_known_args(arguments[len(paths) :])
-    if not paths:
-        parser.error("name the checkpoints first, as in osr ensemble RUN/checkpoints/best.ckpt ...")
+    paths, own, others = parse(
+        parser, arguments, "the checkpoints first, as in osr ensemble RUN/checkpoints/best.ckpt ..."
+    )
     ensemble(paths, own.output, others)
 
 

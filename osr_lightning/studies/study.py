@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 import yaml
 
+from osr_lightning.arguments import value_of
 from osr_lightning.data.class_splits import NAMES, known_classes
 from osr_lightning.errors import UserError
-from osr_lightning.studies.arguments import options_of, split_arguments, value_of
+from osr_lightning.studies.arguments import options_of, parse
 from osr_lightning.studies.tables import Finished, write_tables
 from osr_lightning.writing import write_text
 
 _LAST = "report.html"  # the last file that a run writes
 _KEPT = "arguments.json"  # in a run's folder: what it was started with
-_OWN = {"--seeds", "--splits", "--shard", "--name", "--ensemble", "-h", "--help"}
 
 
 class Run(NamedTuple):
@@ -51,12 +51,14 @@ def parser() -> argparse.ArgumentParser:
     """The study's own options; all others are those of ``osr run``."""
     options = argparse.ArgumentParser(
         "osr study",
-        description="Every config with every seed (and class split), each run in a folder of its own below "
-        "lightning_logs/NAME, and one table of means and standard deviations, study.csv and study.html. "
-        "Started again, it skips finished runs and goes on with one that was stopped. All further options "
-        "are those of osr run, and hold for every run.",
+        usage="osr study CONFIG [CONFIG ...] [--seeds SEED ...] [--splits arpl|neal] [--shard I/N] "
+        "[--ensemble] [--name NAME] [options of osr run]",
+        description="Every CONFIG (YAML of osr run; the first words) with every seed (and class split), "
+        "each run in a folder of its own below lightning_logs/NAME, and one table of means and standard "
+        "deviations, study.csv and study.html. Started again, it skips finished runs and goes on with one "
+        "that was stopped. All further options are those of osr run, and hold for every run.",
+        allow_abbrev=False,
     )
-    options.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="a config of osr run")
     options.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="0 if not given")
     options.add_argument(
         "--splits",
@@ -84,9 +86,8 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: for a mistake in them, or runs that were made with other options.
     """
-    own, further = split_arguments(arguments, _OWN)
-    options = parser().parse_args(own)
-    runs = plan(options.configs, options.seeds, options.splits, options.name, further)
+    configs, options, further = parse(parser(), arguments, "the configs first, as in osr study CONFIG ...")
+    runs = plan([Path(config) for config in configs], options.seeds, options.splits, options.name, further)
     mine = shard(runs, options.shard)
     for run in mine:
         _refuse_other(run)
