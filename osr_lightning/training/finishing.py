@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from osr_lightning import checkpoint as checkpoints
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS
 from osr_lightning.training.base import OpenSetClassifier
-from osr_lightning.training.calibrating import calibrate_checkpoint
+from osr_lightning.training.calibrating import calibrate_checkpoint, write
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.loggers import run_folder
 
@@ -36,8 +37,14 @@ def calibrate_kept(trainer: OpenSetTrainer, model: OpenSetClassifier, datamodule
     metrics = dict(trainer.callback_metrics)
     paths = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
     kept = list(dict.fromkeys(path for path in paths if path and Path(path).is_file()))
+    step = None
     for path in kept or [None]:
-        calibrate_checkpoint(trainer, model, datamodule, path, output=path, in_place=False)
+        source = None if path is None else checkpoints.read(path)
+        if source is None or source.get("global_step") != step:
+            calibrate_checkpoint(trainer, model, datamodule, path, output=path, in_place=False)
+            step = None if source is None else source.get("global_step")
+        elif trainer.is_global_zero:  # the best weights are the last, and the model has them
+            write(model, datamodule, source, Path(str(path)))
     record = model.trained.threshold.record
     rank_zero_info(f"threshold {record.value:.6g} on {model.options.score}, from {record.calibrated_on}")
     trainer.callback_metrics.update(metrics)

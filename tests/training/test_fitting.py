@@ -11,6 +11,7 @@ from osr_lightning import BaselineClassifier, MCDropoutClassifier, OpenSetDataMo
 from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
 from osr_lightning.scoring.calibration import images_needed, known_quantile
+from osr_lightning.training import calibrating
 from osr_lightning.training.fitting import check_images, reference_count, references
 
 
@@ -168,3 +169,18 @@ def test_a_fit_reads_no_test_images(tiny_root, tmp_path):
     module = OpenSetDataModule(root=str(tiny_root), unknown={"gone": "folder:/no/such/folder"})
     trainer.fit(BaselineClassifier(), datamodule=module)
     assert module.tables.test is None
+
+
+def test_best_weights_that_are_the_last_are_looked_at_once(tiny_root, tmp_path, monkeypatch):
+    looked = []
+    whole = calibrating.fit_detectors
+    monkeypatch.setattr(calibrating, "fit_detectors", lambda *args: looked.append(whole(*args)))
+    trainer = OpenSetTrainer(max_epochs=1, default_root_dir=str(tmp_path), **TRAINER)
+    trainer.fit(BaselineClassifier(), datamodule=data(tiny_root))
+    assert len(looked) == 1
+    folder = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints"
+    best, last = (torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert best["images"].keys() == last["images"].keys()
+    for name, value in best["state_dict"].items():
+        found = last["state_dict"][name]
+        assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value
