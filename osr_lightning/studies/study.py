@@ -133,7 +133,8 @@ def plan(
     name = name or "-".join([*stems, *([splits] if splits else [])])
     root = Path(value_of(further, "--trainer.default_root_dir") or ".", "lightning_logs", name)
     runs = []
-    for config, (split, classes), seed in product(configs, _classes(configs[0], splits, further), seeds):
+    parts = [(config, *part) for config in configs for part in _classes(config, splits, further)]
+    for (config, split, classes), seed in product(parts, seeds):
         run = "-".join([config.stem, *([split] if split else []), f"seed{seed}"])
         known = [] if classes is None else [f"--data.known_classes={list(classes)}"]
         arguments = [

@@ -117,6 +117,14 @@ def test_runs_of_a_plan():
 CONFIG = Path(__file__).parents[2] / "configs" / "open_set" / "mnist.yaml"
 
 
+def test_each_config_has_the_splits_of_its_own_known_set():
+    cifar10 = CONFIG.with_name("cifar10.yaml")
+    runs = plan([CONFIG, cifar10], [0], "arpl", None, [])
+    known = [next(a for a in run.arguments if a.startswith("--data.known_classes=")) for run in runs]
+    expected = [*ARPL["mnist"], *ARPL["cifar10"]]
+    assert known == [f"--data.known_classes={list(classes)}" for classes in expected]
+
+
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_shards_are_all_runs_once(count):
     runs = plan([CONFIG], [0, 1, 2], None, None, [])
