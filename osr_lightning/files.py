@@ -124,3 +124,18 @@ def expand(images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> I
 def as_text(path: str | os.PathLike[str]) -> str:
     """A path or name as text that any file can hold, what is no UTF-8 written with backslashes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def folder_name(option: str, name: str) -> str:
+    """The name, if a folder can have it.
+
+    Args:
+        option: whose value it is.
+        name: given for a folder that the command makes.
+
+    Raises:
+        UserError: for a path of several parts, or none.
+    """
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise UserError(f"{option} must be the name of a folder, not {name!r}")
+    return name

@@ -356,6 +356,7 @@ def test_a_fit_that_starts_from_another_experiment_leaves_that_alone(trained, ti
 
 
 MISTAKES = {
+    "name of the run folder": (["--trainer.version=../x"], "trainer.version must be the name of a folder"),
     "unknown source": (["--data.known=mnits"], "mnits"),
     "unknown unknown source": (["--data.unknown={a: nosuch}"], "nosuch"),
     "missing folder": (["--data.unknown={a: 'folder:/no/such/folder'}"], "/no/such/folder"),

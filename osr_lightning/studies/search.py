@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from osr_lightning.data.sources import shared_sets
 from osr_lightning.errors import Diverged, UserError
+from osr_lightning.files import folder_name
 from osr_lightning.studies.objective import Judge
 from osr_lightning.studies.results import (
     tell_best,
@@ -103,9 +104,7 @@ def main(arguments: Sequence[str]) -> None:
         cli = check(space, further, str(options.space))
     config = cli.config["run"]
     name = options.name or f"{config.trainer.experiment}_search"
-    if Path(name).name != name or name in ("", ".", ".."):
-        raise UserError(f"--name must be the name of a folder, not {name!r}")
-    folder = Path(config.trainer.default_root_dir, "lightning_logs", name)
+    folder = Path(config.trainer.default_root_dir, "lightning_logs", folder_name("--name", name))
     study = open_study(options.storage, folder, name, config.seed_everything)
     same_search(study, described(space), settings(cli.yaml, space))
     search = Search(study, space, further, name, folder, options.trials)

@@ -16,6 +16,7 @@ import yaml
 from osr_lightning.arguments import value_of
 from osr_lightning.data.class_splits import NAMES, known_classes
 from osr_lightning.errors import UserError
+from osr_lightning.files import folder_name
 from osr_lightning.studies.arguments import options_of, parse
 from osr_lightning.studies.tables import Finished, write_tables
 from osr_lightning.writing import write_text
@@ -131,7 +132,8 @@ def plan(
     if value_of(further, "--trainer.devices") not in (None, "1"):
         raise UserError("a study trains in one process: leave trainer.devices, and spread runs with --shard")
     name = name or "-".join([*stems, *([splits] if splits else [])])
-    root = Path(value_of(further, "--trainer.default_root_dir") or ".", "lightning_logs", name)
+    runs_of = Path(value_of(further, "--trainer.default_root_dir") or ".", "lightning_logs")
+    root = runs_of / folder_name("--name", name)
     runs = []
     parts = [(config, *part) for config in configs for part in _classes(config, splits, further)]
     for (config, split, classes), seed in product(parts, seeds):

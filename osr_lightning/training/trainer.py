@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from osr_lightning import checkpoint as checkpoints
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
+from osr_lightning.files import folder_name
 from osr_lightning.training import restoring
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.calibrating import calibrate_checkpoint, require_unknowns, tell
@@ -76,6 +77,8 @@ class OpenSetTrainer(Trainer):
             "calibrate_s": None,
         }  # seconds, for results.json
         check_limits(checkpoint_minutes, kwargs)
+        if isinstance(version, str):
+            folder_name("trainer.version", version)
         if logger is None or logger is True:
             logger = run_folder_loggers(default_root_dir, experiment, version)
         keep = enable_checkpointing and logger is not False  # without a run folder they have no place

@@ -153,6 +153,8 @@ def test_mistakes_get_one_sentence(tmp_path, capsys):
         (["nowhere.yaml"], "there is no config nowhere.yaml"),
         ([str(CONFIG), str(same)], "same file name"),
         ([str(CONFIG), "--trainer.devices=2"], "one process"),
+        ([str(CONFIG), "--name=../up"], "--name must be the name of a folder, not '../up'"),
+        ([str(CONFIG), "--name=a/b"], "--name must be the name of a folder, not 'a/b'"),
     ]:
         assert main(["study", *arguments]) == 2
         err = capsys.readouterr().err
