@@ -18,9 +18,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from osr_lightning.checkpoint import load, save
+    from osr_lightning.answers import Prediction
+    from osr_lightning.checkpoint import save
     from osr_lightning.data.datamodule import OpenSetDataModule
-    from osr_lightning.recogniser import Prediction, Recogniser
+    from osr_lightning.deploy.opening import load
+    from osr_lightning.recogniser import Recogniser
     from osr_lightning.training.classifiers import (
         BaselineClassifier,
         EnsembleClassifier,
@@ -34,9 +36,9 @@ _MODULES = {
     "MCDropoutClassifier": "training.classifiers",
     "OpenSetDataModule": "data.datamodule",
     "OpenSetTrainer": "training.trainer",
-    "Prediction": "recogniser",
+    "Prediction": "answers",
     "Recogniser": "recogniser",
-    "load": "checkpoint",
+    "load": "deploy.opening",
     "save": "checkpoint",
 }
 

@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from osr_lightning.errors import UserError
 
@@ -26,7 +24,7 @@ _STRIP = 2**20  # pixels of 16-bit or float grey that are scaled at once
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(file: str | Path, size: int | None = None) -> Tensor:
+def read_image(file: str | Path, size: int | None = None) -> NDArray[np.uint8]:
     """Read an image file of any format and mode that PIL knows; of several frames, the first.
 
     Args:
@@ -43,7 +41,7 @@ def read_image(file: str | Path, size: int | None = None) -> Tensor:
     # PIL's decoders raise a dozen kinds on damaged files
     try:
         with opened(file, size) as (image, _):
-            return pil_to_tensor(image)
+            return pil_to_array(image)
     except Exception as error:
         raise UserError(f"Cannot read the image {file} ({reason(error)}): remove or replace it.") from error
 
@@ -79,7 +77,7 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def pil_to_tensor(image: Image.Image) -> Tensor:
+def pil_to_array(image: Image.Image) -> NDArray[np.uint8]:
     """Convert a PIL image of any mode to uint8, upright as its EXIF orientation says.
 
     Transparency is composited on white. 16-bit grey (``I;16`` and ``I``) is scaled from ``[0, 65535]``.
@@ -103,11 +101,11 @@ def pil_to_tensor(image: Image.Image) -> Tensor:
             image = image.convert("LA")
         image = _smaller(_converted(image, "RGBA"))
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = torch.from_numpy(np.array(_smaller(_converted(image, mode))))  # (H, W) or (H, W, 3)
-    return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
+    pixels = np.array(_smaller(_converted(image, mode)))  # (H, W) or (H, W, 3)
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
-def _deep_grey(image: Image.Image) -> Tensor:
+def _deep_grey(image: Image.Image) -> NDArray[np.uint8]:
     """16-bit and float grey -> ``(H, W)`` uint8, by strips, as numbers of 64 bits take much memory."""
     rows = max(1, _STRIP // image.width)
 
@@ -122,7 +120,7 @@ def _deep_grey(image: Image.Image) -> Tensor:
     pixels = np.empty((image.height, image.width), np.uint8)
     for top, values in strips():
         pixels[top : top + len(values)] = ((values / white).clip(0, 1) * 255).round()
-    return torch.from_numpy(pixels)
+    return pixels
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:

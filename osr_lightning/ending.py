@@ -28,8 +28,8 @@ def run(command: Callable[[], int | None]) -> int:
 
     Returns:
         The exit status: the command's own, or 0; 1 after a `Failure` or a full disk; 2 after a user's
-        mistake. SIGINT (Ctrl-C) and SIGTERM end it with 130 and 143. Of several processes the one that failed
-        first prints its sentence, and the others end with its status.
+        mistake. SIGINT (Ctrl-C) and SIGTERM end it with 130 and 143, a reader that has gone away with 141.
+        Of several processes the one that failed first prints its sentence, and the others end with its status.
 
     Raises:
         Exception: whatever else the command raises: it is a bug or an accident and has a traceback.
@@ -39,6 +39,9 @@ def run(command: Callable[[], int | None]) -> int:
             return command() or 0
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
+        except BrokenPipeError:  # `osr predict … | head`: the reader has what it wanted
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+            return 128 + signal.SIGPIPE
         except Exception as error:
             found = sentence(error)
             if found is None and _among_others():

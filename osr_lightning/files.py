@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from osr_lightning.decoding import EXTENSIONS
 from osr_lightning.errors import UserError
-from osr_lightning.pixels import ImageLike
+from osr_lightning.pixels import ImageLike, is_tensor
 
 # pictures of kinds that PIL may or may not read here: an answer is owed for them, not for other files
 _OTHERS = """
@@ -112,9 +111,9 @@ def expand(images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> I
         if not found:
             raise UserError(f"there are no images in {images}")
         yield from found
-    elif isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
-        yield from images
-    elif isinstance(images, Iterable) and not isinstance(images, (Image.Image, np.ndarray, Tensor, bytes)):
+    elif isinstance(images, np.ndarray) or is_tensor(images):
+        yield from images if images.ndim == 4 else [images]
+    elif isinstance(images, Iterable) and not isinstance(images, (Image.Image, bytes)):
         for image in images:
             yield from expand(image, recursive)
     else:

@@ -1,30 +1,34 @@
 """The one way in for every image: file, PIL image, array or tensor -> uint8 ``(C, H, W)`` of a given size.
 
-Files and PIL images are turned into pixels by ``decoding``.
+Files and PIL images are turned into pixels by ``decoding``. Nothing here needs torch; `osr_lightning.tensors`
+does the same to images in bulk, many times as fast.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from osr_lightning.decoding import pil_to_tensor, read_image, reason
+from osr_lightning.decoding import pil_to_array, read_image, reason
 from osr_lightning.errors import UserError
 
-ImageLike: TypeAlias = str | Path | Image.Image | NDArray[Any] | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-_CHUNK_VALUES = 2**24  # in one chunk of `to_uint8_images`: 64 MB as float32, however large the set
+ImageLike: TypeAlias = Union[str, Path, Image.Image, NDArray[Any], "Tensor"]
+
+_MOST_BITS = 22  # of a weight's fraction
+# torch's weights of red, green and blue, as the 32 bits that it multiplies with
+_RED, _GREEN, _BLUE = (float(np.float32(weight)) for weight in (0.2989, 0.587, 0.114))
 
 
-def to_pixels(image: ImageLike, size: int | None = None) -> Tensor:
+def to_pixels(image: ImageLike, size: int | None = None) -> NDArray[np.uint8]:
     """Any one image -> ``(C, H, W)`` uint8 with ``C`` 1 or 3.
 
     Args:
@@ -40,13 +44,13 @@ def to_pixels(image: ImageLike, size: int | None = None) -> Tensor:
         return read_image(image, size)
     if isinstance(image, Image.Image):
         try:
-            return pil_to_tensor(image)
+            return pil_to_array(image)
         except Exception as error:  # PIL decodes late
             raise UserError(f"Cannot read the PIL image ({reason(error)}).") from error
-    if not isinstance(image, (np.ndarray, Tensor)):
+    if not isinstance(image, np.ndarray) and not is_tensor(image):
         raise UserError(f"An image is a path, a PIL image, an array or a tensor, not {type(image).__name__}.")
-    channels_first = isinstance(image, Tensor)
-    array = _to_numpy(image) if isinstance(image, Tensor) else image
+    channels_first = not isinstance(image, np.ndarray)
+    array = image if isinstance(image, np.ndarray) else _to_numpy(image)
     if array.ndim == 2:
         array = array[..., None]
     elif array.ndim == 3:
@@ -62,12 +66,18 @@ def to_pixels(image: ImageLike, size: int | None = None) -> Tensor:
         )
     values = np.ascontiguousarray(_to_uint8(array))
     if values.shape[2] in (2, 4):
-        return pil_to_tensor(Image.fromarray(values))  # composites the alpha
-    return torch.from_numpy(values.copy()).permute(2, 0, 1)
+        return pil_to_array(Image.fromarray(values))  # composites the alpha
+    return values.copy().transpose(2, 0, 1)
+
+
+def is_tensor(image: object) -> TypeGuard[Tensor]:
+    """Whether this is a tensor of torch, which is not imported to tell."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(image, torch.Tensor)
 
 
 def _to_numpy(image: Tensor) -> NDArray[Any]:
-    if image.dtype == torch.bfloat16:
+    if str(image.dtype) == "torch.bfloat16":
         image = image.float()
     try:
         return image.detach().cpu().numpy()
@@ -90,82 +100,64 @@ def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
     raise UserError(f"Images are uint8, uint16, bool or float, not {values.dtype}; convert them to uint8.")
 
 
-def to_uint8_images(images: Tensor, *, size: int, channels: int) -> Tensor:
-    """Bring images to one size and one number of channels, in bulk.
-
-    Colour becomes grey by the ITU-R 601 weights, rounded; grey becomes colour by repetition; images of
-    another size are resized to a square with antialiased bilinear interpolation, whatever their shape.
-
-    Args:
-        images: ``(N, C, H, W)`` uint8 with ``C`` 1 or 3.
-        size: Height and width of the result.
-        channels: Channels of the result, 1 or 3.
-
-    Returns:
-        ``(N, channels, size, size)`` uint8, contiguous; ``images`` itself where it already is that.
-
-    Raises:
-        ValueError: ``images``, ``size`` or ``channels`` is none of the above.
-    """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(
-            f"images must be uint8 of shape (N, 1 or 3, H, W), not {images.dtype} {tuple(images.shape)}"
-        )
-    if size < 1 or channels not in (1, 3):
-        raise ValueError(f"size must be at least 1 and channels 1 or 3, not {size} and {channels}")
-    if images.shape[1:] == (channels, size, size):
-        return images.contiguous()
-
-    result = torch.empty((len(images), channels, size, size), dtype=torch.uint8)
-    step = max(1, _CHUNK_VALUES // max(1, images[:1].numel()))
-    for chunk, target in zip(torch.split(images, step), torch.split(result, step), strict=True):
-        if channels < chunk.shape[1]:
-            red, green, blue = chunk.float().unbind(1)
-            # rounded, as PIL does: truncated, white would become 254
-            grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
-            chunk = grey.round_().to(torch.uint8).unsqueeze(1)  # (n, 1, H, W)
-        if size == 1:  # torch's kernel fails here
-            chunk = chunk.float().mean((2, 3), keepdim=True).round_().to(torch.uint8)
-        elif chunk.shape[2:] != (size, size):
-            chunk = F.interpolate(chunk, (size, size), mode="bilinear", antialias=True)
-        target.copy_(chunk)  # one channel is repeated to three by broadcasting
-    return result
-
-
-def prepare(images: Sequence[ImageLike], *, size: int, channels: int) -> Tensor:
+def prepare(images: Sequence[ImageLike], *, size: int, channels: int) -> NDArray[np.uint8]:
     """Images of any kind and size -> ``(N, channels, size, size)`` uint8.
 
     Raises:
         UserError: for the first that is no image.
     """
-    found = [to_uint8_images(to_pixels(i, size)[None], size=size, channels=channels) for i in images]
-    return torch.cat(found) if found else torch.empty((0, channels, size, size), dtype=torch.uint8)
+    found = [fit(to_pixels(image, size), size=size, channels=channels) for image in images]
+    return np.stack(found) if found else np.empty((0, channels, size, size), np.uint8)
 
 
-def standardise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Turn stored images into a network's input, ``(images / 255 - mean) / std``, on their own device.
+def fit(image: NDArray[np.uint8], *, size: int, channels: int) -> NDArray[np.uint8]:
+    """Bring one image to a size and number of channels: what `osr_lightning.tensors.to_uint8_images` does.
+
+    Every pixel is the one that torch's kernels for uint8 give on x86 processors with AVX; without AVX
+    torch's own differ from it by one level at most.
 
     Args:
-        images: ``(B, C, H, W)`` uint8.
-        mean: ``C`` means on the scale ``[0, 1]``.
-        std: ``C`` standard deviations on the same scale.
+        image: ``(C, H, W)`` with ``C`` 1 or 3.
+        size: height and width of the result.
+        channels: of the result, 1 or 3.
 
     Returns:
-        ``(B, C, H, W)`` float32.
-
-    Raises:
-        ValueError: The images are not uint8, so they may be standardised already.
+        ``(channels, size, size)``.
     """
-    if images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8, not {images.dtype}")
-    pixels = images.to(torch.float32)
-    if len(mean) == 1:  # numbers are quicker than tensors of one
-        return pixels.mul_(1 / (255 * std[0])).sub_(mean[0] / std[0])
-    scale, shift = (
-        torch.tensor(values, dtype=torch.float32, device=images.device).view(-1, 1, 1)
-        for values in (
-            [1 / (255 * s) for s in std],
-            [-m / s for m, s in zip(mean, std, strict=True)],
-        )
-    )
-    return pixels.mul_(scale).add_(shift)
+    if channels < len(image):
+        red, green, blue = image.astype(np.float64)
+        # each sum is rounded to 32 bits, as torch's fused multiplications are
+        grey = ((red * _RED).astype(np.float32) + _GREEN * green).astype(np.float32)
+        image = (grey + _BLUE * blue).astype(np.float32).round().astype(np.uint8)[None]
+    if size == 1:
+        image = image.astype(np.float64).mean((1, 2), keepdims=True).round().astype(np.uint8)
+    elif image.shape[1:] != (size, size):
+        across = _resize_rows(image.astype(np.float64), size)
+        image = _resize_rows(across.swapaxes(1, 2), size).swapaxes(1, 2).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(image, (channels, size, size)))
+
+
+def _resize_rows(image: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Antialiased bilinear interpolation of whole numbers ``(C, H, W)`` to ``(C, H, size)``, rounded.
+
+    Weights are whole numbers of 16 bits, as torch has them; their sums are exact in float64.
+    """
+    length = image.shape[2]
+    if length == size:
+        return image
+    scale = length / size
+    reach = max(scale, 1.0)
+    columns = []
+    for position in range(size):
+        center = scale * (position + 0.5)
+        begin, end = max(int(center - reach + 0.5), 0), min(int(center + reach + 0.5), length)
+        weights = np.maximum(0, 1 - np.abs((np.arange(begin, end) - center + 0.5) / reach))
+        columns.append((begin, end, weights / weights.sum()))
+    largest = max(weights.max() for _, _, weights in columns)
+    bits = next((b for b in range(_MOST_BITS) if int(0.5 + largest * 2 ** (b + 1)) >= 2**15), _MOST_BITS - 1)
+    result = np.empty((*image.shape[:2], size))
+    for position, (begin, end, weights) in enumerate(columns):
+        result[:, :, position] = image[:, :, begin:end] @ np.trunc(weights * 2**bits + 0.5)
+    result += 2 ** (bits - 1)
+    result /= 2**bits
+    return np.floor(result, out=result).clip(0, 255, out=result)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from osr_lightning import pixels
+from osr_lightning import tensors
+from osr_lightning.answers import AT_ONCE, Answers, Prediction, predictions
 from osr_lightning.errors import UserError
-from osr_lightning.facts import UNKNOWN, Facts
+from osr_lightning.facts import Facts
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.sampling import Sampler
 from osr_lightning.pixels import ImageLike
@@ -24,8 +25,7 @@ from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
 from osr_lightning.scoring.scores import SCORES, Samples, mean_log_probability, summarise
 from osr_lightning.scoring.threshold import Threshold
 
-_AT_ONCE = 128  # images that are read and classified together, at most
-_VALUES_AT_ONCE = 2**19  # of their pixels
+_VALUES_AT_ONCE = 2**19  # pixels of images that are classified together
 
 
 class Answer(NamedTuple):
@@ -40,27 +40,6 @@ class Answer(NamedTuple):
     prediction: Tensor
     confidence: Tensor
     score: Tensor
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer to one image.
-
-    Attributes:
-        label: name of the class, or ``unknown``.
-        unknown: whether the score is greater than the threshold.
-        confidence: in [0, 1], the mean probability of the likeliest class, rejected or not.
-        score: higher means more unknown.
-        threshold: above it an image is called unknown.
-        file: where the image was read from; None for others.
-    """
-
-    label: str
-    unknown: bool
-    confidence: float
-    score: float
-    threshold: float
-    file: str | None = None
 
 
 class Recogniser(nn.Module):
@@ -114,13 +93,28 @@ class Recogniser(nn.Module):
     def standardise(self, images: Tensor) -> Tensor:
         """Pixels ``(B, C, H, W)`` uint8 -> the network's input, in the precision of its weights."""
         weight = next(self.sampler.parameters())
-        return pixels.standardise(images, self.facts.mean, self.facts.std).to(weight.dtype)
+        return tensors.standardise(images, self.facts.mean, self.facts.std).to(weight.dtype)
 
     def forward(self, images: Tensor) -> Answer:
         """Decide on pixels ``(B, C, H, W)`` uint8, of the facts' channels and size.
 
         Raises:
             UserError: where the score has no threshold yet.
+        """
+        log_probability, score = self.judge(images)
+        confidence, predicted = log_probability.max(dim=-1)
+        unknown = self.threshold(score)
+        return Answer(predicted.where(~unknown, self.facts.num_classes), confidence.exp(), score)
+
+    def judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What a decision on pixels ``(B, C, H, W)`` uint8 is made of.
+
+        Returns:
+            ``(B, K)`` float64, the log of the mean probability over samples; and the deciding score ``(B,)``
+            float64.
+
+        Raises:
+            UserError: where the score needs a fit that is missing.
         """
         name = self.threshold.score
         detector = self._fitted().get(name)
@@ -129,13 +123,9 @@ class Recogniser(nn.Module):
         sampled = self.sampler(self.standardise(images), () if detector is None else detector.layers)
         samples = Samples(sampled.logits)
         log_probability = mean_log_probability(samples)
-        confidence, predicted = log_probability.max(dim=-1)
         if detector is None:
-            score = SCORES[name](samples)
-        else:
-            score = detector({**sampled.features, LOG_PROBABILITY: log_probability})
-        unknown = self.threshold(score)
-        return Answer(predicted.where(~unknown, self.facts.num_classes), confidence.exp(), score)
+            return log_probability, SCORES[name](samples)
+        return log_probability, detector({**sampled.features, LOG_PROBABILITY: log_probability})
 
     def describe(self, images: Tensor) -> dict[str, Tensor]:
         """All that is known of pixels ``(B, C, H, W)`` uint8.
@@ -162,7 +152,7 @@ class Recogniser(nn.Module):
         """
         device = next(self.parameters()).device
         values = self.facts.channels * self.facts.image_size**2
-        size = max(1, min(_AT_ONCE, _VALUES_AT_ONCE // values))
+        size = max(1, min(AT_ONCE, _VALUES_AT_ONCE // values))
         parts = []
         with evaluating(self):
             for batch in torch.split(images, size):
@@ -177,7 +167,29 @@ class Recogniser(nn.Module):
         sampled = self.sampler(self.standardise(images), _layers(detectors))
         return {**sampled.features, LOG_PROBABILITY: mean_log_probability(sampled.logits)}
 
+    def prepare(self, image: ImageLike) -> NDArray[np.uint8]:
+        """Any one image -> ``(C, size, size)``; see `osr_lightning.pixels.to_pixels` for what it may be.
+
+        Raises:
+            UserError: if it is no image or cannot be read.
+        """
+        found = tensors.prepare([image], size=self.facts.image_size, channels=self.facts.channels)
+        return found[0].numpy()
+
     @torch.inference_mode()
+    def answer(self, images: NDArray[np.uint8]) -> Answers:
+        """What is said of prepared images ``(N, C, size, size)``.
+
+        Raises:
+            UserError: where the deciding score has no fit or no threshold yet.
+        """
+        if self.threshold.score not in self.score_names:
+            raise UserError(not_fitted(self.threshold.score))
+        rows = self.describe_evenly(torch.from_numpy(images))
+        scores = {name: rows[f"score/{name}"].numpy() for name in self.score_names}
+        unknown = self.threshold(rows[f"score/{self.threshold.score}"]).numpy()
+        return Answers(rows["predicted_class"].numpy(), unknown, rows["confidence"].numpy(), scores)
+
     def predict(self, images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> list[Prediction]:
         """Name what is in each image, or call it unknown.
 
@@ -194,37 +206,7 @@ class Recogniser(nn.Module):
         Raises:
             UserError: naming the first that is no image or cannot be read.
         """
-        from osr_lightning.files import expand
-
-        found: list[Prediction] = []
-        items = list(expand(images, recursive))
-        if self.threshold.score not in self.score_names:
-            raise UserError(not_fitted(self.threshold.score))
-        threshold, names = self.threshold.value, self.facts.classes
-        for start in range(0, len(items), _AT_ONCE):
-            some = items[start : start + _AT_ONCE]
-            batch = pixels.prepare(some, size=self.facts.image_size, channels=self.facts.channels)
-            rows = self.describe_evenly(batch)
-            score = rows[f"score/{self.threshold.score}"]
-            found += [
-                Prediction(
-                    UNKNOWN if unknown else names[label],
-                    unknown,
-                    confidence,
-                    value,
-                    threshold,
-                    str(image) if isinstance(image, (str, Path)) else None,
-                )
-                for label, unknown, confidence, value, image in zip(
-                    rows["predicted_class"].tolist(),
-                    self.threshold(score).tolist(),
-                    rows["confidence"].tolist(),
-                    score.tolist(),
-                    some,
-                    strict=True,
-                )
-            ]
-        return found
+        return predictions(self, images, recursive)
 
 
 def _layers(detectors: Iterable[Detector]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import shutil
 import struct
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from osr_lightning import pixels
 from osr_lightning.__main__ import main
 from osr_lightning.data.folder import load_folder
 from osr_lightning.data.sources import load_source
-from osr_lightning.decoding import MAX_PIXELS, pil_to_tensor, read_image
+from osr_lightning.decoding import MAX_PIXELS, pil_to_array, read_image
 from osr_lightning.deploy import predict
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.evaluation.compare import compare, print_comparison
@@ -29,6 +31,9 @@ from osr_lightning.evaluation.table import PredictionTable
 few, some, many = (settings(deadline=None, max_examples=count) for count in (20, 40, 100))
 # libraries warn of what they refuse or mend
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+# what is asked of a recogniser while files are read
+ASKED = SimpleNamespace(prepare=lambda image: pixels.prepare([image], size=4, channels=1)[0])
 
 
 def answer(call, *arguments, **options):
@@ -117,7 +122,7 @@ def pictures() -> list[bytes]:
 def test_damaged_images(folder, content, size):
     (folder / "a.png").write_bytes(content)
     pixels = answer(read_image, folder / "a.png", size)
-    assert pixels is None or (pixels.ndim == 3 and len(pixels) in (1, 3) and pixels.numel())
+    assert pixels is None or (pixels.ndim == 3 and len(pixels) in (1, 3) and pixels.size)
 
 
 @few
@@ -134,7 +139,7 @@ def test_a_folder_with_a_damaged_image(folder, content):
     "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"]
 )
 def test_every_mode_is_read(mode):
-    assert pil_to_tensor(Image.new(mode, (3, 2))).shape[1:] == (2, 3)
+    assert pil_to_array(Image.new(mode, (3, 2))).shape[1:] == (2, 3)
 
 
 # archives and torchvision's files ---------------------------------------------------------------------
@@ -211,7 +216,7 @@ awkward = st.one_of(
 def test_sources_of_any_name(folder, name, kind):
     assume(not Path(name).is_absolute() and name.strip("./") and "*" not in name)
     answer(load_source, f"{kind}{name}", "test", root=folder)
-    answer(lambda: predict.read([*predict.images([name])][:3], size=4, channels=1))
+    answer(lambda: predict.read(ASKED, [*predict.images([name])][:3]))
 
 
 @few
@@ -232,7 +237,7 @@ def test_files_and_classes_of_any_name(names):
         for text in (*found.files, *found.classes):
             text.encode()
         rows = [image for image in predict.images([place]) if image.path.suffix == ".png"]
-        assert not [pixels for pixels in predict.read(rows, size=4, channels=1) if isinstance(pixels, str)]
+        assert not [pixels for pixels in predict.read(ASKED, rows) if isinstance(pixels, str)]
         table = make_table(classes=tuple(dict.fromkeys((*found.classes, "other"))), sources=names)
         make_run(Path(place) / "run", table)
         write_report(Path(place) / "run")

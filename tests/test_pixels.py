@@ -6,20 +6,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import EpsImagePlugin, ExifTags, Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms import Compose, Grayscale, Resize
 from torchvision.transforms.v2 import functional as tv
 
-from osr_lightning import decoding, pixels
-from osr_lightning.decoding import pil_to_tensor, read_image
+from osr_lightning import decoding, pixels, tensors
+from osr_lightning.decoding import pil_to_array, read_image
 from osr_lightning.errors import UserError
-from osr_lightning.pixels import (
-    prepare,
-    standardise,
-    to_pixels,
-    to_uint8_images,
-)
+from osr_lightning.pixels import to_pixels
+from osr_lightning.tensors import prepare, standardise, to_uint8_images
 
 
 def photo_crops():
@@ -96,7 +94,7 @@ def test_images_of_the_right_kind_are_given_back_as_they_are():
 def test_chunks_do_not_change_the_result(monkeypatch):
     crops = photo_crops()[:10]
     whole = to_uint8_images(crops, size=20, channels=1)
-    monkeypatch.setattr(pixels, "_CHUNK_VALUES", 3 * 3 * 32 * 32)
+    monkeypatch.setattr(tensors, "_CHUNK_VALUES", 3 * 3 * 32 * 32)
     assert torch.equal(to_uint8_images(crops, size=20, channels=1), whole)
 
 
@@ -166,10 +164,10 @@ def depth16(mode, *values):
     ids=lambda value: getattr(value, "mode", ""),
 )
 def test_pil_modes(image, expected):
-    pixels = pil_to_tensor(image)
-    assert pixels.dtype == torch.uint8
+    pixels = pil_to_array(image)
+    assert pixels.dtype == np.uint8
     assert pixels.shape == (len(expected), image.height, image.width)
-    assert pixels.flatten(1).tolist() == expected
+    assert pixels.reshape(len(expected), -1).tolist() == expected
 
 
 def test_exif_orientation_is_honoured(tmp_path):
@@ -178,7 +176,7 @@ def test_exif_orientation_is_honoured(tmp_path):
     exif[0x0112] = 6  # to be turned a quarter clockwise
     image.save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as stored:
-        assert pil_to_tensor(stored).tolist() == [[[10], [20], [30]]]
+        assert pil_to_array(stored).tolist() == [[[10], [20], [30]]]
 
 
 # to_pixels --------------------------------------------------------------------------------------------
@@ -213,7 +211,7 @@ FIRST = np.ascontiguousarray(COLOUR.transpose(2, 0, 1))
 )
 def test_arrays_tensors_and_pil_images_of_any_layout(image, expected):
     found = to_pixels(image)
-    assert found.dtype == torch.uint8
+    assert found.dtype == np.uint8
     assert np.array_equal(found, expected)
 
 
@@ -235,7 +233,7 @@ def test_arrays_tensors_and_pil_images_of_any_layout(image, expected):
 )
 def test_values_of_other_types_are_scaled(values, expected):
     found = to_pixels(values)
-    assert found.dtype == torch.uint8
+    assert found.dtype == np.uint8
     assert found.flatten().tolist() == expected
 
 
@@ -262,7 +260,7 @@ def test_alpha_is_composited_on_white(kind):
 def test_what_is_returned_is_a_copy():
     for image in (GREY.copy(), torch.tensor(GREY), FIRST.copy(), torch.tensor(FIRST)):
         before = np.asarray(image).copy()
-        to_pixels(image).fill_(0)
+        to_pixels(image).fill(0)
         assert np.array_equal(image, before)
 
 
@@ -346,7 +344,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypat
     monkeypatch.setattr(decoding, "MAX_PIXELS", 110)
     assert read_image(tmp_path / "a.png").shape == (1, 10, 11)
     monkeypatch.setattr(decoding, "MAX_PIXELS", 109)
-    monkeypatch.setattr(decoding, "pil_to_tensor", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(decoding, "pil_to_array", lambda image: pytest.fail("decoded"))
     with pytest.raises(UserError, match="11 x 10 pixels, more than 109"):
         read_image(tmp_path / "a.png")
 
@@ -385,10 +383,10 @@ def test_deep_grey_is_scaled_alike_by_strips_and_at_once(monkeypatch):
         Image.fromarray(values.astype(np.float32)),
         Image.fromarray((values * (np.arange(37) == 36)[:, None] * 255).astype(np.float32)),  # white is last
     ]
-    at_once = [pil_to_tensor(image) for image in images]
+    at_once = [pil_to_array(image) for image in images]
     monkeypatch.setattr(decoding, "_STRIP", 30)
     for image, expected in zip(images, at_once, strict=True):
-        assert torch.equal(pil_to_tensor(image), expected)
+        assert np.array_equal(pil_to_array(image), expected)
 
 
 def test_postscript_under_another_name_is_not_run(tmp_path, monkeypatch):
@@ -402,15 +400,15 @@ def test_postscript_under_another_name_is_not_run(tmp_path, monkeypatch):
 def test_reading_leaves_a_pil_image_as_it_was():
     image = Image.fromarray(COLOUR)
     image.getexif()[ExifTags.Base.Orientation] = 6
-    turned = pil_to_tensor(image)
-    assert torch.equal(turned, pil_to_tensor(image))
+    turned = pil_to_array(image)
+    assert np.array_equal(turned, pil_to_array(image))
     assert turned.shape[1:] == image.size
 
 
 def test_of_several_frames_the_first_is_read(tmp_path):
     frames = [Image.new("L", (4, 4), grey) for grey in (10, 200)]
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
-    assert read_image(tmp_path / "a.tif").unique().tolist() == [10]
+    assert np.unique(read_image(tmp_path / "a.tif")).tolist() == [10]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -423,7 +421,8 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path, mode, size):
     assert 2 * size <= min(drafted.shape[1:]) < 427
     channels = len(drafted)
     small, expected = (
-        to_uint8_images(image[None], size=size, channels=channels).int() for image in (drafted, whole)
+        to_uint8_images(torch.from_numpy(image)[None], size=size, channels=channels).int()
+        for image in (drafted, whole)
     )
     assert (small - expected).abs().float().mean() < 1.5
     assert (small - expected).abs().max() <= 16
@@ -431,17 +430,17 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path, mode, size):
 
 def test_a_jpeg_of_less_than_twice_the_size_is_decoded_as_it_is(tmp_path):
     Image.fromarray(COLOUR).resize((100, 90)).save(tmp_path / "a.jpg")
-    assert torch.equal(read_image(tmp_path / "a.jpg", 50), read_image(tmp_path / "a.jpg"))
+    assert np.array_equal(read_image(tmp_path / "a.jpg", 50), read_image(tmp_path / "a.jpg"))
 
 
 def test_huge_images_are_averaged_down_on_the_way(monkeypatch):
     monkeypatch.setattr(decoding, "_LARGE", 100)
     photo = Image.fromarray(load_sample_image("china.jpg")[:400, :400])
-    found = pil_to_tensor(photo)
+    found = pil_to_array(photo)
     # isqrt(160000 / 100) = 40: means of 40 x 40 pixels
     expected = torch.tensor(np.asarray(photo)).double().unfold(0, 40, 40).unfold(1, 40, 40).mean((3, 4))
     assert found.shape == (3, 10, 10)
-    assert (found.permute(1, 2, 0).double() - expected).abs().max() <= 1
+    assert (torch.from_numpy(found).permute(1, 2, 0).double() - expected).abs().max() <= 1
 
 
 # prepare ----------------------------------------------------------------------------------------------
@@ -470,6 +469,43 @@ def test_an_image_is_prepared_alike_in_every_batch():
 def test_preparing_names_the_first_that_is_no_image(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path / 'absent.png'} .*no such file"):
         prepare([GREY, tmp_path / "absent.png", None], size=4, channels=1)
+
+
+# without torch ----------------------------------------------------------------------------------------
+
+
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    size=st.integers(1, 70),
+    depths=st.tuples(*[st.sampled_from([1, 3])] * 2),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=200, deadline=None)
+def test_without_torch_every_pixel_is_the_same(height, width, size, depths, seed):
+    values = np.random.default_rng(seed).integers(0, 256, (depths[0], height, width), dtype=np.uint8)
+    expected = to_uint8_images(torch.from_numpy(values)[None], size=size, channels=depths[1])[0]
+    found = pixels.fit(values, size=size, channels=depths[1])
+    assert found.dtype == np.uint8
+    assert found.shape == (depths[1], size, size)
+    assert np.abs(found.astype(int) - expected.numpy()).max() <= LEVELS
+
+
+def test_without_torch_every_colour_has_the_same_grey():
+    channel = np.arange(0, 256, dtype=np.uint8)
+    for red in range(0, 256, 3):
+        colours = np.stack(np.broadcast_arrays(np.uint8(red), channel[:, None], channel[None]))
+        expected = to_uint8_images(torch.from_numpy(colours.copy())[None], size=256, channels=1)[0]
+        assert np.array_equal(pixels.fit(colours, size=256, channels=1), expected)
+
+
+def test_a_photograph_is_prepared_alike_without_torch():
+    photo = load_sample_image("china.jpg")
+    for size, channels in ((28, 1), (64, 3)):
+        expected = prepare([photo, GREY], size=size, channels=channels)
+        found = pixels.prepare([photo, GREY], size=size, channels=channels)
+        assert np.abs(found.astype(int) - expected.numpy()).max() <= LEVELS
+    assert pixels.prepare([], size=9, channels=3).shape == (0, 3, 9, 9)
 
 
 # standardise ------------------------------------------------------------------------------------------

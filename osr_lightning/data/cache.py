@@ -124,7 +124,7 @@ def _path(content: Iterable[bytes], settings: tuple[int | str, ...]) -> Path:
     digest = hashlib.blake2b(digest_size=20)
     libraries = (torch.__version__, torchvision.__version__, PIL.__version__)
     folder = Path(__file__).parent
-    others = (folder.parent / name for name in ("decoding.py", "pixels.py"))
+    others = (folder.parent / name for name in ("decoding.py", "pixels.py", "tensors.py"))
     code = [file.read_bytes() for file in (*sorted(folder.glob("*.py")), *others)]
     for part in (repr((settings, libraries)).encode(), *code):
         digest.update(part)

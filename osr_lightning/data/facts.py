@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data.stream import Images
-from osr_lightning.decoding import opened, pil_to_tensor
+from osr_lightning.decoding import opened, pil_to_array
 
 LARGEST = 64  # pixels a side that are chosen without being asked; more is the user's choice
 _COLOURED = 16  # levels between the channels of a pixel that is not grey
@@ -48,7 +48,7 @@ def _probe(file: Path) -> tuple[bool, int] | None:
         with opened(file, LARGEST // 2) as (image, size):
             if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
                 return False, min(size)
-            return _coloured(pil_to_tensor(image)[None]) > 0, min(size)
+            return _coloured(torch.from_numpy(pil_to_array(image))[None]) > 0, min(size)
     except Exception:  # reading it in earnest will say what is wrong
         return None
 

@@ -24,7 +24,7 @@ from osr_lightning.data.stream import Images, StreamedImages
 from osr_lightning.decoding import EXTENSIONS, read_image
 from osr_lightning.errors import UserError
 from osr_lightning.files import as_text, find
-from osr_lightning.pixels import to_uint8_images
+from osr_lightning.tensors import to_uint8_images
 
 _ENDS = 2**23  # bytes of a huge file's beginning and end that tell it from others
 
@@ -146,7 +146,7 @@ def read_images(files: Sequence[Path], *, size: int, channels: int) -> Tensor:
         return pixels.shape if pixels.numel() <= 2**18 else object()
 
     def read(some: Sequence[Path]) -> Tensor:
-        groups = groupby((read_image(file, size) for file in some), key=alike)
+        groups = groupby((torch.from_numpy(read_image(file, size)) for file in some), key=alike)
         return torch.cat(
             [to_uint8_images(torch.stack(list(group)), size=size, channels=channels) for _, group in groups]
         )

@@ -24,7 +24,7 @@ from osr_lightning.data.npz import load_npz
 from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
 from osr_lightning.errors import UserError
-from osr_lightning.pixels import to_uint8_images
+from osr_lightning.tensors import to_uint8_images
 
 __all__ = ["SOURCES", "SOURCES_OF", "ImageSet", "Request", "Split", "load_source"]
 

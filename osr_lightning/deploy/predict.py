@@ -9,21 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from osr_lightning.decoding import read_image
+from osr_lightning.answers import AT_ONCE, COLUMNS, Answering, as_rows, further_scores
 from osr_lightning.deploy.sinks import Row, Sink
 from osr_lightning.errors import UserError
 from osr_lightning.facts import UNKNOWN
 from osr_lightning.files import as_text, find
-from osr_lightning.pixels import to_uint8_images
-from osr_lightning.recogniser import Recogniser
 
 T = TypeVar("T")
-FILES_AT_ONCE = 128  # read by one task, and classified together
+Pixels: TypeAlias = NDArray[np.uint8]
 _AHEAD = 4  # tasks per worker that are read before they are needed
 
 
@@ -69,20 +67,19 @@ def images(paths: Sequence[str], counts: Counts | None = None) -> Iterator[Image
                 counts.skipped += 1
 
 
-def read(some: Sequence[Image], *, size: int, channels: int) -> list[Tensor | str]:
-    """Read files; ``(channels, size, size)`` uint8 each, or what is wrong with it."""
-    found: list[Tensor | str] = []
+def read(answering: Answering, some: Sequence[Image]) -> list[Pixels | str]:
+    """Read files; ``(channels, size, size)`` each, or what is wrong with it."""
+    found: list[Pixels | str] = []
     for image in some:
         try:
-            pixels = read_image(image.path, size)
-            found.append(to_uint8_images(pixels[None], size=size, channels=channels)[0])
+            found.append(answering.prepare(image.path))
         except UserError as error:
             found.append(str(error))
     return found
 
 
 def classify(
-    recogniser: Recogniser,
+    recogniser: Answering,
     found: Iterable[Image],
     sink: Sink,
     counts: Counts,
@@ -104,8 +101,7 @@ def classify(
         world: how many there are, in a process group; each reads every ``world``-th part.
         advance: is told of every few rows that are done.
     """
-    facts = recogniser.facts
-    reading = partial(read, size=facts.image_size, channels=facts.channels)
+    reading = partial(read, recogniser)
     index = 0
     with ThreadPoolExecutor(workers) as pool:
         for some, pixels in _ahead(pool, reading, _parts(found, rank, world), workers * _AHEAD):
@@ -122,22 +118,16 @@ def classify(
                     advance(len(part))
 
 
-def columns(recogniser: Recogniser) -> list[str]:
+def columns(recogniser: Answering) -> list[str]:
     """The columns of every row: those of a test's ``predictions.csv``."""
-    from osr_lightning.evaluation.table import CSV_COLUMNS
-
-    return [*CSV_COLUMNS, *_further(recogniser)]
-
-
-def _further(recogniser: Recogniser) -> list[str]:
-    return [name for name in recogniser.score_names if name != recogniser.threshold.score]
+    return [*COLUMNS, *further_scores(recogniser)]
 
 
 def _parts(found: Iterable[Image], rank: int, world: int) -> Iterator[list[Image]]:
     """This process's share; all processes get equally many parts, the last of them may be empty."""
     rest = iter(found)
     while True:
-        parts = [list(islice(rest, FILES_AT_ONCE)) for _ in range(world)]
+        parts = [list(islice(rest, AT_ONCE)) for _ in range(world)]
         if not parts[0]:
             return
         yield parts[rank]
@@ -154,45 +144,20 @@ def _ahead(
         yield part, result.result()
 
 
-def _rows(recogniser: Recogniser, some: Sequence[Image], pixels: Sequence[Tensor | str]) -> list[Row]:
-    readable = [image for image in pixels if isinstance(image, Tensor)]
-    answers: Iterator[dict[str, object]] = iter(())
-    if readable:
-        answers = _answers(recogniser, torch.stack(readable))
+def _rows(recogniser: Answering, some: Sequence[Image], pixels: Sequence[Pixels | str]) -> list[Row]:
+    readable = [image for image in pixels if not isinstance(image, str)]
+    answers = iter(as_rows(recogniser, recogniser.answer(np.stack(readable))) if readable else ())
+    empty = dict.fromkeys(("prediction", "confidence", "score", "threshold"), "")
     rows = []
     for image, found in zip(some, pixels, strict=True):
         row: Row = {"file": shown(image.path), "source": shown(Path(image.source)), "label": "", "error": ""}
         if isinstance(found, str):
-            row |= dict.fromkeys(("prediction", "confidence", "score", "threshold"), "")
-            row |= dict.fromkeys(_further(recogniser), "")
-            row["error"] = found
+            row |= empty | dict.fromkeys(further_scores(recogniser), "") | {"error": found}
         else:
-            row |= next(answers)
+            values = next(answers)._asdict()
+            row |= values.pop("further") | values
         rows.append(row)
     return rows
-
-
-def _answers(recogniser: Recogniser, pixels: Tensor) -> Iterator[dict[str, object]]:
-    rows = recogniser.describe_evenly(pixels)
-    score = rows[f"score/{recogniser.threshold.score}"]
-    unknown, threshold = recogniser.threshold(score).tolist(), recogniser.threshold.value
-    names = _further(recogniser)
-    values = zip(
-        rows["predicted_class"].tolist(),
-        unknown,
-        rows["confidence"].tolist(),
-        score.tolist(),
-        *(rows[f"score/{name}"].tolist() for name in names),
-        strict=True,
-    )
-    for predicted, rejected, confidence, value, *others in values:
-        yield {
-            "prediction": UNKNOWN if rejected else recogniser.facts.classes[predicted],
-            "confidence": confidence,
-            "score": value,
-            "threshold": threshold,
-            **dict(zip(names, others, strict=True)),
-        }
 
 
 def _in_order(rows: list[Row], world: int) -> list[list[Row]]:

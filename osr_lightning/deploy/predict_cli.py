@@ -22,7 +22,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="files, folders (with all below), globs")
-    parser.add_argument("--ckpt_path", metavar="CKPT", help="the checkpoint to ask")
+    parser.add_argument(
+        "--ckpt_path", metavar="CKPT", help="what to ask: a checkpoint, or an .onnx file of osr export"
+    )
     parser.add_argument(
         "--output",
         default="-",
@@ -77,22 +79,22 @@ def main(arguments: Sequence[str]) -> int:
     if not any(os.path.lexists(os.path.expanduser(p)) or any(c in p for c in "*?[") for p in options.paths):
         raise UserError(f"there is no {' and no '.join(options.paths[:3])}; name files, folders or globs")
 
-    import torch
-
-    from osr_lightning.checkpoint import load
+    from osr_lightning.deploy.opening import is_exported, load
     from osr_lightning.deploy.predict import Counts, classify, columns, images
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = options.device
-    if device == "auto":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    if is_exported(options.ckpt_path):
+        _check_exported(device, world)
+    elif device == "auto":
+        device = _device()
     recogniser = load(options.ckpt_path, trust=options.trust_checkpoint, device=device)
     recogniser.decide_by(options.score, options.threshold)
     counts = Counts()
     total = sum(1 for _ in images(options.paths, counts))
     if not total:
         raise UserError(f"there are no images in {', '.join(options.paths)} ({counts.skipped} other files)")
-    with _process_group(world), _progress(total, rank) as advance, torch.inference_mode():
+    with _process_group(world), _progress(total, rank) as advance:
         work = {"workers": options.workers, "rank": rank, "world": world, "advance": advance}
         if rank == 0:
             with sinks.opened(options.output, columns(recogniser)) as sink:
@@ -103,6 +105,20 @@ def main(arguments: Sequence[str]) -> int:
         where = "" if options.output == "-" else f": {options.output}"
         print(f"{counts}{where}", file=sys.stderr)
     return int(options.strict and counts.unreadable > 0)
+
+
+def _device() -> str:
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _check_exported(device: str, world: int) -> None:
+    """What an exported graph, which must do without torch, cannot."""
+    if device not in ("auto", "cpu"):
+        raise UserError(f"--device {device}: an exported graph runs on the CPU; leave the option out")
+    if world > 1:
+        raise UserError("an exported graph runs in one process; start it without torchrun")
 
 
 @contextmanager
@@ -125,8 +141,18 @@ def _progress(total: int, rank: int) -> Iterator[Callable[[int], None]]:
     if rank or not sys.stderr.isatty():
         yield lambda count: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+    except ImportError:  # an exported graph needs onnxruntime and pillow alone
+        yield lambda count: None
+        return
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

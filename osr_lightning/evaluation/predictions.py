@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from osr_lightning.evaluation.table import CSV_COLUMNS, CSV_NAME
+from osr_lightning.answers import COLUMNS
+from osr_lightning.evaluation.table import CSV_NAME
 from osr_lightning.facts import UNKNOWN
 from osr_lightning.recogniser import Recogniser
 from osr_lightning.writing import replacing_rows
@@ -29,7 +30,7 @@ def write_predictions(
         datamodule: names the files and the labels, where it knows them.
 
     Returns:
-        The file's path. Its columns are ``CSV_COLUMNS``, then one per further score.
+        The file's path. Its columns are ``COLUMNS``, then one per further score.
     """
     threshold = recogniser.threshold
     names = [*recogniser.facts.classes, UNKNOWN]
@@ -44,7 +45,7 @@ def write_predictions(
     path = folder / CSV_NAME
     with replacing_rows(path, "backslashreplace") as file:
         writer = csv.writer(file)
-        writer.writerow([*CSV_COLUMNS, *(name.removeprefix("score/") for name in further)])
+        writer.writerow([*COLUMNS, *(name.removeprefix("score/") for name in further)])
         for row, source, label, prediction, confidence, score, *others in zip(
             *(rows[key].tolist() for key in keys), strict=True
         ):

@@ -14,16 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from osr_lightning.answers import COLUMNS
 from osr_lightning.errors import UserError
 from osr_lightning.facts import UNKNOWN
 from osr_lightning.writing import replacing, replacing_rows
 
 CSV_NAME, NPZ_NAME = "predictions.csv", "evaluation.npz"
-# one schema for a test and for predictions; further scores follow
-CSV_COLUMNS = (
-    *("index", "file", "source", "label", "prediction"),
-    *("confidence", "score", "threshold", "error"),
-)
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ class PredictionTable:
     def save(self, folder: Path) -> None:
         """Write ``predictions.csv`` and ``evaluation.npz``, from which :meth:`load` rebuilds the table.
 
-        The CSV has one row per image in data order: ``CSV_COLUMNS``, then one column per further score.
+        The CSV has one row per image in data order: ``COLUMNS``, then one column per further score.
         Labels and predictions are class names, or ``unknown``. Floats keep every digit.
 
         Args:
@@ -116,7 +112,7 @@ class PredictionTable:
         ]
         with replacing_rows(folder / CSV_NAME, "surrogateescape") as file:
             writer = csv.writer(file)  # writes a float as its repr, which reads back exactly
-            writer.writerow([*CSV_COLUMNS, *further])
+            writer.writerow([*COLUMNS, *further])
             writer.writerows(zip(*columns, strict=True))
         with replacing(folder / NPZ_NAME) as path:
             np.savez_compressed(
@@ -146,16 +142,15 @@ class PredictionTable:
             open(path, newline="", encoding="utf-8", errors="surrogateescape") as lines,
         ):
             header, *rows = csv.reader(lines, strict=True)
-            if tuple(header[: len(CSV_COLUMNS)]) != CSV_COLUMNS:
-                raise ValueError(f"its first columns are not {', '.join(CSV_COLUMNS)}")
+            if tuple(header[: len(COLUMNS)]) != COLUMNS:
+                raise ValueError(f"its first columns are not {', '.join(COLUMNS)}")
             columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
             if columns["index"] != tuple(map(str, range(len(rows)))):
                 raise ValueError("its rows are not in the order of the test")
             labels = columns["label"]
             confidence = np.array(columns["confidence"], dtype=np.float64)
             scores = {
-                name: np.array(columns[name], dtype=np.float64)
-                for name in ("score", *header[len(CSV_COLUMNS) :])
+                name: np.array(columns[name], dtype=np.float64) for name in ("score", *header[len(COLUMNS) :])
             }
         # opened here because numpy leaves a damaged file open
         with (

@@ -51,7 +51,7 @@ def fold(head: nn.Sequential, features: Tensor, masks: Tensor) -> Tensor:
         ``(B, S, hidden)``.
     """
     linear = cast(nn.Linear, head[1])
-    batch, channels, hidden = len(features), features.shape[1], linear.out_features
+    batch, channels, hidden = features.shape[0], features.shape[1], linear.out_features
     length = linear.in_features // channels
     # (C, B, L); copied because bmm is up to ten times slower on the strides it has otherwise
     inputs = features.reshape(batch, channels, length).transpose(0, 1).contiguous()

@@ -144,6 +144,8 @@ class MCDropout(Sampler):
 
     def _fold(self, features: Tensor, masks: Tensor, keep: int | None) -> tuple[Tensor, dict[str, Tensor]]:
         """``masks`` is ``(s, 1 or B, C)``."""
+        if torch.compiler.is_compiling():
+            return self._finish(fold(self.network.head, features, masks.transpose(0, 1)), 2, keep, samples=1)
         width = cast(nn.Linear, self.network.head[1]).out_features
         size = chunk_size(features, max(len(masks), features.shape[1]) * width)
         masks = masks.transpose(0, 1)  # (1 or B, s, C)
@@ -160,6 +162,8 @@ class MCDropout(Sampler):
         self, features: Tensor, masks: Tensor, keep: int | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """``masks`` is ``(s, 1 or B, ...)``."""
+        if torch.compiler.is_compiling():
+            return self._finish(features * masks.to(features), 0, keep)
         samples = 1 if mixes_images(self.network.head) else chunk_size(features, features.numel())
         logits: list[Tensor] = []
         late: dict[str, Tensor] = {}

@@ -107,7 +107,8 @@ class Sampler(nn.Module):
             raise UserError(
                 f"the network's trunk has no layer {strangers[0]!r}; it has: {', '.join(children)}"
             )
-        whole = images.device.type != "cpu" or len(images) <= _TRUNK_IMAGES or mixes_images(trunk)
+        # a graph has no loop over a number of images that it is yet to be told
+        whole = torch.compiler.is_compiling() or images.device.type != "cpu" or mixes_images(trunk)
         chunks = (images,) if whole else torch.split(images, _TRUNK_IMAGES)
         if not early:
             return _cat([cast(Tensor, trunk(chunk)) for chunk in chunks]), {}

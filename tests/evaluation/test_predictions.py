@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from osr_lightning.answers import COLUMNS
 from osr_lightning.checkpoint import build
 from osr_lightning.evaluation.predictions import write_predictions
-from osr_lightning.evaluation.table import CSV_COLUMNS
 from osr_lightning.facts import Facts
 
 NAMES = ("a,b", '=cmd|"x"', "two\nlines")
@@ -47,7 +47,7 @@ def test_the_schema_is_that_of_a_test(recogniser, tmp_path):
         ),
     )
     header, *found = read(write_predictions(tmp_path / "new", rows(), recogniser, datamodule))
-    assert header == [*CSV_COLUMNS, "msp", "entropy"]
+    assert header == [*COLUMNS, "msp", "entropy"]
     threshold = "0.30000000000000004"
     assert found == [
         [

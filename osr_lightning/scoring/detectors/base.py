@@ -146,5 +146,7 @@ def _take_shapes(detector: Detector, state_dict: dict[str, Any], prefix: str, *_
 
 def squared_distance(points: Tensor, centers: Tensor) -> Tensor:
     """``(B, D)`` and ``(K, D)`` -> ``(B, K)``, without the cancellation of a matrix product."""
+    if torch.compiler.is_compiling():  # ONNX has no such operator
+        return (points[:, None] - centers).square().sum(-1)
     distance: Tensor = torch.cdist(points, centers, compute_mode="donot_use_mm_for_euclid_dist")
     return distance.square()

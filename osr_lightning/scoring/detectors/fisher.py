@@ -166,7 +166,7 @@ def surprise(statistics: Tensor, references: Tensor, slopes: Tensor) -> Tensor:
     count = references.shape[1]
     ranks = torch.arange(1, count + 1, device=references.device, dtype=references.dtype)
     heights = -(-ranks / (count + 1)).log1p()  # above the i-th smallest are n + 1 - i of n + 1
-    right = torch.searchsorted(references, statistics.contiguous(), right=True).clamp(max=count - 1)
+    right = _ranks(references, statistics).clamp(max=count - 1)
     left = (right - 1).clamp(min=0)
     low, high = references.gather(1, left), references.gather(1, right)
     share = (statistics - low) / torch.where(high > low, high - low, 1.0)
@@ -176,6 +176,20 @@ def surprise(statistics: Tensor, references: Tensor, slopes: Tensor) -> Tensor:
     below = heights[0] * ((statistics - smallest).clamp(max=0) * slope).exp()
     inside = torch.where(statistics < smallest, below, between)
     return torch.where(statistics >= largest, above, inside)
+
+
+def _ranks(references: Tensor, statistics: Tensor) -> Tensor:
+    """How many of the sorted references ``(R, n)`` are as small as each statistic ``(R, B)``; ``(R, B)``."""
+    if not torch.compiler.is_compiling():
+        return torch.searchsorted(references, statistics.contiguous(), right=True)
+    # ONNX has no search: first in which row of a square, then where in the row
+    side = math.isqrt(references.shape[1] - 1) + 1
+    filled = F.pad(references, (0, side * side - references.shape[1]), value=math.inf)
+    square = filled.view(-1, side, side)
+    row = ((square[:, :, 0, None] <= statistics[:, None]).sum(1) - 1).clamp(min=0)  # (R, B)
+    within = square.gather(1, row[..., None].expand(-1, -1, side))  # (R, B, side)
+    ranks: Tensor = row * side + (within <= statistics[..., None]).sum(2)
+    return ranks
 
 
 def _widen(x: Tensor, width: int) -> Tensor:
@@ -188,6 +202,9 @@ def _distances(inputs: Sequence[Tensor], classes: Tensor, means: Tensor, whiteni
     Each class's images are filled up to whole tiles, so that no product has a single row: those have kernels
     of their own, and an image's distance should not depend on how many others share its class.
     """
+    if torch.compiler.is_compiling():
+        layers = zip(inputs, means, whitening, strict=True)
+        return torch.stack([_class_by_class(x, classes, mean, white) for x, mean, white in layers])
     order = classes.argsort(stable=True)
     counts = torch.bincount(classes, minlength=means.shape[1])
     filled = (counts + _ROWS - 1) // _ROWS * _ROWS
@@ -206,4 +223,23 @@ def _distances(inputs: Sequence[Tensor], classes: Tensor, means: Tensor, whiteni
     distances = means.new_empty(len(inputs), len(classes))
     if parts:
         distances[:, order] = torch.cat(parts, dim=1)[:, place]
+    return distances
+
+
+def _class_by_class(x: Tensor, classes: Tensor, means: Tensor, whitening: Tensor) -> Tensor:
+    """The same distances of one layer, in operators that ONNX has; ``(B,)``.
+
+    Args:
+        x: ``(B, up to D)``.
+        classes: ``(B,)``.
+        means: ``(K, D)``.
+        whitening: ``(K or 1, D, D)``.
+    """
+    centered = _widen(x, means.shape[1]) - means[classes]
+    if len(whitening) == 1:
+        return (centered @ whitening[0]).square().sum(1)
+    distances = torch.zeros_like(centered[:, 0])
+    for label, white in enumerate(whitening):
+        (own,) = torch.nonzero(classes == label, as_tuple=True)
+        distances = distances.index_put((own,), (centered[own] @ white).square().sum(1))
     return distances

@@ -51,7 +51,10 @@ class KNN(Detector):
         neighbours = self.neighbours.double()
         k, lengths = min(self.k, len(neighbours)), neighbours.square().sum(1)
         squares = []
-        for chunk in torch.split(F.normalize(features), max(1, _CHUNK // len(neighbours))):
+        queries = F.normalize(features)
+        once = torch.compiler.is_compiling()  # else a few at a time
+        chunks = (queries,) if once else torch.split(queries, max(1, _CHUNK // len(neighbours)))
+        for chunk in chunks:
             # |a - b|^2 less |a|^2, which the ranking does not need
             nearest = torch.addmm(lengths, chunk, neighbours.T, alpha=-2).topk(k, largest=False).values
             squares.append(nearest[:, -1] + chunk.square().sum(1))
