@@ -29,7 +29,7 @@ def run(command: Callable[[], int | None]) -> int:
     Returns:
         The exit status: the command's own, or 0; 1 after a `Failure` or a full disk; 2 after a user's
         mistake. SIGINT (Ctrl-C) and SIGTERM end it with 130 and 143, a reader that has gone away with 141.
-        Of several processes the one that failed first prints its sentence, and the others end with its status.
+        Of several processes the one that failed first prints its sentence, the others end with its status.
 
     Raises:
         Exception: whatever else the command raises: it is a bug or an accident and has a traceback.

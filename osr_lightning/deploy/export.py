@@ -84,9 +84,9 @@ def export(recogniser: Recogniser, path: str | os.PathLike[str], images: NDArray
     with replacing(path) as target:
         program = _traced(recogniser, images[:3])
         if Path(path).suffix == ".pt2":
-            torch.export.save(
-                program, target, extra_files={"metadata.json": json.dumps(metadata(recogniser))}
-            )
+            about = {"metadata.json": json.dumps(metadata(recogniser))}
+            with _quiet():
+                torch.export.save(program, target, extra_files=about)
             run = _run_program(target, recogniser.threshold.value)
         else:
             _write_onnx(program, recogniser, target)

@@ -51,18 +51,18 @@ def compare(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: s
     prediction = np.where(expected.unknown, recogniser.facts.num_classes, expected.predicted)
     scale = np.maximum(1, np.abs(score))
     near = np.abs(score - threshold.value) <= TOLERANCE * np.maximum(scale, abs(threshold.value))
-    worst = 0.0
+    worst = np.float64(0)
     for size in BATCHES:
         parts = [run(images[start : start + size]) for start in range(0, len(images), size)]
         found = dict(zip(OUTPUTS, map(np.concatenate, zip(*parts, strict=True)), strict=True))
-        worst = max(worst, float((np.abs(found["score"] - score) / scale).max()))
+        worst = np.maximum(worst, (np.abs(found["score"] - score) / scale).max())  # keeps NaN
         other = int(((found["prediction"] != prediction) & ~near).sum())
         if not worst <= TOLERANCE or other:
             raise Failure(
                 f"{name} is not written: asked in batches of {size}, its scores differ from the "
                 f"recogniser's by up to {worst:.1e} and {other} of {len(images)} images are decided otherwise"
             )
-    return Check(len(images), worst, int(near.sum()))
+    return Check(len(images), float(worst), int(near.sum()))
 
 
 def example_images() -> Iterator[NDArray[np.uint8]]:

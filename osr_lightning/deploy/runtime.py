@@ -117,7 +117,8 @@ class ExportedRecogniser:
     def answer(self, images: NDArray[np.uint8]) -> Answers:
         """What is said of prepared images ``(N, C, size, size)``, in batches of one size.
 
-        The same kernels then work on every image, so that its row does not depend on how many come with it.
+        The same kernels then work on every image, so that what comes with it moves no more than a score's
+        last digits.
         """
         threshold = np.array(self.threshold.value, np.float64)
         parts = []
