@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import osr_lightning
-from osr_lightning.deploy.export_check import Check, Run, compare
+from osr_lightning.deploy.export_check import Check, Run, compare, compare_int8
+from osr_lightning.deploy.quantising import AT_LEAST, quantise
 from osr_lightning.deploy.runtime import DECISION, FACTS, INPUTS, OUTPUTS, ExportedRecogniser
 from osr_lightning.errors import UserError
 from osr_lightning.models.mc_dropout import MCDropout
@@ -63,23 +64,29 @@ class Graph(nn.Module):
         return prediction, unknown, score, confidence.exp(), log_probability.exp()
 
 
-def export(recogniser: Recogniser, path: str | os.PathLike[str], images: NDArray[np.uint8]) -> Check:
+def export(
+    recogniser: Recogniser,
+    path: str | os.PathLike[str],
+    images: NDArray[np.uint8],
+    int8: NDArray[np.uint8] | None = None,
+) -> Check:
     """Write a recogniser as one file, if it decides as the recogniser does.
 
     Args:
         recogniser: calibrated.
         path: ends in ``.onnx`` or ``.pt2``.
         images: prepared, ``(N, C, size, size)``; both are asked about them, in batches of 1, 2 and 7.
+        int8: known images by whose activations the graph is quantised; it is not, if not given.
 
     Returns:
-        How they compare: scores differ by at most ``TOLERANCE``, times the score where that is above 1, and
-        images further than that from the threshold are decided alike.
+        How they compare; see `osr_lightning.deploy.export_check.compare`, and ``compare_int8`` for a
+        quantised graph.
 
     Raises:
         UserError: for what cannot be exported.
         Failure: where the two do not agree; nothing is written then.
     """
-    check_exportable(recogniser, path)
+    check_exportable(recogniser, path, int8)
     recogniser.eval()
     with replacing(path) as target:
         program = _traced(recogniser, images[:3])
@@ -87,14 +94,17 @@ def export(recogniser: Recogniser, path: str | os.PathLike[str], images: NDArray
             about = {"metadata.json": json.dumps(metadata(recogniser))}
             with _quiet():
                 torch.export.save(program, target, extra_files=about)
-            run = _run_program(target, recogniser.threshold.value)
-        else:
-            _write_onnx(program, recogniser, target)
-            run = _run_onnx(target)
-        return compare(recogniser, run, images, str(path))
+            return compare(recogniser, _run_program(target, recogniser.threshold.value), images, str(path))
+        _write_onnx(program, recogniser, target)
+        check = compare(recogniser, _run_onnx(target), images, str(path))
+        if int8 is None:
+            return check
+        with _quiet():
+            quantise(target, int8)
+        return compare_int8(recogniser, _run_onnx(target), np.concatenate([images, int8]), str(path))
 
 
-def check_exportable(recogniser: Recogniser, path: str | os.PathLike[str]) -> None:
+def check_exportable(recogniser: Recogniser, path: str | os.PathLike[str], int8: Sized | None = None) -> None:
     """Refuse what no graph can be made of.
 
     Raises:
@@ -102,6 +112,10 @@ def check_exportable(recogniser: Recogniser, path: str | os.PathLike[str]) -> No
     """
     if Path(path).suffix not in FORMATS:
         raise UserError(f"--output {path}: the ending says the format, one of {', '.join(FORMATS)}")
+    if int8 is not None and Path(path).suffix != ".onnx":
+        raise UserError(f"--int8 needs an .onnx file, not {path}")
+    if int8 is not None and len(int8) < AT_LEAST:
+        raise UserError(f"--int8 needs at least {AT_LEAST} known images to set its ranges, got {len(int8)}")
     if any(isinstance(part, MCDropout) and not part.shared for part in recogniser.modules()):
         raise UserError(
             "dropout masks that are independent are drawn anew for every image, which a graph cannot: "
@@ -140,10 +154,11 @@ def _traced(recogniser: Recogniser, images: NDArray[np.uint8]) -> ExportedProgra
 def _write_onnx(program: ExportedProgram, recogniser: Recogniser, target: Path) -> None:
     try:
         import onnx
-        import onnxruntime  # noqa: F401
+        import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError("export to .onnx needs its extra: pip install 'osr_lightning[export]'") from error
+    onnxruntime.set_default_logger_severity(3)  # errors
     with _quiet():
         made = torch.onnx.export(
             program,

@@ -13,7 +13,9 @@ from osr_lightning.errors import Failure
 from osr_lightning.recogniser import Recogniser
 
 TOLERANCE = 1e-4  # of a score, or of its size where that is above 1
+FAR, FAR_TOLERANCE = 100, 1e-3  # a score that many times the threshold hangs on float32's last digits
 BATCHES = (1, 2, 7)
+MOST_OTHERWISE = 0.02  # share of images that a quantised graph may decide otherwise
 
 Run: TypeAlias = Callable[[NDArray[np.uint8]], Sequence[NDArray[np.generic]]]
 """Prepared images ``(B, C, size, size)`` -> the graph's outputs, in their order."""
@@ -24,13 +26,16 @@ class Check(NamedTuple):
 
     Attributes:
         images: how many it was asked about.
-        difference: the greatest of two scores, in units of the score where that is above 1.
+        difference: the greatest of two scores, in units of the score where that is above 1, and a tenth of
+            it where the score is more than 100 times the threshold.
         within: images so near to the threshold that they need not be decided alike.
+        otherwise: images that a quantised graph decides otherwise; others decide none.
     """
 
     images: int
     difference: float
     within: int
+    otherwise: int = 0
 
 
 def compare(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: str) -> Check:
@@ -43,7 +48,7 @@ def compare(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: s
         name: of the graph, for the sentence.
 
     Raises:
-        Failure: where a score differs by more than the tolerance, or an image that is further than that from
+        Failure: where a score differs by more than ``TOLERANCE``, or an image that is further than that from
             the threshold is decided otherwise.
     """
     expected, threshold = recogniser.answer(images), recogniser.threshold
@@ -51,6 +56,7 @@ def compare(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: s
     prediction = np.where(expected.unknown, recogniser.facts.num_classes, expected.predicted)
     scale = np.maximum(1, np.abs(score))
     near = np.abs(score - threshold.value) <= TOLERANCE * np.maximum(scale, abs(threshold.value))
+    scale[scale > FAR * max(1, abs(threshold.value))] *= FAR_TOLERANCE / TOLERANCE
     worst = np.float64(0)
     for size in BATCHES:
         parts = [run(images[start : start + size]) for start in range(0, len(images), size)]
@@ -63,6 +69,27 @@ def compare(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: s
                 f"recogniser's by up to {worst:.1e} and {other} of {len(images)} images are decided otherwise"
             )
     return Check(len(images), float(worst), int(near.sum()))
+
+
+def compare_int8(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: str) -> Check:
+    """Ask a quantised graph about images: its scores differ, its decisions may on few of them.
+
+    Raises:
+        Failure: where more than one image in fifty is decided otherwise.
+    """
+    expected, threshold = recogniser.answer(images), recogniser.threshold
+    score = expected.scores[threshold.score]
+    parts = [run(images[start : start + 64]) for start in range(0, len(images), 64)]
+    found = dict(zip(OUTPUTS, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+    prediction = np.where(expected.unknown, recogniser.facts.num_classes, expected.predicted)
+    otherwise = int((found["prediction"] != prediction).sum())
+    difference = float((np.abs(found["score"] - score) / np.maximum(1, np.abs(score))).max())
+    if otherwise > MOST_OTHERWISE * len(images):
+        raise Failure(
+            f"{name} is not written: in 8 bits {otherwise} of {len(images)} images are decided otherwise; "
+            "export it without --int8, or give --int8 more of the known images"
+        )
+    return Check(len(images), difference, 0, otherwise)
 
 
 def example_images() -> Iterator[NDArray[np.uint8]]:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from osr_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from osr_lightning.deploy.predict import Image
+    from osr_lightning.pixels import ImageLike
+    from osr_lightning.recogniser import Recogniser
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,6 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="further images to check the graph with: files, folders, globs",
     )
     parser.add_argument(
+        "--int8",
+        nargs="+",
+        metavar="PATH",
+        default=(),
+        help="quantise to 8 bits by the activations of these known images: files, folders, globs",
+    )
+    parser.add_argument(
         "--trust_checkpoint",
         action="store_true",
         help="the checkpoint may import a network of one's own, which runs its code",
@@ -55,24 +71,33 @@ def main(arguments: Sequence[str]) -> None:
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.absolute().parent}")
 
-    import numpy as np
-
     from osr_lightning.checkpoint import load
-    from osr_lightning.deploy.export import check_exportable, export
+    from osr_lightning.deploy.export import export
     from osr_lightning.deploy.export_check import TOLERANCE, example_images
     from osr_lightning.deploy.predict import images
-    from osr_lightning.pixels import ImageLike
 
     recogniser = load(options.ckpt_path, trust=options.trust_checkpoint)
     recogniser.decide_by(options.score, options.threshold)
-    check_exportable(recogniser, output)
-    asked: list[ImageLike] = [*example_images(), *(image.path for image in images(options.images))]
-    check = export(recogniser, output, np.stack([recogniser.prepare(image) for image in asked]))
+    int8 = _prepared(recogniser, images(options.int8)) if options.int8 else None
+    asked = _prepared(recogniser, images(options.images), example_images())
+    check = export(recogniser, output, asked, int8)
     deciding = recogniser.threshold
-    print(
-        f"{output}: {output.stat().st_size / 1e6:.1f} MB, score {deciding.score}, threshold "
-        f"{deciding.value:.6g}\nchecked with {check.images} images in batches of 1, 2 and 7: scores differ "
-        f"by up to {check.difference:.1e}, decisions by none "
-        f"({check.within} images within {TOLERANCE:g} of the threshold)",
-        file=sys.stderr,
+    size = f"{output.stat().st_size / 1e6:.1f} MB"
+    print(f"{output}: {size}, score {deciding.score}, threshold {deciding.value:.6g}", file=sys.stderr)
+    told = (
+        f"int8: {check.otherwise} of {check.images} images are decided otherwise"
+        if options.int8
+        else f"checked with {check.images} images in batches of 1, 2 and 7: scores differ by up to "
+        f"{check.difference:.1e}, decisions by none ({check.within} images within {TOLERANCE:g} of the "
+        "threshold)"
     )
+    print(told, file=sys.stderr)
+
+
+def _prepared(
+    recogniser: Recogniser, found: Iterable[Image], examples: Iterable[ImageLike] = ()
+) -> NDArray[np.uint8]:
+    import numpy as np
+
+    rows = [recogniser.prepare(image) for image in (*examples, *(image.path for image in found))]
+    return np.stack(rows) if rows else np.zeros((0, *recogniser.facts.input_shape), np.uint8)

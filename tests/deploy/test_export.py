@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -15,8 +16,9 @@ from recognisers import ENSEMBLE, FACTS, SHARED, SINGLE, DeepDropout, make, pict
 
 from osr_lightning import load, save
 from osr_lightning.__main__ import main
+from osr_lightning.deploy import export_check
 from osr_lightning.deploy.export import Graph, export
-from osr_lightning.deploy.export_check import compare, example_images
+from osr_lightning.deploy.export_check import compare, compare_int8, example_images
 from osr_lightning.deploy.runtime import OUTPUTS
 from osr_lightning.errors import Failure, UserError
 from osr_lightning.facts import Facts
@@ -134,6 +136,30 @@ def test_example_images_are_real_and_fit_any_facts(recogniser):
     assert len(np.unique(prepared, axis=0)) == 72
 
 
+def test_eight_bits(recogniser, exported, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(export_check, "MOST_OTHERWISE", 0.1)  # this threshold lies where scores are densest
+    for index, image in enumerate(pictures(100, seed=5).numpy()):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{index}.png")
+    small = tmp_path / "small.onnx"
+    ckpt = str(exported.with_suffix(".ckpt"))
+    assert main(["export", "--ckpt_path", ckpt, "--output", str(small), "--int8", str(tmp_path)]) == 0
+    told = re.search(r"int8: (\d+) of 172 images are decided otherwise", capsys.readouterr().err)
+    found, expected = load(small).answer(IMAGES), recogniser.answer(IMAGES)
+    assert int((found.unknown != expected.unknown).sum()) <= int(told[1])
+    assert 0 < np.abs(found.scores["fisher"] - expected.scores["fisher"]).max() < 1
+    kinds = {one.data_type for one in onnx.load(small).graph.initializer}
+    assert TensorProto.INT8 in kinds
+    assert TensorProto.INT8 not in {one.data_type for one in onnx.load(exported).graph.initializer}
+    assert load(small).facts == FACTS
+
+
+def test_eight_bits_that_decide_otherwise_are_dropped(recogniser):
+    answers = recogniser.answer(IMAGES)
+    outputs = [np.zeros(len(IMAGES), np.int64)] * 2 + [answers.scores["fisher"]] + [np.zeros(len(IMAGES))] * 2
+    with pytest.raises(Failure, match=r"in 8 bits \d+ of 30 images are decided otherwise; export it without"):
+        compare_int8(recogniser, lambda images: outputs, IMAGES, "a")
+
+
 # what cannot be exported --------------------------------------------------------------------------------
 
 
@@ -144,6 +170,13 @@ def test_other_formats_and_folders_are_refused(name, said, exported, tmp_path, c
     ckpt = exported.with_suffix(".ckpt")
     assert main(["export", "--ckpt_path", str(ckpt), "--output", str(tmp_path / name)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_eight_bits_need_images_and_onnx(recogniser, tmp_path):
+    with pytest.raises(UserError, match="at least 100 known images to set its ranges, got 30"):
+        export(recogniser, tmp_path / "a.onnx", IMAGES, IMAGES)
+    with pytest.raises(UserError, match=r"--int8 needs an .onnx file"):
+        export(recogniser, tmp_path / "a.pt2", IMAGES, pictures(100).numpy())
 
 
 def test_independent_masks_are_refused(tmp_path):
