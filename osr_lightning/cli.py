@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from osr_lightning import checkpoint as checkpoints
-from osr_lightning.arguments import check_files, check_seed, value_of
+from osr_lightning.arguments import check_files, check_seed, no_command, value_of
 from osr_lightning.data.counts import describe
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
@@ -59,6 +59,11 @@ class OpenSetCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
+        known = self.subcommands()
+        command = next((word for word in self.arguments if word in known), None)
+        if command is None:
+            raise UserError(no_command(self.arguments, known))
+        self.command = command
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # a network of the user's own lies beside the working folder
         super().__init__(
@@ -85,6 +90,12 @@ class OpenSetCLI(LightningCLI):
             "test": {"model", "dataloaders", "datamodule"},
             "predict": {"model", "dataloaders", "datamodule", "return_predictions"},
         }
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:  # noqa: ANN401
+        """Build the parser of the command that is asked for: six of them take a second."""
+        every = self.subcommands()
+        self.subcommands = lambda: {self.command: every[self.command]}  # type: ignore[method-assign]
+        super()._add_subcommands(parser, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The evaluation's options, trust, and the default model."""
