@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
+from osr_lightning.arguments import no_command
 from osr_lightning.deferring import defer_torchmetrics
+from osr_lightning.errors import UserError
 
 COMMANDS = {
     "run": "train, calibrate and test the best checkpoint, and write the complete run folder",
@@ -58,11 +60,19 @@ def _run(arguments: list[str]) -> int | None:
         from osr_lightning.deploy.predict_cli import main as predict
 
         return predict(arguments[1:])
+    elif not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        raise UserError(no_command(arguments, COMMANDS))
     else:
         defer_torchmetrics()
         from osr_lightning.cli import OpenSetCLI
+        from osr_lightning.manual.pages import page
 
-        OpenSetCLI(arguments)
+        command = next((word for word in arguments if word in COMMANDS), "run")
+        help_page = page(command, COMMANDS[command], arguments)
+        if help_page is None:
+            OpenSetCLI(arguments)
+        else:
+            print(help_page)
     return 0
 
 

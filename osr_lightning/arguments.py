@@ -35,7 +35,8 @@ def no_command(arguments: Sequence[str], commands: Iterable[str]) -> str:
 def nearest(given: str, names: Iterable[str]) -> str:
     """The name that was probably meant, or all of them, as the end of a sentence."""
     names = list(names)
-    close = difflib.get_close_matches(given, names, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.8)
+    close = close or difflib.get_close_matches(given, names, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
@@ -65,7 +66,9 @@ def check_files(arguments: Sequence[str]) -> None:
             raise UserError(f"{path} is no UTF-8 text ({error.reason}): save it in that encoding") from error
         except RecursionError as error:
             raise UserError(f"{path} is nested too deeply: no configuration needs that") from error
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        except (OSError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
             # the parser says what is wrong with it

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -20,6 +20,8 @@ from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.summary import print_summary
 from osr_lightning.facts import Facts
+from osr_lightning.manual.mistakes import sentence
+from osr_lightning.manual.options import classes_of, classifier, options_of
 from osr_lightning.settings import (
     checkpoint_settings,
     confine,
@@ -75,7 +77,7 @@ class OpenSetCLI(LightningCLI):
             # a resumed run goes on in its own folder
             save_config_callback=WholeConfig,
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-            parser_kwargs={"prog": "osr"},
+            parser_kwargs={"prog": "osr", "exit_on_error": False},
             args=args,
         )
 
@@ -119,7 +121,7 @@ class OpenSetCLI(LightningCLI):
         named = value_of(self.arguments, "--ckpt_path")
         training = any(word in TRAINING for word in self.arguments)
         if named in (None, "best", "last") or training:
-            self.config = parser.parse_args(self.arguments)
+            self.config = self._parse(parser, self.arguments)
             named = self._choose_checkpoint()
         if named is not None and self.kept is None and not training:
             self.kept = checkpoints.read(_existing(named))
@@ -127,7 +129,7 @@ class OpenSetCLI(LightningCLI):
             settings, strange = confine(checkpoint_settings(self.kept), self.arguments)
             base = f"--config={json.dumps(settings)}"
             at = next(i for i, word in enumerate(self.arguments) if word in self.subcommands()) + 1
-            self.config = parser.parse_args([*self.arguments[:at], base, *self.arguments[at:]])
+            self.config = self._parse(parser, [*self.arguments[:at], base, *self.arguments[at:]])
             config = self.config[self.config.subcommand]
             config.config = config.config[1:]  # a saved config names files
             config.ckpt_path = named
@@ -136,6 +138,13 @@ class OpenSetCLI(LightningCLI):
             same_split(self.kept, config.data, self.config.subcommand)
             refuse_idle(self.kept, config.model.init_args, self.config.subcommand)
         check_seed(self.config[self.config.subcommand].seed_everything)
+
+    def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
+        try:
+            return parser.parse_args(arguments)
+        except ArgumentError as error:
+            options = options_of(self.command, classifier(self.arguments))
+            raise UserError(sentence(str(error), self.arguments, options, classes_of)) from error
 
     def _choose_checkpoint(self) -> str | None:
         """Put the path of the checkpoint that is meant into the config, and go on in its run's folder."""
