@@ -111,6 +111,10 @@ class Evaluator(Callback):
         }
         embedding = None
         if self.figures and folder is not None:  # beside the measures and the other figures, on another core
+            # two threads that load parts of it at once meet in its circle of imports, and one fails
+            import sklearn.manifold
+            import sklearn.metrics  # noqa: F401
+
             pool = ThreadPoolExecutor(1)
             embedding = pool.submit(tsne_embedding, table.logits, self.seed, self.tsne_points)
             pool.shutdown(wait=False)
