@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 
+from osr_lightning.arguments import no_command
+from osr_lightning.deferring import defer_torchmetrics
+from osr_lightning.errors import UserError
+
 COMMANDS = {
     "run": "train, calibrate and test the best checkpoint, and write the complete run folder",
     "fit": "train only",
@@ -42,22 +46,33 @@ def main(args: list[str] | None = None) -> int:
     from osr_lightning.ending import run
 
     arguments = sys.argv[1:] if args is None else args
-    return run(lambda: _run(arguments, args))
+    return run(lambda: _run(arguments))
 
 
-def _run(arguments: list[str], args: list[str] | None) -> int | None:
+def _run(arguments: list[str]) -> int | None:
     if arguments in ([], ["-h"], ["--help"]):
         print(_overview())  # at once: Lightning takes seconds to load
     elif arguments[0] in OWN:
+        if OWN[arguments[0]].startswith("studies"):  # the others do without Lightning
+            defer_torchmetrics()
         importlib.import_module(f"osr_lightning.{OWN[arguments[0]]}").main(arguments[1:])
     elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):
         from osr_lightning.deploy.predict_cli import main as predict
 
         return predict(arguments[1:])
+    elif not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        raise UserError(no_command(arguments, COMMANDS))
     else:
+        defer_torchmetrics()
         from osr_lightning.cli import OpenSetCLI
+        from osr_lightning.manual.pages import page
 
-        OpenSetCLI(args)
+        command = next((word for word in arguments if word in COMMANDS), "run")
+        help_page = page(command, COMMANDS[command], arguments)
+        if help_page is None:
+            OpenSetCLI(arguments)
+        else:
+            print(help_page)
     return 0
 
 

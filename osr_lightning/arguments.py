@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -21,6 +22,22 @@ def value_of(arguments: Sequence[str], option: str) -> str | None:
         elif word == option and position + 1 < len(arguments):
             found = arguments[position + 1]
     return found
+
+
+def no_command(arguments: Sequence[str], commands: Iterable[str]) -> str:
+    """What to say where none of the words is a command."""
+    first = next((word for word in arguments if not word.startswith("-")), None)
+    if first is None:
+        return f"a command is missing; there are {', '.join(commands)}"
+    return f"there is no command {first!r}; {nearest(first, commands)}"
+
+
+def nearest(given: str, names: Iterable[str]) -> str:
+    """The name that was probably meant, or all of them, as the end of a sentence."""
+    names = list(names)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.8)
+    close = close or difflib.get_close_matches(given, names, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
 def check_seed(seed: object) -> None:
@@ -49,7 +66,9 @@ def check_files(arguments: Sequence[str]) -> None:
             raise UserError(f"{path} is no UTF-8 text ({error.reason}): save it in that encoding") from error
         except RecursionError as error:
             raise UserError(f"{path} is nested too deeply: no configuration needs that") from error
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        except (OSError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
             # the parser says what is wrong with it

@@ -9,17 +9,19 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from osr_lightning import checkpoint as checkpoints
-from osr_lightning.arguments import check_files, check_seed, value_of
+from osr_lightning.arguments import check_files, check_seed, no_command, value_of
 from osr_lightning.data.counts import describe
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.summary import print_summary
 from osr_lightning.facts import Facts
+from osr_lightning.manual.mistakes import sentence
+from osr_lightning.manual.options import classes_of, classifier, options_of
 from osr_lightning.settings import (
     checkpoint_settings,
     confine,
@@ -59,6 +61,11 @@ class OpenSetCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
+        known = self.subcommands()
+        command = next((word for word in self.arguments if word in known), None)
+        if command is None:
+            raise UserError(no_command(self.arguments, known))
+        self.command = command
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # a network of the user's own lies beside the working folder
         super().__init__(
@@ -70,7 +77,7 @@ class OpenSetCLI(LightningCLI):
             # a resumed run goes on in its own folder
             save_config_callback=WholeConfig,
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-            parser_kwargs={"prog": "osr"},
+            parser_kwargs={"prog": "osr", "exit_on_error": False},
             args=args,
         )
 
@@ -85,6 +92,12 @@ class OpenSetCLI(LightningCLI):
             "test": {"model", "dataloaders", "datamodule"},
             "predict": {"model", "dataloaders", "datamodule", "return_predictions"},
         }
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:  # noqa: ANN401
+        """Build the parser of the command that is asked for: six of them take a second."""
+        every = self.subcommands()
+        self.subcommands = lambda: {self.command: every[self.command]}  # type: ignore[method-assign]
+        super()._add_subcommands(parser, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The evaluation's options, trust, and the default model."""
@@ -108,7 +121,7 @@ class OpenSetCLI(LightningCLI):
         named = value_of(self.arguments, "--ckpt_path")
         training = any(word in TRAINING for word in self.arguments)
         if named in (None, "best", "last") or training:
-            self.config = parser.parse_args(self.arguments)
+            self.config = self._parse(parser, self.arguments)
             named = self._choose_checkpoint()
         if named is not None and self.kept is None and not training:
             self.kept = checkpoints.read(_existing(named))
@@ -116,7 +129,7 @@ class OpenSetCLI(LightningCLI):
             settings, strange = confine(checkpoint_settings(self.kept), self.arguments)
             base = f"--config={json.dumps(settings)}"
             at = next(i for i, word in enumerate(self.arguments) if word in self.subcommands()) + 1
-            self.config = parser.parse_args([*self.arguments[:at], base, *self.arguments[at:]])
+            self.config = self._parse(parser, [*self.arguments[:at], base, *self.arguments[at:]])
             config = self.config[self.config.subcommand]
             config.config = config.config[1:]  # a saved config names files
             config.ckpt_path = named
@@ -125,6 +138,13 @@ class OpenSetCLI(LightningCLI):
             same_split(self.kept, config.data, self.config.subcommand)
             refuse_idle(self.kept, config.model.init_args, self.config.subcommand)
         check_seed(self.config[self.config.subcommand].seed_everything)
+
+    def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
+        try:
+            return parser.parse_args(arguments)
+        except ArgumentError as error:
+            options = options_of(self.command, classifier(self.arguments))
+            raise UserError(sentence(str(error), self.arguments, options, classes_of)) from error
 
     def _choose_checkpoint(self) -> str | None:
         """Put the path of the checkpoint that is meant into the config, and go on in its run's folder."""

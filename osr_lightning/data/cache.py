@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -122,7 +122,7 @@ def _write_rows(path: Path, shape: Sequence[int], compute: Callable[[int, int], 
 
 def _path(content: Iterable[bytes], settings: tuple[int | str, ...]) -> Path:
     digest = hashlib.blake2b(digest_size=20)
-    libraries = (torch.__version__, torchvision.__version__, PIL.__version__)
+    libraries = (torch.__version__, version("torchvision"), PIL.__version__)
     folder = Path(__file__).parent
     others = (folder.parent / name for name in ("decoding.py", "pixels.py", "tensors.py"))
     code = [file.read_bytes() for file in (*sorted(folder.glob("*.py")), *others)]

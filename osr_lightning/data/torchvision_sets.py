@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from osr_lightning.data.folder import read_images
 from osr_lightning.data.image_set import ImageSet, Split
@@ -61,14 +60,14 @@ class TorchvisionSet(NamedTuple):
     """How torchvision keeps a set.
 
     Attributes:
-        dataset: The class in torchvision.datasets.
+        dataset: The name of the class in torchvision.datasets, which is loaded only to read a set.
         folder: Where in the root the downloaded files belong.
         files: The downloaded files, ``{split}`` and ``{part}`` filled in by ``load_torchvision_set``.
         arguments: Whether the training split is wanted -> arguments of the class.
         unpack: An instance -> images, labels and names of the classes.
     """
 
-    dataset: Callable[..., Any]
+    dataset: str
     folder: str
     files: tuple[str, ...]
     arguments: Callable[[bool], dict[str, object]] = lambda train: {"train": train}
@@ -83,33 +82,33 @@ _MNIST_FILES = (
 )
 
 TORCHVISION_SETS = {
-    "mnist": TorchvisionSet(datasets.MNIST, "MNIST/raw", _MNIST_FILES),
-    "fashion_mnist": TorchvisionSet(datasets.FashionMNIST, "FashionMNIST/raw", _MNIST_FILES),
-    "kmnist": TorchvisionSet(datasets.KMNIST, "KMNIST/raw", _MNIST_FILES),
+    "mnist": TorchvisionSet("MNIST", "MNIST/raw", _MNIST_FILES),
+    "fashion_mnist": TorchvisionSet("FashionMNIST", "FashionMNIST/raw", _MNIST_FILES),
+    "kmnist": TorchvisionSet("KMNIST", "KMNIST/raw", _MNIST_FILES),
     "emnist_letters": TorchvisionSet(
-        datasets.EMNIST,
+        "EMNIST",
         "EMNIST/raw",
         ("gzip.zip",),
         lambda train: {"split": "letters", "train": train},
         _emnist_letters,
     ),
     "qmnist": TorchvisionSet(
-        datasets.QMNIST,
+        "QMNIST",
         "QMNIST/raw",
         ("qmnist-{split}-images-idx3-ubyte.gz", "qmnist-{split}-labels-idx2-int.gz"),
         unpack=_qmnist,
     ),
-    "cifar10": TorchvisionSet(datasets.CIFAR10, ".", ("cifar-10-python.tar.gz",), unpack=_cifar),
-    "cifar100": TorchvisionSet(datasets.CIFAR100, ".", ("cifar-100-python.tar.gz",), unpack=_cifar),
+    "cifar10": TorchvisionSet("CIFAR10", ".", ("cifar-10-python.tar.gz",), unpack=_cifar),
+    "cifar100": TorchvisionSet("CIFAR100", ".", ("cifar-100-python.tar.gz",), unpack=_cifar),
     "svhn": TorchvisionSet(
-        datasets.SVHN,
+        "SVHN",
         ".",
         ("{split}_32x32.mat",),
         lambda train: {"split": "train" if train else "test"},
         _svhn,
     ),
     "omniglot": TorchvisionSet(
-        datasets.Omniglot,
+        "Omniglot",
         "omniglot-py",
         ("images_{part}.zip",),
         lambda train: {"background": train},
@@ -146,7 +145,7 @@ def load_torchvision_set(name: str, split: Split, root: Path) -> ImageSet:
         )
 
     try:
-        dataset = kept.dataset(root, **kept.arguments(train))
+        dataset = _open(kept, root, train)
     except Exception as error:  # a truncated file can fail anywhere in its parser
         if not (isinstance(error, RuntimeError) and "not found" in str(error)):
             raise damaged(error) from error
@@ -160,6 +159,12 @@ def load_torchvision_set(name: str, split: Split, root: Path) -> ImageSet:
     except Exception as error:  # arrays of another shape can fail anywhere as well
         raise damaged(error) from error
     return found
+
+
+def _open(kept: TorchvisionSet, root: Path, train: bool, **options: bool) -> Any:  # noqa: ANN401
+    from torchvision import datasets
+
+    return getattr(datasets, kept.dataset)(root, **options, **kept.arguments(train))
 
 
 def _check(found: ImageSet) -> None:
@@ -180,7 +185,7 @@ def _check(found: ImageSet) -> None:
 
 def _download(name: str, kept: TorchvisionSet, train: bool, root: Path, files: list[str]) -> Any:  # noqa: ANN401
     try:
-        return kept.dataset(root, download=True, **kept.arguments(train))
+        return _open(kept, root, train, download=True)
     except Exception as error:  # no network, no space, no permission, a bad answer: each has its own kind
         folder = root / kept.folder
         # a file may be there unpacked; if all are there, one is damaged, and only torchvision knows which

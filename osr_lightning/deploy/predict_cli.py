@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
         "osr predict",
         description="Name what is in each image file, or call it unknown: one row per file.",
         epilog="Without PATH, the images of data.predict are classified with the options of `osr test`, into "
-        "a run folder. Under torchrun, the processes share the files.",
+        "a run folder (osr predict --help-all). Under torchrun, the processes share the files.",
         allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="files, folders (with all below), globs")
@@ -54,7 +54,7 @@ def wanted(arguments: Sequence[str]) -> bool:
     if any(argument in ("-h", "--help") for argument in arguments):
         return True
     foreign = ("--data.", "--model", "--trainer.", "--config", "--evaluation.", "--seed_everything")
-    others = ("--print_config", "--optimizer", "--lr_scheduler", "--weights_only")
+    others = ("--print_config", "--help-all", "--optimizer", "--lr_scheduler", "--weights_only")
     if any(argument.startswith((*foreign, *others)) for argument in arguments):
         return False
     try:

@@ -21,7 +21,8 @@ class BaselineClassifier(OpenSetClassifier):
     """A deterministic network; one pass is its only sample.
 
     Args:
-        network: BaselineCNN if not given; see :class:`OpenSetClassifier`.
+        network: a name or class path; what suits the known images if not given. More in
+            :class:`OpenSetClassifier`.
         kwargs: see :class:`OpenSetClassifier`.
     """
 
@@ -39,7 +40,8 @@ class MCDropoutClassifier(OpenSetClassifier):
     """Monte-Carlo dropout (Gal & Ghahramani, ICML 2016): dropout stays on when predicting.
 
     Args:
-        network: MCDropoutCNN if not given; see :class:`OpenSetClassifier`.
+        network: a name or class path; what suits the known images if not given. More in
+            :class:`OpenSetClassifier`.
         num_samples: stochastic passes per image, S.
         dropout: probability, in (0, 1), that a feature is dropped before the last layer of a network that has
             no dropout of its own, or only that one; 0.3, or as it is, if not given.

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -85,7 +86,8 @@ class Evaluator(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the table on every process; rank 0 writes the files."""
         # drawing and scikit-learn take seconds to load, and only a test needs them
-        from osr_lightning.evaluation.figures import Material, all_figures, save_figures
+        from osr_lightning.evaluation.embedding import tsne_embedding
+        from osr_lightning.evaluation.figures import Material, each_figure, save_figures
         from osr_lightning.evaluation.report import write_report
         from osr_lightning.evaluation.results import achieved, evaluate
         from osr_lightning.evaluation.tensorboard import log_projector, log_test
@@ -107,6 +109,15 @@ class Evaluator(Callback):
             "test_s": test_s,
             "images_per_s": len(table.label) / test_s,
         }
+        embedding = None
+        if self.figures and folder is not None:  # beside the measures and the other figures, on another core
+            # two threads that load parts of it at once meet in its circle of imports, and one fails
+            import sklearn.manifold
+            import sklearn.metrics  # noqa: F401
+
+            pool = ThreadPoolExecutor(1)
+            embedding = pool.submit(tsne_embedding, table.logits, self.seed, self.tsne_points)
+            pool.shutdown(wait=False)
         results = run_record(trainer, type(pl_module).__name__, recogniser, tables, timing)
         results |= evaluate(table, self.bootstrap, self.seed)
         threshold = recogniser.threshold.record
@@ -123,7 +134,7 @@ class Evaluator(Callback):
         write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
         for logger in trainer.loggers:
             logger.save()  # metrics.csv holds the last epoch before its curves are drawn
-        figures = {}
+        files: list[Path] = []
         if self.figures:
             material = Material(
                 table,
@@ -132,9 +143,9 @@ class Evaluator(Callback):
                 trials=pl_module.search_trials,
                 seed=self.seed,
                 tsne_points=self.tsne_points,
+                embedding=None if embedding is None else embedding.result,
             )
-            figures = all_figures(material)
-        files = save_figures(figures, folder / "figures")
+            files = save_figures(each_figure(material), folder / "figures")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 log_test(logger, results, files, dict(pl_module.hparams), trainer.global_step)

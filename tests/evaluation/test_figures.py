@@ -85,7 +85,7 @@ def test_figures_come_in_the_order_of_their_captions():
 
 def test_every_figure_is_titled_labelled_and_drawn(tmp_path):
     drawn = all_figures(Material(make_table(), images=grey_images, trials=[(0.5, 0.9)], tsne_points=30))
-    paths = save_figures(drawn, tmp_path / "figures")
+    paths = save_figures(drawn.items(), tmp_path / "figures")
     for path, (name, figure) in zip(paths, drawn.items(), strict=True):
         assert read_caption(path) == FIGURES[name].caption
         assert FIGURES[name].caption.text
@@ -399,7 +399,7 @@ def test_names_of_any_characters_are_drawn(tmp_path):
     table = dataclasses.replace(make_table(), class_names=names, source_names=names)
     images = np.zeros((90, 1, 4, 4), np.uint8)
     figures = all_figures(Material(table, images=lambda rows: images[rows], tsne_points=20))
-    assert {"confusion", "gallery", "roc"} <= {path.stem for path in save_figures(figures, tmp_path)}
+    assert {"confusion", "gallery", "roc"} <= {path.stem for path in save_figures(figures.items(), tmp_path)}
 
 
 def test_optimization_history_shows_the_best_so_far():

@@ -69,7 +69,10 @@ def score_histograms(material: Material, bins: int = 60) -> Figure:
 )
 def tsne(material: Material) -> Figure | None:
     """The logits embedded in the plane; ``None`` where there are too few or they are all equal."""
-    indices, points = tsne_embedding(material.table.logits, material.seed, material.tsne_points)
+    if material.embedding is not None:
+        indices, points = material.embedding()
+    else:
+        indices, points = tsne_embedding(material.table.logits, material.seed, material.tsne_points)
     return embedded(material.table, indices, points) if len(indices) else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -29,6 +29,7 @@ class Material:
         trials: ``(threshold, value)`` of the threshold search, in order; a higher value is better.
         seed: of the embedding.
         tsne_points: images to embed; 0 for no embedding.
+        embedding: gives the result of ``tsne_embedding`` where that is computed beside the other figures.
     """
 
     table: PredictionTable
@@ -37,6 +38,7 @@ class Material:
     trials: Sequence[tuple[float, float]] = ()
     seed: int = 0
     tsne_points: int = 2000
+    embedding: Callable[[], tuple[IntArray, NDArray[np.float32]]] | None = None
 
 
 Draw = Callable[[Material], "Figure | None"]
@@ -82,27 +84,31 @@ def figure(
 
 def all_figures(material: Material) -> dict[str, Figure]:
     """Every figure that the run has the data for: name -> figure, in the order of the report."""
+    return dict(each_figure(material))
+
+
+def each_figure(material: Material) -> Iterator[tuple[str, Figure]]:
+    """The same one by one, each drawn when it is asked for."""
     unknown = ~material.table.known
     entries = sorted(FIGURES.items(), key=lambda item: (item[1].caption.order, item[0]))
-    return {
-        name: drawn
-        for name, entry in entries
-        if enough(entry.needs, unknown) and (drawn := entry.draw(material)) is not None
-    }
+    for name, entry in entries:
+        if enough(entry.needs, unknown) and (drawn := entry.draw(material)) is not None:
+            yield name, drawn
 
 
-def save_figures(drawn: Mapping[str, Figure], folder: Path) -> list[Path]:
+def save_figures(drawn: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
     """Write ``NAME.png`` of each figure, with its caption inside for the report to read.
 
     Args:
-        drawn: of :func:`all_figures`.
+        drawn: of :func:`each_figure`.
         folder: made where it is missing.
 
     Returns:
         The files, in the same order.
     """
-    paths = [folder / f"{name}.png" for name in drawn]
-    for path, (name, drawing) in zip(paths, drawn.items(), strict=True):
-        with replacing(path) as partial:
+    paths = []
+    for name, drawing in drawn:
+        paths.append(folder / f"{name}.png")
+        with replacing(paths[-1]) as partial:
             drawing.savefig(partial, dpi=120, metadata=FIGURES[name].caption.metadata())
     return paths

@@ -1,0 +1,1 @@
+"""What the command line says of its options: help pages, and the sentences for mistakes."""
