@@ -16,16 +16,22 @@ class Caption(NamedTuple):
         order: figures come in ascending order.
         text: what to look for, below the figure.
         wide: whether it needs the page's full width.
+        plot: whether it is lines and text on white, whose colours a dark page may turn; pictures are not.
     """
 
     order: float = math.inf
     text: str = ""
     wide: bool = False
+    plot: bool = False
 
     def metadata(self) -> dict[str, str]:
         """The PNG text that :func:`read_caption` understands, for matplotlib's ``savefig``."""
-        wide = "yes" if self.wide else "no"
-        return {"Description": self.text, "osr_order": str(self.order), "osr_wide": wide}
+        flags = {name: "yes" if getattr(self, name) else "no" for name in ("wide", "plot")}
+        return {
+            "Description": self.text,
+            "osr_order": str(self.order),
+            **{f"osr_{name}": flag for name, flag in flags.items()},
+        }
 
 
 def read_caption(path: Path) -> Caption:
@@ -33,6 +39,8 @@ def read_caption(path: Path) -> Caption:
     try:
         with Image.open(path) as image:
             saved = image.info
-        return Caption(int(saved["osr_order"]), str(saved["Description"]), saved["osr_wide"] == "yes")
+        # files of 0.1 do not say whether they are plots
+        wide, plot = saved["osr_wide"] == "yes", saved.get("osr_plot") == "yes"
+        return Caption(int(saved["osr_order"]), str(saved["Description"]), wide, plot)
     except Exception:  # PIL raises a dozen kinds on damaged files
         return Caption()

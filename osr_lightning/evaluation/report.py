@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from osr_lightning.evaluation.acceptance import IntArray, acceptance
+from osr_lightning.evaluation.acceptance import FloatArray, IntArray, acceptance
 from osr_lightning.evaluation.caption import read_caption
+from osr_lightning.evaluation.effects import class_effects, effects
 from osr_lightning.evaluation.measures import MEASURES
+from osr_lightning.evaluation.places import link, shown_checkpoint, test_command, without_folders
 from osr_lightning.evaluation.render import count, percent, rate, read_results, render
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.files import as_text
 from osr_lightning.writing import write_text
 
 MAX_CLASSES = 50  # more make a table that nobody reads
+MAX_BARS = 12  # unknown sets that the slider shows one by one
 
 
 def write_report(run_dir: Path) -> Path:
@@ -35,7 +38,8 @@ def write_report(run_dir: Path) -> Path:
     """
     results = read_results(run_dir)
     table = PredictionTable.load(run_dir)
-    config = run_dir / "config.yaml"
+    config, path = run_dir / "config.yaml", run_dir / "report.html"
+    study = run_dir.parent / "study.html"
     page = render(
         "report.html.j2",
         results=results,
@@ -43,10 +47,14 @@ def write_report(run_dir: Path) -> Path:
         measures=MEASURES,
         max_classes=MAX_CLASSES,
         sweep=threshold_sweep(table),
+        command=test_command(run_dir, results),
+        checkpoint=shown_checkpoint(run_dir, results),
+        effects=effects(table),
+        class_effects=class_effects(table),
         figures=_figures(run_dir / "figures"),
-        config=config.read_text(encoding="utf-8", errors="backslashreplace") if config.is_file() else "",
+        config=_text(config) if config.is_file() else "",
+        study=link(path, study) if study.is_file() else "",
     )
-    path = run_dir / "report.html"
     write_text(path, page)
     return path
 
@@ -84,7 +92,8 @@ def threshold_sweep(table: PredictionTable, positions: int = 500) -> dict[str, A
 
     Returns:
         ``threshold`` ascending, and ``known``, ``unknown`` and ``total`` accuracy at each, ``None`` where
-        undefined; ``start``, the index of the threshold in use.
+        undefined; ``sets``, of each unknown set (unless they are many) its ``name``, its number of ``images``
+        and how many are ``rejected`` at each; ``start``, the index of the threshold in use.
     """
     known, right = table.known, table.predicted_class == table.label
     counts = acceptance(table.score, ~known, right)
@@ -110,6 +119,7 @@ def threshold_sweep(table: PredictionTable, positions: int = 500) -> dict[str, A
         "known": share(at.correct, num_known),
         "unknown": share(rejected_unknown, num_unknown),
         "total": share(at.correct + rejected_unknown, both),
+        "sets": _rejected_by_set(table, thresholds),
         "start": int(np.searchsorted(thresholds, in_use)),
     }
 
@@ -128,6 +138,20 @@ def main(arguments: list[str]) -> None:
         print(write_report(run_dir))
 
 
+def _rejected_by_set(table: PredictionTable, thresholds: FloatArray) -> list[dict[str, Any]]:
+    sets = []
+    for index, name in enumerate(table.source_names[1:], start=1):
+        score = np.sort(table.score[table.source == index])
+        rejected = len(score) - np.searchsorted(score, thresholds, side="right")
+        if len(score):
+            sets.append({"name": name, "images": len(score), "rejected": rejected.tolist()})
+    return sets if len(sets) <= MAX_BARS else []
+
+
+def _text(config: Path) -> str:
+    return without_folders(config.read_text(encoding="utf-8", errors="backslashreplace"))
+
+
 def _figures(folder: Path) -> list[dict[str, Any]]:
     """The saved figures by the order in their files, embedded; those without one come last, by name."""
     found = [(read_caption(path), path) for path in folder.glob("*.png") if path.is_file()]
@@ -137,6 +161,7 @@ def _figures(folder: Path) -> list[dict[str, Any]]:
             "name": as_text(path.stem).replace("_", " "),
             "caption": caption.text,
             "wide": caption.wide,
+            "plot": caption.plot,
             "data": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
         }
         for caption, path in found

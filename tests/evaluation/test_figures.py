@@ -8,7 +8,7 @@ import pytest
 from osr_lightning.evaluation.caption import read_caption
 from osr_lightning.evaluation.embedding import tsne_embedding
 from osr_lightning.evaluation.figures import Material, all_figures, matrices, save_figures, training
-from osr_lightning.evaluation.figures import curves as curve_figures
+from osr_lightning.evaluation.figures import closed as closed_figures
 from osr_lightning.evaluation.figures import images as image_figures
 from osr_lightning.evaluation.figures.images import _bin_edges
 from osr_lightning.evaluation.figures.registry import FIGURES
@@ -184,21 +184,38 @@ def test_roc_names_every_set_its_count_and_its_auroc():
     unknown = ~table.known
     clothes, noise = (measured("auroc", table, mask) for mask in table.unknown_masks.values())
     assert legend(axes) == [
-        f"clothes (20): AUROC {clothes:.3f}",
-        f"noise (10): AUROC {noise:.3f}",
-        f"all unknown (30): AUROC {measured('auroc', table):.3f}",
-        f"0/1 decisions, all: AUROC {measured('binary_auroc', table):.3f}",
+        f"clothes (20): AUROC {clothes:.4f}",
+        f"noise (10): AUROC {noise:.4f}",
+        f"all unknown (30): AUROC {measured('auroc', table):.4f}",
+        f"0/1 decisions, all: AUROC {measured('binary_auroc', table):.4f}",
         "at the threshold in use",
     ]
     decisions = next(line for line in axes.lines if line.get_label().startswith("0/1"))
-    x, y = decisions.get_xydata()[1]
-    assert x == pytest.approx(table.rejected[table.known].mean())
-    assert y == pytest.approx(table.rejected[unknown].mean())
+    x, y = table.rejected[table.known].mean(), table.rejected[unknown].mean()
+    assert np.isclose(decisions.get_xydata(), [x, y]).all(1).any()
+    # straight from the corner to the decisions
+    below = decisions.get_xydata()[decisions.get_xdata() < x]
+    np.testing.assert_allclose(below[:, 1], below[:, 0] * y / x)
 
 
 def test_roc_of_one_set_has_no_sum():
     assert legend(draw("roc", make_table(unknown=(20,))).axes[0])[0].startswith("clothes (20)")
     assert not any("all unknown" in text for text in legend(draw("roc", make_table(unknown=(20, 0))).axes[0]))
+
+
+def test_rates_near_the_corner_lie_apart():
+    table = make_table(2000, (2000,))
+    apart = dataclasses.replace(table, scores={"energy": table.score + 4.0 * ~table.known})
+    for name, x in (("roc", (0.001, 0.01)), ("oscr", (0.001, 0.01)), ("precision_recall", (0.99, 0.999))):
+        axes = draw(name, apart).axes[0]
+        places = axes.transAxes.inverted().transform(axes.transData.transform([(at, 0) for at in (0, *x, 1)]))
+        assert (np.diff(places[:, 0]) > 0.15).all(), name
+        np.testing.assert_allclose(
+            axes.transData.inverted().transform(axes.transData.transform((x[0], 1)))[0], x[0]
+        )
+        weak, good = draw(name, table).axes[0].get_ylim()[0], axes.get_ylim()[0]
+        assert good > max(weak, 0.3) or name == "oscr", name
+        assert axes.get_ylim()[1] >= 1
 
 
 @pytest.mark.parametrize(("name", "measure"), [("roc", "auroc"), ("oscr", "oscr")])
@@ -234,7 +251,7 @@ def test_risk_coverage_marks_the_threshold():
 
 def test_reliability_bars_are_accuracies():
     table = make_table()
-    top, bottom = curve_figures.reliability(Material(table), bins=5).axes
+    top, bottom = closed_figures.reliability(Material(table), bins=5).axes
     confidence, right = table.confidence[table.known], (table.predicted_class == table.label)[table.known]
     assert top.get_title() == f"Reliability of 60 known images: ECE {ece(confidence, right, 5):.3f}"
     assert sum(bar.get_height() for bar in bottom.patches) == 60

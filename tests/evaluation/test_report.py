@@ -15,7 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation import report
 from osr_lightning.evaluation.caption import Caption, read_caption
+from osr_lightning.evaluation.effects import effects
 from osr_lightning.evaluation.measures import MEASURES
+from osr_lightning.evaluation.places import without_folders
 from osr_lightning.evaluation.results import evaluate
 from osr_lightning.evaluation.table import PredictionTable
 
@@ -431,11 +433,77 @@ def test_every_class_has_a_row(tmp_path):
     table = make_table()
     make_run(tmp_path, table)
     header, *rows = read(tmp_path).tables["classes"]
-    assert header == ["class", "images", "accuracy, none rejected", "rejected"]
+    assert header[:4] == ["class", "images", "accuracy, none rejected", "rejected"]
+    assert header[4:] == ["accepted and right", "mistaken most often for"]
     assert [row[0] for row in rows] == ["x", "y", "z"]
     mine = table.label == 1
     right, rejected = (table.predicted_class[mine] == 1).mean(), table.rejected[mine].mean()
-    assert rows[1][1:] == [str(mine.sum()), f"{right:.2%}", f"{rejected:.2%}"]
+    accepted = (table.prediction[mine] == 1).mean()
+    assert rows[1][1:] == [str(mine.sum()), f"{right:.2%}", f"{rejected:.2%}", f"{accepted:.2%}", "z 100%"]
+
+
+ALL = "nearly all are rejected"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "known", "noise"),
+    [
+        (-99, "nearly all are rejected: at this threshold the classifier knows nothing", ALL),
+        (-0.3, "most are rejected: the threshold is too low", "most are rejected"),
+        (1, "most are accepted", "most are rejected"),
+        (99, "nearly all are accepted", "nearly none are rejected: they pass for known images"),
+    ],
+)
+def test_what_the_threshold_did_to_each_set_is_said_in_words(tmp_path, threshold, known, noise):
+    table = dataclasses.replace(make_table(), threshold=threshold)
+    table.scores["energy"][:20] += 1
+    make_run(tmp_path, table)
+    _, digits, clothes, found = read(tmp_path).tables["effects"]
+    assert digits[:2] == ["digits (known)", "60"]
+    assert (digits[3], found[3]) == (known, noise)
+    mask = table.source == 1
+    assert clothes[1:3] == ["20", f"{table.rejected[mask].mean():.2%}"]
+    taken = np.bincount(table.predicted_class[mask & ~table.rejected], minlength=3)
+    assert clothes[4].startswith(
+        "-" if not taken.any() else f"{'xyz'[taken.argmax()]} {taken.max() / taken.sum():.0%}"
+    )
+
+
+def test_unknown_images_rejected_no_more_often_than_known_ones_are_said_to_be():
+    table = make_table()
+    table.scores["energy"][table.source == 2] = np.where(np.arange(10) < 2, 9, -9)
+    table.scores["energy"][table.known] = np.where(np.arange(60) < 20, 9, -9)
+    assert effects(table)[2].verdict == "rejected no more often than known images"
+    empty = dataclasses.replace(make_table((0,)))
+    assert effects(empty)[1] == ("clothes", "unknown", 0, None, "", "")
+
+
+def test_absolute_paths_are_cut_to_their_last_part():
+    text = "root: /home/me/my data/\nnpz: 'npz:/a/b/c.npz'\nlist: [/a/b, lightning_logs/x/y, noise:1/2]\n/top"
+    cut = "root: …/\nnpz: 'npz:…/c.npz'\nlist: […/b, lightning_logs/x/y, noise:1/2]\n/top"
+    assert without_folders(text) == cut
+    assert without_folders("C:\\me\\x.npz and s3://bucket/a/b") == "…/x.npz and s3://bucket/a/b"
+
+
+def test_the_checkpoint_is_shown_without_the_folders_above_its_run(tmp_path, monkeypatch):
+    run = tmp_path / "lightning_logs" / "a" / "version_1"
+    make_run(run, make_table(), checkpoint=str(run / "checkpoints" / "best.ckpt"))
+    monkeypatch.chdir(tmp_path)
+    assert "checkpointcheckpoints/best.ckpt" in "".join(read(run).text.split())
+    other = tmp_path / "lightning_logs" / "a" / "version_2"
+    make_run(other, make_table(), checkpoint=str(run / "checkpoints" / "best.ckpt"))
+    page = read(other)
+    assert "checkpointa/version_1/checkpoints/best.ckpt" in "".join(page.text.split())
+    assert str(tmp_path) not in page.text
+    command = "osr test --ckpt_path lightning_logs/a/version_1/checkpoints/best.ckpt --model.score energy"
+    assert f"{command} --model.calibration fixed --model.threshold=1.0" in page.text
+
+
+def test_a_run_of_a_study_links_to_it(tmp_path):
+    make_run(tmp_path / "run", make_table())
+    assert "the study" not in read(tmp_path / "run").text
+    (tmp_path / "study.html").touch()
+    assert ("a", "href", "../study.html") in read(tmp_path / "run").attributes
 
 
 @pytest.mark.parametrize("count", [50, 51])

@@ -11,6 +11,7 @@ from osr_lightning.evaluation.embedding import tsne_embedding
 from osr_lightning.evaluation.figures.registry import Material, figure
 from osr_lightning.evaluation.figures.style import (
     KNOWN_COLOR,
+    ON_ANY,
     SCORE_LABEL,
     colormap,
     line_style,
@@ -62,7 +63,7 @@ def score_histograms(material: Material, bins: int = 60) -> Figure:
 
 
 @figure(
-    caption="Images with similar outputs lie close together; unknown images are black.",
+    caption="Images with similar outputs lie close together; each cross is an unknown image.",
     order=100,
     wide=True,
     needs="known",
@@ -139,6 +140,7 @@ def confident_mistakes(table: PredictionTable, per_kind: int = 8) -> dict[str, I
     caption="The mistakes that the score was surest of, with the true class or set and the answer given.",
     order=110,
     wide=True,
+    plot=False,
     needs="known",
 )
 def gallery(material: Material) -> Figure | None:
@@ -152,7 +154,8 @@ def gallery(material: Material) -> Figure | None:
     images = material.images(np.concatenate([*mistakes.values()]))
     columns = max(len(rows) for rows in mistakes.values())
     width = max(1.45 * columns, 5.5)
-    figure = Figure(figsize=(width, 2.3 * len(mistakes)), layout="constrained")
+    # pictures keep their colours on a dark page, so the text has to do for both
+    figure = Figure(figsize=(width, 2.3 * len(mistakes)), layout="constrained", facecolor="none")
     names = (*table.class_names, "unknown")
     remaining = iter(images)
     for part, (kind, rows) in zip(
@@ -160,14 +163,15 @@ def gallery(material: Material) -> Figure | None:
         mistakes.items(),
         strict=True,
     ):
-        part.suptitle(kind, fontsize=11)
+        part.set_facecolor("none")
+        part.suptitle(kind, fontsize=11, color=ON_ANY)
         for axes, row in zip(part.subplots(1, columns, squeeze=False)[0], rows, strict=False):
             image = np.moveaxis(next(remaining), 0, -1)
             axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
             true = names[table.label[row]] if table.known[row] else table.source_names[table.source[row]]
             axes.set_anchor("N")
             caption = f"{shorten(true, 14)}\nas {shorten(names[table.prediction[row]], 14)}"
-            axes.set_xlabel(f"{caption}\nscore {table.score[row]:.3g}", fontsize=8)
+            axes.set_xlabel(f"{caption}\nscore {table.score[row]:.3g}", fontsize=8, color=ON_ANY)
         for axes in part.axes:
             axes.set(xticks=[], yticks=[])
             axes.set_frame_on(axes.has_data())

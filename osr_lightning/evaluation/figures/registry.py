@@ -57,7 +57,7 @@ FIGURES: dict[str, Entry] = {}  # by the function's name, which is the file's
 
 
 def figure(
-    *, caption: str, order: int, wide: bool = False, needs: Needs = "both"
+    *, caption: str, order: int, wide: bool = False, plot: bool = True, needs: Needs = "both"
 ) -> Callable[[AnyDraw], AnyDraw]:
     """Make a function of :class:`Material` a figure of every test that has what it needs.
 
@@ -67,6 +67,7 @@ def figure(
         caption: what to look for, below the figure in the report.
         order: figures come in ascending order; there is room between the numbers.
         wide: whether it needs the page's full width.
+        plot: whether it is dark on white, and may be turned light on dark; a figure of pictures may not.
         needs: the kinds of test images without which it is left out and the function is not called.
 
     Raises:
@@ -76,7 +77,7 @@ def figure(
     def register(draw: AnyDraw) -> AnyDraw:
         if draw.__name__ in FIGURES:
             raise ValueError(f"there is a figure named {draw.__name__} already")
-        FIGURES[draw.__name__] = Entry(draw, Caption(order, caption, wide), needs)
+        FIGURES[draw.__name__] = Entry(draw, Caption(order, caption, wide, plot), needs)
         return draw
 
     return register

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from osr_lightning.errors import one_line
+from osr_lightning.evaluation.acceptance import FloatArray
 
 # Okabe and Ito (2008), without black (kept for unknown images and sums) and yellow (too pale on white)
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 KNOWN_COLOR, GREY = COLORS[0], "#767676"
+ON_ANY = "#7A7A7A"  # as far from white as from a dark page
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 SCORE_LABEL = "score '{}' (higher = more unknown)"
@@ -35,6 +39,51 @@ def dress(axes: Axes) -> Axes:
 def unit_square(axes: Axes) -> None:
     """Both axes are rates: 0 to 1, with room for a line that lies on the border."""
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+
+
+def spread_x(axes: Axes, images: int, *, near: int) -> None:
+    """Draw the x axis' rates near 0, or near 1, in log steps down to one image: there good scores differ.
+
+    Args:
+        axes: whose x axis shows rates in [0, 1].
+        images: of which they are shares.
+        near: 0 or 1.
+    """
+    least = 0.5 / max(images, 10)  # gives 0 a place, beside that of one image
+    sign = 1 - 2 * near
+
+    def forward(rate: FloatArray) -> FloatArray:
+        return sign * np.log10(np.maximum(sign * (rate - near) + least, least / 10))
+
+    def inverse(place: FloatArray) -> FloatArray:
+        return near + sign * (10 ** (sign * place) - least)
+
+    steps = [10.0**-k for k in range(int(np.log10(max(images, 10))) + 1)]
+    ticks = sorted({0.0, 1.0, *(step if near == 0 else 1 - step for step in steps)})
+    axes.set_xscale("function", functions=(forward, inverse))
+    axes.set_xticks(ticks, [f"{100 * tick:.6g}%" for tick in ticks])
+    ends = near - sign * least / 5, 1 - near + sign * 0.03
+    axes.set_xlim(min(ends), max(ends))
+
+
+def mark(axes: Axes, x: ArrayLike, y: ArrayLike, color: str) -> None:
+    """Mark the threshold in use on a curve."""
+    axes.plot(
+        np.ravel(x),
+        np.ravel(y),
+        "o",
+        color=color,
+        markeredgecolor="black",
+        markersize=7,
+        zorder=5,
+        clip_on=False,
+    )
+
+
+def label_mark(axes: Axes) -> None:
+    """One legend entry for all the marks."""
+    label = "at the threshold in use"
+    axes.plot([], [], "o", color="white", markeredgecolor="black", markersize=7, label=label)
 
 
 def line_style(index: int) -> dict[str, Any]:
