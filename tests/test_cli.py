@@ -26,7 +26,12 @@ def tiny(root: Path, runs: Path) -> list[str]:
 
 
 def records_of(checkpoint: dict) -> dict:
-    return checkpoint["state_dict"]["recogniser.threshold._extra_state"]["records"]
+    """The records in a checkpoint, without the scores that the files beside it leave out."""
+    records = checkpoint["state_dict"]["recogniser.threshold._extra_state"]["records"]
+    return {
+        score: {name: value for name, value in record.items() if name != "known_scores"}
+        for score, record in records.items()
+    }
 
 
 def results_of(runs: Path, experiment: str, version: int = 0) -> dict:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ CalibrationMethod = Literal["known_quantile", "max_accuracy", "min_cost", "optun
 NEEDS_UNKNOWNS = frozenset({"max_accuracy", "min_cost", "optuna"})
 # a threshold that rejects more of the known images, or less of the unknown, hardly decides anything
 MANY, FEW = 0.5, 0.05
+KEPT_SCORES = 1000  # of the known calibration images, per score: 8 kB in the checkpoint
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Calibration:
         count_unknown: number of unknown images among them.
         rejected_known: share of those known images that the threshold rejects; null without any.
         rejected_unknown: the same of the unknown ones.
+        known_scores: order statistics of the known ones' scores, see `order_statistics`; what `osr drift`
+            compares with. None where nothing was calibrated, or by a version that did not keep them.
     """
 
     value: float
@@ -45,6 +48,12 @@ class Calibration:
     count_unknown: int = 0
     rejected_known: float | None = None
     rejected_unknown: float | None = None
+    known_scores: tuple[float, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """All but the scores: what ``results.json`` and ``calibration.json`` hold."""
+        names = [field.name for field in fields(self) if field.name != "known_scores"]
+        return {name: getattr(self, name) for name in names}
 
 
 def known_quantile(known_scores: Floats, alpha: float) -> float:
@@ -67,6 +76,19 @@ def known_quantile(known_scores: Floats, alpha: float) -> float:
     check_alpha(alpha, len(known_scores))
     rank = conformal_rank(len(known_scores), alpha)
     return float(np.partition(known_scores, rank - 1)[rank - 1])
+
+
+def order_statistics(scores: Floats, count: int = KEPT_SCORES) -> tuple[float, ...]:
+    """``count`` of ``(n,)`` scores that stand for all of them, in ascending order.
+
+    The ``i``-th is in the middle of the ``i``-th of ``count`` equal parts of the sorted scores, so that the
+    two empirical distributions differ by at most ``1 / (2 count) + 1 / n`` anywhere. All, where there are no
+    more than ``count``.
+    """
+    ranks = np.arange(min(len(scores), count))
+    if len(scores) > count:
+        ranks = ((ranks + 0.5) * len(scores) / count).astype(np.int64)
+    return tuple(np.sort(scores)[ranks].tolist())
 
 
 def check_alpha(alpha: float, images: int, beside: str = "") -> None:
@@ -168,6 +190,7 @@ def calibrate(
             count_unknown=len(known) - count,
             rejected_known=float(rejected[known].mean()),
             rejected_unknown=None if known.all() else float(rejected[~known].mean()),
+            known_scores=order_statistics(scores[score][known]),
         )
 
     expecting = f"with {unknown_prior:.0%} unknown images"

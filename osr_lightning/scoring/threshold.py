@@ -90,7 +90,10 @@ def read_records(state: object) -> dict[str, Calibration]:
         }
         for record in records.values():
             _check(record)
-        records = {name: replace(record, value=float(record.value)) for name, record in records.items()}
+        records = {
+            name: replace(record, value=float(record.value), known_scores=tuple(record.known_scores))
+            for name, record in records.items()
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError("the checkpoint's calibration records are damaged; run osr calibrate") from error
     return records
@@ -109,6 +112,8 @@ def _check(record: Calibration) -> None:
         isinstance(record.guarantee, str),
         *(isinstance(count, int) for count in counts),
         *(share is None or _is_finite(share) for share in shares),
+        isinstance(record.known_scores, (tuple, list)),
+        all(isinstance(score, float) and not math.isnan(score) for score in record.known_scores),
         record.target is None or isinstance(record.target, dict) or _is_finite(record.target),
     )
     if not all(right):

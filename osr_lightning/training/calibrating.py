@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +81,7 @@ def calibrate_checkpoint(
         if target is not None:
             write(model, datamodule, source, target)
         if folder is not None:
-            records = {n: asdict(record) for n, record in model.trained.threshold.records.items()}
+            records = {n: record.summary() for n, record in model.trained.threshold.records.items()}
             write_text(folder / "calibration.json", json.dumps(records, indent=2) + "\n")
     trainer.strategy.barrier("calibrated")
     return target

@@ -7,7 +7,6 @@ import os
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -188,7 +187,7 @@ def run_record(
     timing: dict[str, float | None],
 ) -> dict[str, Any]:
     """What was run: the part of ``results.json`` that is no measurement of the images."""
-    threshold = asdict(recogniser.threshold.record)
+    threshold = recogniser.threshold.record.summary()
     # the audit of this very test may have found what the calibration could not know
     threshold["optimistic"] |= tables.optimistic
     facts, sampler = recogniser.facts.to_dict(), recogniser.sampler

@@ -16,6 +16,7 @@ from osr_lightning.scoring.calibration import (
     fixed_calibration,
     known_quantile,
     misgivings,
+    order_statistics,
 )
 from osr_lightning.scoring.sweep import Costs, min_cost, optuna_search
 
@@ -218,6 +219,8 @@ def test_a_record_says_what_its_threshold_does_to_the_images_that_chose_it(metho
         assert record.rejected_unknown == np.sum(values[200:] > record.value) / 100
         assert 0 < record.rejected_unknown < 1
         assert record.guarantee
+        assert record.known_scores == tuple(np.sort(values[:200]))
+        assert record.summary() == {n: v for n, v in asdict(record).items() if n != "known_scores"}
     record = chosen["msp"]
     if method == "known_quantile":
         assert record.rejected_known <= 0.05
@@ -228,6 +231,17 @@ def test_a_record_says_what_its_threshold_does_to_the_images_that_chose_it(metho
         assert "25% unknown" in record.guarantee
         best = min(_cost(t, scores["msp"], known, correct, costs, 0.25) for t in [-1, *scores["msp"]])
         assert _cost(record.value, scores["msp"], known, correct, costs, 0.25) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(("n", "count"), [(0, 7), (5, 7), (7, 7), (8, 7), (1000, 7), (2500, 1000)])
+def test_few_order_statistics_stand_for_all_scores(n, count):
+    scores = np.random.default_rng(n).normal(size=n)
+    kept = order_statistics(scores, count)
+    assert len(kept) == min(n, count)
+    assert set(kept) <= set(scores)
+    assert list(kept) == sorted(kept)
+    for score in scores:
+        assert abs(np.mean(np.array(kept) <= score) - np.mean(scores <= score)) <= 0.5 / count + 1 / n
 
 
 def test_a_record_without_unknown_images_has_no_share_of_them():

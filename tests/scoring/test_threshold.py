@@ -15,7 +15,17 @@ from osr_lightning.scoring.threshold import Threshold, read_records
 
 THIRD = 1 / 3  # no float32 and no bfloat16
 RECORD = Calibration(
-    THIRD, "min_cost", {"wrong_label": 1.0}, "validation images: mnist", False, 80, "none", 20, 0.05, 0.5
+    THIRD,
+    "min_cost",
+    {"wrong_label": 1.0},
+    "validation images: mnist",
+    False,
+    80,
+    "none",
+    20,
+    0.05,
+    0.5,
+    (0.1, THIRD),
 )
 
 
@@ -130,9 +140,11 @@ def test_what_is_saved_does_not_change_with_the_module():
 def test_fields_of_a_newer_version_are_left_out_and_those_of_an_older_one_filled_in():
     newer = {"records": {"msp": asdict(RECORD) | {"colour": "red"}}}
     assert read_records(newer) == {"msp": RECORD}
-    older = {"records": {"msp": {n: v for n, v in asdict(RECORD).items() if "_unknown" not in n}}}
+    missing = ("_unknown", "known_scores")
+    older = {"records": {"msp": {n: v for n, v in asdict(RECORD).items() if not n.endswith(missing)}}}
     assert read_records(older)["msp"].rejected_unknown is None
     assert read_records(older)["msp"].count_unknown == 0
+    assert read_records(older)["msp"].known_scores == ()
 
 
 # damage -----------------------------------------------------------------------------------------------
@@ -190,8 +202,14 @@ def test_damaged_records_are_refused(state):
         damaged(count_known="many"),
         damaged(rejected_known="half"),
         damaged(optimistic="no"),
+        damaged(known_scores=0.5),
+        damaged(known_scores=[0.5, math.nan]),
+        damaged(known_scores="0.5"),
     ],
-    ids=["huge", "two", "tensor", "bool", "number", "no method", "place", "count", "share", "word"],
+    ids=[
+        *("huge", "two", "tensor", "bool", "number", "no method", "place", "count", "share", "word"),
+        *("one score", "no number", "text"),
+    ],
 )
 def test_values_of_wrong_types_are_refused(state):
     with pytest.raises(UserError, match="run osr calibrate"):
