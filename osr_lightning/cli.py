@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from osr_lightning.settings import (
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.classifiers import MCDropoutClassifier
 from osr_lightning.training.evaluator import Evaluator
+from osr_lightning.training.optimizers import OwnOptimizer
 from osr_lightning.training.trainer import OpenSetTrainer
 from osr_lightning.writing import write_text
 
@@ -184,10 +184,12 @@ class OpenSetCLI(LightningCLI):
         """Done in :meth:`parse_arguments`; Lightning's own would overrule what the user says."""
 
     def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
-        """Build the optimizer the user asked for, if any; the classifier has the study's as default."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*will be overridden by.*configure_optimizers.*")
-            super()._add_configure_optimizers_method_to_model(subcommand)
+        """Keep the optimizer the user asked for, if any: there are no weights before the images are known."""
+        optimizer, scheduler = (self._get(self.config_init, name) for name in ("optimizer", "lr_scheduler"))
+        if scheduler and not optimizer:
+            raise UserError("--lr_scheduler needs its optimizer: add --optimizer, or choose a model.schedule")
+        if optimizer:
+            self.model.own_optimizer = OwnOptimizer(optimizer, scheduler, self.configure_optimizers)
 
 
 def _existing(given: str) -> Path:
