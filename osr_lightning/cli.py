@@ -30,6 +30,7 @@ from osr_lightning.settings import (
 )
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.classifiers import MCDropoutClassifier
+from osr_lightning.training.console import hush
 from osr_lightning.training.evaluator import Evaluator
 from osr_lightning.training.optimizers import OwnOptimizer
 from osr_lightning.training.trainer import OpenSetTrainer
@@ -59,6 +60,7 @@ class OpenSetCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
+        hush(verbose="--verbose" in self.arguments)
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # a network of the user's own lies beside the working folder
         super().__init__(
@@ -81,19 +83,23 @@ class OpenSetCLI(LightningCLI):
             "run": {"model", "datamodule"},
             "calibrate": {"model", "datamodule"},
             "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
-            "validate": {"model", "dataloaders", "datamodule"},
-            "test": {"model", "dataloaders", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule", "verbose"},
+            "test": {"model", "dataloaders", "datamodule", "verbose"},
             "predict": {"model", "dataloaders", "datamodule", "return_predictions"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The evaluation's options, trust, and the default model."""
+        """The evaluation's options, trust, words, and the default model."""
         parser.add_lightning_class_args(Evaluator, "evaluation")
         parser.add_argument(
             "--trust_checkpoint",
             action="store_true",
             help="the checkpoint may import a network of one's own, which runs its code",
         )
+        parser.add_argument(
+            "--verbose", action="store_true", help="Lightning tells of its own doings, and of every module"
+        )
+        parser.link_arguments("verbose", "trainer.verbose")
         default = f"{MCDropoutClassifier.__module__}.{MCDropoutClassifier.__name__}"
         parser.set_defaults({"model": {"class_path": default}})
 
@@ -169,8 +175,13 @@ class OpenSetCLI(LightningCLI):
             for stage in stages:
                 self.datamodule.setup(stage)
             for line in describe(self.datamodule.tables):
-                print(line)
+                print(line, flush=True)
         super()._run_subcommand(subcommand)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """What the command's method gets; a test's numbers are in the summary."""
+        more = {"verbose": self._get(self.config, "verbose")} if subcommand == "test" else {}
+        return super()._prepare_subcommand_kwargs(subcommand) | more
 
     def after_test(self) -> None:
         """Print the summary, once the progress bar is out of the way."""

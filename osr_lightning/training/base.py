@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -19,10 +18,11 @@ from osr_lightning.scoring.calibration import CalibrationMethod
 from osr_lightning.scoring.detectors import Detector
 from osr_lightning.scoring.sweep import Costs
 from osr_lightning.training.calibrating import choose
+from osr_lightning.training.console import say_start
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.fitting import check_images
-from osr_lightning.training.hardware import TrainingBFloat16, keep_freed_memory
-from osr_lightning.training.module import RecogniserModule, network_name
+from osr_lightning.training.hardware import keep_freed_memory
+from osr_lightning.training.module import RecogniserModule
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.options import Options
 from osr_lightning.training.resuming import EpochSteps, accept, resume, training_state
@@ -174,14 +174,7 @@ class OpenSetClassifier(RecogniserModule):
         for detector in self.trained.detectors.values():  # fitted to the weights of before
             assert isinstance(detector, Detector)
             detector.forget()
-        plan, network = self.plan, network_name(self.trained.sampler)
-        own = f"{'AdamW' if plan.weight_decay else 'Adam'} {plan.learning_rate:g}, {plan.schedule}"
-        rank_zero_info(
-            f"training: {network}, augmentation {plan.augment}, {self.own_optimizer or own}, "
-            f"{self.trainer.max_epochs} epochs"
-        )
-        if isinstance(self.trainer.precision_plugin, TrainingBFloat16):
-            rank_zero_info("training steps are bf16-mixed; trainer.precision 32-true makes them float32")
+        say_start(self)
         if self.options.compile:
             self.trained.sampler.network.compile()  # in place, which leaves the names of its weights
 

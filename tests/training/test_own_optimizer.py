@@ -10,10 +10,10 @@ from osr_lightning.__main__ import main
 OWN = ["--optimizer=SGD", "--optimizer.lr=0.1", "--lr_scheduler=StepLR", "--lr_scheduler.step_size=1"]
 
 
-def test_a_run_trains_with_them_and_its_config_tests(small, tmp_path, caplog):
+def test_a_run_trains_with_them_and_its_config_tests(small, tmp_path, capsys):
     folder = f"--trainer.default_root_dir={tmp_path}"
     assert main(["run", *small, *OWN, folder]) == 0
-    assert "SGD 0.1, StepLR" in caplog.text
+    assert "SGD 0.1, StepLR" in capsys.readouterr().out
     run = tmp_path / "lightning_logs" / "default" / "version_0"
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["training"]["optimizers"] == ["SGD"]
@@ -47,3 +47,4 @@ def test_a_run_trains_with_them_and_its_config_tests(small, tmp_path, caplog):
 def test_what_they_refuse_is_told(options, sentence, small, tmp_path, capsys):
     assert main(["fit", *small, *options, f"--trainer.default_root_dir={tmp_path}"]) == 2
     assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "lightning_logs").exists()  # nothing was begun
