@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,9 @@ from osr_lightning.settings import (
 )
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.classifiers import MCDropoutClassifier
+from osr_lightning.training.console import hush
 from osr_lightning.training.evaluator import Evaluator
+from osr_lightning.training.optimizers import OwnOptimizer
 from osr_lightning.training.trainer import OpenSetTrainer
 from osr_lightning.writing import write_text
 
@@ -66,6 +67,7 @@ class OpenSetCLI(LightningCLI):
         if command is None:
             raise UserError(no_command(self.arguments, known))
         self.command = command
+        hush(verbose="--verbose" in self.arguments)
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # a network of the user's own lies beside the working folder
         super().__init__(
@@ -88,8 +90,8 @@ class OpenSetCLI(LightningCLI):
             "run": {"model", "datamodule"},
             "calibrate": {"model", "datamodule"},
             "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
-            "validate": {"model", "dataloaders", "datamodule"},
-            "test": {"model", "dataloaders", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule", "verbose"},
+            "test": {"model", "dataloaders", "datamodule", "verbose"},
             "predict": {"model", "dataloaders", "datamodule", "return_predictions"},
         }
 
@@ -100,13 +102,17 @@ class OpenSetCLI(LightningCLI):
         super()._add_subcommands(parser, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The evaluation's options, trust, and the default model."""
+        """The evaluation's options, trust, words, and the default model."""
         parser.add_lightning_class_args(Evaluator, "evaluation")
         parser.add_argument(
             "--trust_checkpoint",
             action="store_true",
             help="the checkpoint may import a network of one's own, which runs its code",
         )
+        parser.add_argument(
+            "--verbose", action="store_true", help="Lightning tells of its own doings, and of every module"
+        )
+        parser.link_arguments("verbose", "trainer.verbose")
         default = f"{MCDropoutClassifier.__module__}.{MCDropoutClassifier.__name__}"
         parser.set_defaults({"model": {"class_path": default}})
 
@@ -189,8 +195,13 @@ class OpenSetCLI(LightningCLI):
             for stage in stages:
                 self.datamodule.setup(stage)
             for line in describe(self.datamodule.tables):
-                print(line)
+                print(line, flush=True)
         super()._run_subcommand(subcommand)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """What the command's method gets; a test's numbers are in the summary."""
+        more = {"verbose": self._get(self.config, "verbose")} if subcommand == "test" else {}
+        return super()._prepare_subcommand_kwargs(subcommand) | more
 
     def after_test(self) -> None:
         """Print the summary, once the progress bar is out of the way."""
@@ -204,10 +215,12 @@ class OpenSetCLI(LightningCLI):
         """Done in :meth:`parse_arguments`; Lightning's own would overrule what the user says."""
 
     def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
-        """Build the optimizer the user asked for, if any; the classifier has the study's as default."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*will be overridden by.*configure_optimizers.*")
-            super()._add_configure_optimizers_method_to_model(subcommand)
+        """Keep the optimizer the user asked for, if any: there are no weights before the images are known."""
+        optimizer, scheduler = (self._get(self.config_init, name) for name in ("optimizer", "lr_scheduler"))
+        if scheduler and not optimizer:
+            raise UserError("--lr_scheduler needs its optimizer: add --optimizer, or choose a model.schedule")
+        if optimizer:
+            self.model.own_optimizer = OwnOptimizer(optimizer, scheduler, self.configure_optimizers)
 
 
 def _existing(given: str) -> Path:

@@ -14,8 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from lightning.pytorch.utilities import rank_zero_info
-
 from osr_lightning import checkpoint as checkpoints
 from osr_lightning.cli import OpenSetCLI
 from osr_lightning.data.audit import Seen, read_seen
@@ -28,6 +26,7 @@ from osr_lightning.settings import is_trusted
 from osr_lightning.studies.arguments import parse
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.calibrating import calibrate_checkpoint, tell
+from osr_lightning.training.console import say
 from osr_lightning.training.loggers import run_folder
 
 NAME = "ensemble.ckpt"
@@ -106,7 +105,7 @@ def ensemble(
         raise UserError(f"--output {output} is one of the members: name another file")
     joined = join(paths, trust=is_trusted(options))
     members = joined["recogniser"]["recipe"]["members"]
-    rank_zero_info(f"ensemble of {len(members)}: {', '.join(str(one.get('file')) for one in members)}")
+    say(f"ensemble of {len(members)}: {', '.join(str(one.get('file')) for one in members)}")
     with TemporaryDirectory() as folder:
         passing = Path(folder, NAME)
         checkpoints.write(joined, passing)

@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from osr_lightning.studies.space import as_arguments
 from osr_lightning.studies.storage import finished
-from osr_lightning.studies.trials import TrialCLI, hushed
+from osr_lightning.studies.trials import TrialCLI
+from osr_lightning.training.console import silence
 from osr_lightning.writing import replacing, replacing_rows, write_text
 
 _COLUMNS = ("accuracy", "auroc", "epoch", "epochs", "seconds", "process", "reason")
@@ -43,7 +44,7 @@ def write_best(study: optuna.Study, folder: Path, arguments: Sequence[str]) -> N
     best = best_trial(study)
     if best is None:
         return
-    with hushed():
+    with silence():
         config = TrialCLI([*arguments, *as_arguments(best.params)]).yaml
     head = f"# Trial {best.number} of the search {study.study_name}: {_numbers(best)} on validation images.\n"
     write_text(folder / "best.yaml", head + config)

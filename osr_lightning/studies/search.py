@@ -32,7 +32,8 @@ from osr_lightning.studies.storage import (
     started,
     undisturbed,
 )
-from osr_lightning.studies.trials import TrialCLI, check, hushed, settings, trial_arguments
+from osr_lightning.studies.trials import TrialCLI, check, settings, trial_arguments
+from osr_lightning.training.console import silence
 
 _ABOUT = """\
 Search options of osr run with Optuna's TPE, and write the best as a config.
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.trials < 1:
         raise UserError(f"--trials must be at least 1, got {options.trials}")
     space = read_space(options.space)
-    with hushed():
+    with silence():
         cli = check(space, further, str(options.space))
     config = cli.config["run"]
     name = options.name or f"{config.trainer.experiment}_search"
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
     same_search(study, described(space), settings(cli.yaml, space))
     search = Search(study, space, further, name, folder, options.trials)
     try:
-        with shared_sets(), hushed():
+        with shared_sets(), silence():
             _go_on(search)
     finally:  # a signal or a mistake of one trial loses nothing of the others
         write_trials(study, folder)

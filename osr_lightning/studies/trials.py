@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -29,9 +27,6 @@ _LOCAL = frozenset(
         *(f"trainer.enable_{name}" for name in ("progress_bar", "model_summary")),
     )
 )
-# what Lightning says of every trial
-_SAID = ("Seed set", "GPU available", "TPU available", "`Trainer.fit` stopped", "training steps are")
-_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 
 
 class TrialCLI(OpenSetCLI):
@@ -100,23 +95,6 @@ def check(space: Space, arguments: Sequence[str], where: str) -> TrialCLI:
             raise UserError(f"{where} draws what osr run does not take ({drawn}): {error}") from error
     _refuse(found[0])
     return found[0]
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Keep back what Lightning would say of every trial."""
-
-    def is_news(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_SAID)
-
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    for logger in loggers:
-        logger.addFilter(is_news)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(is_news)
 
 
 def _refuse(cli: TrialCLI) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -19,11 +18,12 @@ from osr_lightning.scoring.calibration import CalibrationMethod
 from osr_lightning.scoring.detectors import Detector
 from osr_lightning.scoring.sweep import Costs
 from osr_lightning.training.calibrating import choose
+from osr_lightning.training.console import say_start
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.fitting import check_images
-from osr_lightning.training.hardware import TrainingBFloat16, keep_freed_memory
-from osr_lightning.training.module import RecogniserModule, network_name
-from osr_lightning.training.optimizers import Schedule, configure, refuse_to_stretch
+from osr_lightning.training.hardware import keep_freed_memory
+from osr_lightning.training.module import RecogniserModule
+from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.options import Options
 from osr_lightning.training.resuming import EpochSteps, accept, resume, training_state
 from osr_lightning.training.stopping import refuse_nan, refuse_nan_weights
@@ -99,6 +99,7 @@ class OpenSetClassifier(RecogniserModule):
         super().__init__(network, options)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", None, persistent=False)
+        self.own_optimizer: OwnOptimizer | None = None  # of the command line
         self.search_trials: list[tuple[float, float]] = []
         self._steps = EpochSteps()
         self._resumed: dict[str, Any] = {}
@@ -139,7 +140,9 @@ class OpenSetClassifier(RecogniserModule):
     # training -----------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam and the schedule; the command line's --optimizer and --lr_scheduler take their place."""
+        """Adam and the schedule, or `own_optimizer` in their place."""
+        if self.own_optimizer is not None:
+            return self.own_optimizer.configure(self)
         plan = self.plan
         return configure(self, plan.learning_rate, plan.weight_decay, plan.schedule)
 
@@ -171,13 +174,7 @@ class OpenSetClassifier(RecogniserModule):
         for detector in self.trained.detectors.values():  # fitted to the weights of before
             assert isinstance(detector, Detector)
             detector.forget()
-        plan, network = self.plan, network_name(self.trained.sampler)
-        rank_zero_info(
-            f"training: {network}, augmentation {plan.augment}, {'AdamW' if plan.weight_decay else 'Adam'} "
-            f"{plan.learning_rate:g}, {plan.schedule}, {self.trainer.max_epochs} epochs"
-        )
-        if isinstance(self.trainer.precision_plugin, TrainingBFloat16):
-            rank_zero_info("training steps are bf16-mixed; trainer.precision 32-true makes them float32")
+        say_start(self)
         if self.options.compile:
             self.trained.sampler.network.compile()  # in place, which leaves the names of its weights
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from osr_lightning import checkpoint as checkpoints
@@ -23,9 +22,11 @@ from osr_lightning.scoring.calibration import (
 )
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training import restoring
+from osr_lightning.training.console import say
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.fitting import check_images, fit_detectors, references
 from osr_lightning.training.loggers import run_folder
+from osr_lightning.training.progress import begin_stage
 from osr_lightning.writing import write_text
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def calibrate_checkpoint(
     if method == "known_quantile":
         known = tables.load_calibration().labels < model.num_classes
         check_images(model, int(known.sum()), shared=tables.selection.calibrate_on == "validation")
+    fitted = len(tables.load_training()[0]) if model.trained.detectors else 0
+    begin_stage(trainer, "calibrate", fitted + len(tables.load_calibration()))
     device = trainer.strategy.root_device
     model.trained.to(device)
     held_out, taken = references(
@@ -192,10 +195,10 @@ def tell(model: OpenSetClassifier, target: Path | None) -> None:
     chosen = model.trained.threshold.record
     flattered = "; optimistic: test images chose it" if chosen.optimistic else ""
     where = "" if target is None else f" ({target})"
-    rank_zero_info(
+    say(
         f"threshold {chosen.value:.6g} on {model.options.score} by {chosen.method}, from "
         f"{chosen.calibrated_on}{flattered}{where}"
     )
     unknown = {"the unknown sets": chosen.rejected_unknown}
     for warning in misgivings(chosen.rejected_known, unknown, "calibration images"):
-        rank_zero_info(f"warning: {warning}")
+        say(f"warning: {warning}")

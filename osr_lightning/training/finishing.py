@@ -5,18 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch import Trainer
 
 from osr_lightning import checkpoint as checkpoints
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS
+from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.calibrating import calibrate_checkpoint, write
+from osr_lightning.training.console import say
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.loggers import run_folder
 
 if TYPE_CHECKING:
     from osr_lightning.training.trainer import OpenSetTrainer
+
+
+def fits_scores(model: OpenSetClassifier) -> bool:
+    """Whether a fit ends with `calibrate_kept`, as far as the options tell."""
+    options = model.options
+    fitted = options.score in DETECTORS or bool(options.detectors)
+    return fitted and options.calibration not in NEEDS_UNKNOWNS
 
 
 def calibrate_kept(trainer: OpenSetTrainer, model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:
@@ -46,11 +55,11 @@ def calibrate_kept(trainer: OpenSetTrainer, model: OpenSetClassifier, datamodule
         elif trainer.is_global_zero:  # the best weights are the last, and the model has them
             write(model, datamodule, source, Path(str(path)))
     record = model.trained.threshold.record
-    rank_zero_info(f"threshold {record.value:.6g} on {model.options.score}, from {record.calibrated_on}")
+    say(f"threshold {record.value:.6g} on {model.options.score}, from {record.calibrated_on}")
     trainer.callback_metrics.update(metrics)
 
 
-def write_rows(trainer: OpenSetTrainer, batches: Any, datamodule: Any) -> None:  # noqa: ANN401
+def write_rows(trainer: Trainer, batches: Any, datamodule: Any) -> None:  # noqa: ANN401
     """Write what ``predict`` gave to ``predictions.csv`` in the run folder, where there is one."""
     folder = run_folder(trainer)
     model = trainer.lightning_module

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import logging
 import os
-import warnings
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from osr_lightning import checkpoint as checkpoints
+from osr_lightning.training.console import say
 from osr_lightning.training.stopping import Stopping
 from osr_lightning.writing import replacing_rows, telling
-
-NOT_FOR_USERS = (
-    ".*does not have many workers.*",  # the images are in memory
-    ".*is smaller than the logging interval.*",  # metrics are logged once an epoch
-    ".*LeafSpec.* is deprecated.*",  # between Lightning and torch
-    ".*lightning_logs.* exists and is not empty.*",  # a resumed run goes on in its own folder
-    ".*The dirpath has changed from.*",  # a test writes a folder of its own
-)
-
-
-def hush() -> None:
-    """Keep back Lightning's remarks that do not hold here."""
-    for message in NOT_FOR_USERS:
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()
 
 
 def run_folder(trainer: Trainer) -> Path | None:
@@ -90,12 +72,60 @@ def run_folder_loggers(root: str, experiment: str, version: int | str | None) ->
 class ClaimingTensorBoardLogger(TensorBoardLogger):
     """Lightning's TensorBoard logger, but runs that start at once get a folder each."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        # whether the run folder, once there is one, is of this logger's making
+        self._makes = self._version is None or not Path(self.log_dir).exists()
+
     @property
     def version(self) -> int | str:
         """The number N of the run folder; the first to ask for a new one makes that."""
         if self._version is None:
             self._version = claim_version(Path(self.root_dir))
         return self._version
+
+    def withdraw(self) -> None:
+        """Remove the run folder if it was made here, and those above if nothing else is in them."""
+        if not self._makes or self._version is None or _is_another():
+            return
+        with suppress(OSError):
+            if self._experiment is not None:
+                self._experiment.close()
+        self._experiment = None  # Lightning would write its end
+        folder = Path(self.log_dir)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            folder.parent.rmdir()
+            folder.parent.parent.rmdir()
+
+
+class Begun(Callback):
+    """Leaves no run folder of a command that failed before its first step."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def on_train_batch_end(self, *args: Any) -> None:  # noqa: ANN401
+        """From now on there is something to keep."""
+        self._begun = True
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
+        """The same."""
+        self._begun |= not trainer.sanity_checking
+
+    def on_test_batch_end(self, *args: Any) -> None:  # noqa: ANN401
+        """The same."""
+        self._begun = True
+
+    def on_predict_batch_end(self, *args: Any) -> None:  # noqa: ANN401
+        """The same."""
+        self._begun = True
+
+    def on_exception(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
+        """Take the folder back."""
+        for logger in () if self._begun else trainer.loggers:
+            if isinstance(logger, ClaimingTensorBoardLogger):
+                logger.withdraw()
 
 
 def claim_version(experiment: Path) -> int:
@@ -179,7 +209,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     except (csv.Error, UnicodeDecodeError):
         kept = path.with_name("metrics.damaged.csv")
         path.replace(kept)
-        rank_zero_info(f"{path} is damaged and was kept as {kept.name}; a new one is begun")
+        say(f"{path} is damaged and was kept as {kept.name}; a new one is begun")
         return []
     return rows
 

@@ -1,12 +1,14 @@
-"""The study's optimizer and its two learning-rate schedules."""
+"""The study's optimizer and its two learning-rate schedules, or those that the user names."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from osr_lightning.errors import UserError
@@ -35,16 +37,57 @@ def configure(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": one_cycle, "interval": "step"}}
 
 
+class OwnOptimizer(NamedTuple):
+    """The optimizer of ``--optimizer`` and the schedule of ``--lr_scheduler``, as the parser gives them.
+
+    Attributes:
+        optimizer: its ``class_path`` and ``init_args``.
+        scheduler: the same; None for a constant rate.
+        combine: what Lightning wants of the two, as LightningCLI's ``configure_optimizers``.
+    """
+
+    optimizer: Any
+    scheduler: Any | None
+    combine: Callable[..., OptimizerLRScheduler]
+
+    def configure(self, module: LightningModule) -> OptimizerLRScheduler:
+        """Build both, now that the module has weights.
+
+        Raises:
+            UserError: where a class refuses its arguments.
+        """
+        optimizer = _build("optimizer", module.parameters(), self.optimizer)
+        scheduler = None if self.scheduler is None else _build("lr_scheduler", optimizer, self.scheduler)
+        return self.combine(module, optimizer, scheduler)
+
+    def __str__(self) -> str:
+        """Names, and the learning rate where there is one."""
+        rate = self.optimizer["init_args"].get("lr")
+        name = _name(self.optimizer) if rate is None else f"{_name(self.optimizer)} {rate:g}"
+        return name if self.scheduler is None else f"{name}, {_name(self.scheduler)}"
+
+
+def _name(init: Any) -> str:  # noqa: ANN401
+    return str(init["class_path"]).rpartition(".")[2]
+
+
+def _build(option: str, first: object, init: Any) -> Any:  # noqa: ANN401
+    try:
+        return instantiate_class(first, init)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"--{option} {_name(init)} refuses its options: {error}") from error
+
+
 def refuse_to_stretch(trainer: Trainer) -> None:
-    """Stop where a resumed one-cycle schedule ends before the training.
+    """Stop where a one-cycle schedule, resumed or of the user's own, ends before the training.
 
     Raises:
-        UserError: with the step at which it ends.
+        UserError: with the step or epoch at which it ends.
     """
     for config in trainer.lr_scheduler_configs:
-        planned = getattr(config.scheduler, "total_steps", math.inf)
-        if planned < trainer.estimated_stepping_batches:
+        planned, by_step = getattr(config.scheduler, "total_steps", math.inf), config.interval == "step"
+        if planned < (trainer.estimated_stepping_batches if by_step else trainer.max_epochs or 0):
             raise UserError(
-                f"the checkpoint's one_cycle schedule ends at step {planned}, before trainer.max_epochs; "
+                f"the one_cycle schedule ends at {config.interval} {planned}, before trainer.max_epochs; "
                 "resume with the epochs it was planned for, or train anew"
             )

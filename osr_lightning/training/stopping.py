@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch import distributed as dist
 
 from osr_lightning.errors import Diverged
+from osr_lightning.training.console import say
 
 _EVERY = 50  # steps between two looks at losses on a GPU, each of which waits for it
 
@@ -51,7 +51,9 @@ class Stopping(Callback):
         if self._signal:
             raise SystemExit(128 + number)
         self._signal = number
-        rank_zero_info(f"\n{signal.Signals(number).name}: stopping after this step; once more stops at once")
+        say(
+            f"\n{signal.Signals(number).name}: stopping after this step; once more stops at once", always=True
+        )
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
         """Write ``last.ckpt`` where it is due, and end where a signal came."""
@@ -91,7 +93,7 @@ class Stopping(Callback):
 
     def _end(self, trainer: Trainer, number: int) -> None:
         where = "" if self.last is None else "; go on with --ckpt_path last"
-        rank_zero_info(f"stopped by {signal.Signals(number).name} at step {trainer.global_step}{where}")
+        say(f"stopped by {signal.Signals(number).name} at step {trainer.global_step}{where}", always=True)
         launched = trainer.local_rank > 0 and "TORCHELASTIC_RUN_ID" not in os.environ
         # the process that launched this one answers for it, and would be killed for another status than 0
         raise SystemExit(0 if launched else 128 + number)

@@ -8,33 +8,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from osr_lightning import checkpoint as checkpoints
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.files import folder_name
-from osr_lightning.training import restoring
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.calibrating import calibrate_checkpoint, require_unknowns, tell
+from osr_lightning.training.console import hush
 from osr_lightning.training.defaults import check_epochs, check_limits, require_best
 from osr_lightning.training.evaluator import Evaluator
-from osr_lightning.training.finishing import calibrate_kept, write_rows
+from osr_lightning.training.finishing import calibrate_kept, fits_scores
 from osr_lightning.training.hardware import choose_accelerator, train_in_bfloat16
 from osr_lightning.training.loggers import (
+    Begun,
     WholeCheckpoints,
     checkpoint_callbacks,
-    hush,
     run_folder_loggers,
 )
+from osr_lightning.training.progress import Progress
+from osr_lightning.training.restoring_trainer import RestoringTrainer
 from osr_lightning.training.waiting import watch
 
 
-class OpenSetTrainer(Trainer):
+class OpenSetTrainer(RestoringTrainer):
     """Lightning's Trainer with a complete run folder and the commands run and calibrate.
 
     Args:
@@ -49,6 +50,9 @@ class OpenSetTrainer(Trainer):
         accelerator: cpu, gpu, tpu or auto; mps has no float64, which scores need, so auto passes it over.
         precision: of the passes. auto: float32, but where a CPU computes bfloat16 itself, training steps are
             bf16-mixed; scores are float32 either way. All others are Lightning's and hold for every pass.
+        enable_progress_bar: a line per epoch with the time that is left, and a bar in a terminal.
+        enable_model_summary: Lightning's table of the modules; with verbose alone if not given.
+        verbose: whether Lightning tells of its own doings too.
         kwargs: all other arguments of lightning.pytorch.Trainer.
     """
 
@@ -64,14 +68,17 @@ class OpenSetTrainer(Trainer):
         checkpoint_minutes: float | None = None,
         accelerator: str | Accelerator = "auto",
         precision: Literal["auto"] | _PRECISION_INPUT | None = "auto",
+        enable_progress_bar: bool | None = None,
+        enable_model_summary: bool | None = None,
+        verbose: bool = False,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        hush()
+        hush(verbose=verbose)
         ends = ("max_time", "fast_dev_run")
         unlimited = kwargs.get("max_steps", -1) == -1 and not any(kwargs.get(name) for name in ends)
         self._epochs_open = max_epochs is None and unlimited
         self.experiment = experiment
-        self.trust_checkpoint = False  # may a checkpoint name code of others?
+        self.stages: tuple[str, ...] = ()  # that follow the training
         self.timing: dict[str, float | None] = {
             "fit_s": None,
             "calibrate_s": None,
@@ -86,13 +93,17 @@ class OpenSetTrainer(Trainer):
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
         if not any(isinstance(one, Evaluator) for one in given):
             given.append(Evaluator())
+        if enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in given):
+            given.insert(0, Progress())
         super().__init__(
             default_root_dir=default_root_dir,
             max_epochs=check_epochs(max_epochs),
             logger=logger,
-            callbacks=[*checkpoint_callbacks(checkpoint_minutes, keep=keep), *given],
+            callbacks=[Begun(), *checkpoint_callbacks(checkpoint_minutes, keep=keep), *given],
             # a callback of the user's still writes where it was told to
             enable_checkpointing=keep or any(isinstance(one, Checkpoint) for one in given),
+            enable_progress_bar=enable_progress_bar is not False,
+            enable_model_summary=verbose if enable_model_summary is None else enable_model_summary,
             accelerator=accelerator,
             precision=None if precision == "auto" else precision,
             **kwargs,
@@ -117,6 +128,8 @@ class OpenSetTrainer(Trainer):
         """
         require_unknowns(model, datamodule)  # before the training, not after it
         require_best(self)
+        drawn = any(isinstance(c, Evaluator) and c.figures for c in self.callbacks)  # type: ignore[attr-defined]
+        self.stages = ("calibrate", "test", "report") if drawn else ("calibrate", "test")
         begin = time.perf_counter()
         self._fit(model, datamodule, ckpt_path)
         self.timing["fit_s"] = time.perf_counter() - begin
@@ -175,6 +188,7 @@ class OpenSetTrainer(Trainer):
         """
         if isinstance(train_dataloaders, LightningDataModule):  # Lightning takes it here too
             train_dataloaders, datamodule = None, train_dataloaders
+        self.stages = ("calibrate",) if isinstance(model, OpenSetClassifier) and fits_scores(model) else ()
         self._fit(model, datamodule, ckpt_path, (train_dataloaders, val_dataloaders), **kwargs)
         if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
             calibrate_kept(self, model, datamodule)
@@ -187,86 +201,10 @@ class OpenSetTrainer(Trainer):
         loaders: tuple[Any, Any] = (None, None),
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        self._build(model, ckpt_path)
+        self.build(model, ckpt_path)
         if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
             plan = model.decide_on(datamodule)
             watch(self, datamodule)
             if self._epochs_open:
                 self.fit_loop.max_epochs = plan.epochs
         super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
-
-    def validate(  # type: ignore[override]
-        self,
-        model: LightningModule | None = None,
-        dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
-        ckpt_path: str | Path | None = None,
-        verbose: bool = True,
-        datamodule: LightningDataModule | None = None,
-        **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
-    ) -> Any:  # noqa: ANN401
-        """Loss and accuracy on the validation images.
-
-        Args:
-            model: the classifier.
-            dataloaders: batches, instead of a datamodule.
-            ckpt_path: the checkpoint to validate.
-            verbose: whether to print the results.
-            datamodule: the images.
-            kwargs: see lightning.pytorch.Trainer.validate.
-        """
-        self._build(model, ckpt_path)
-        return super().validate(model, dataloaders, ckpt_path, verbose, datamodule, **kwargs)
-
-    def test(  # type: ignore[override]
-        self,
-        model: LightningModule | None = None,
-        dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
-        ckpt_path: str | Path | None = None,
-        verbose: bool = True,
-        datamodule: LightningDataModule | None = None,
-        **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
-    ) -> Any:  # noqa: ANN401
-        """Judge a checkpoint on known and unknown images, and write the complete run folder.
-
-        Args:
-            model: the classifier.
-            dataloaders: batches, instead of a datamodule.
-            ckpt_path: the checkpoint to test.
-            verbose: whether to print what was logged.
-            datamodule: the images.
-            kwargs: see lightning.pytorch.Trainer.test.
-        """
-        self._build(model, ckpt_path)
-        return super().test(model, dataloaders, ckpt_path, verbose, datamodule, **kwargs)
-
-    def predict(  # type: ignore[override]
-        self,
-        model: LightningModule | None = None,
-        dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
-        datamodule: LightningDataModule | None = None,
-        return_predictions: bool | None = None,
-        ckpt_path: str | Path | None = None,
-        **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
-    ) -> list[Any] | None:
-        """Classify images and write one row per image to predictions.csv.
-
-        Args:
-            model: the classifier.
-            dataloaders: batches, instead of a datamodule.
-            datamodule: the images.
-            return_predictions: whether to return the rows too; true if not given.
-            ckpt_path: the checkpoint whose weights and threshold decide.
-            kwargs: see lightning.pytorch.Trainer.predict.
-        """
-        self._build(model, ckpt_path)
-        batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, **kwargs)
-        write_rows(self, batches, datamodule)
-        return batches if return_predictions in (None, True) else None
-
-    def _build(self, model: LightningModule | None, ckpt_path: str | Path | None) -> None:
-        """Before Lightning sets up the data: build the model that the checkpoint holds, for its facts."""
-        if not isinstance(model, OpenSetClassifier) or ckpt_path is None or not Path(ckpt_path).is_file():
-            return  # a word, as best, names one that was written here
-        checkpoint = checkpoints.read(ckpt_path)
-        if model.recogniser is None:
-            restoring.prepare(model, checkpoint, trust=self.trust_checkpoint)

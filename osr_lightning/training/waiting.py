@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.training.console import say
 
 SHARE = 0.3  # of an epoch's time that is worth a word
 _SECONDS = 5.0  # of a shorter epoch nothing is said
@@ -49,7 +49,7 @@ class LoaderWatch(Callback):
         if self._said or seconds < _SECONDS or share < SHARE:
             return
         self._said = True
-        rank_zero_info(
+        say(
             f"the training waited for its images {share:.0%} of the epoch: raise data.num_workers, or "
             "data.memory_limit if the images fit in memory, or lower data.image_size"
         )

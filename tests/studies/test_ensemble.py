@@ -176,13 +176,14 @@ def test_files_are_predicted(mixed, images, tmp_path, capsys):
     assert (row["prediction"], float(row["score"])) == (answer.label, answer.score)
 
 
-def test_the_command_says_threshold_and_place(plain, other, tmp_path, caplog):
+def test_the_command_says_threshold_and_place(plain, other, tmp_path, capsys):
     assert main(["ensemble", str(plain), str(other), "--model.alpha", "0.3", *here(tmp_path)]) == 0
     run = tmp_path / "lightning_logs" / "plain" / "version_0"
     found = load(run / "checkpoints" / "ensemble.ckpt").threshold
     assert found.record.target == 0.3
-    assert f"threshold {found.value:.6g} on {found.score}" in caplog.text
-    assert f"({run}/checkpoints/ensemble.ckpt)" in caplog.text
+    said = capsys.readouterr().out
+    assert f"threshold {found.value:.6g} on {found.score}" in said
+    assert f"({run}/checkpoints/ensemble.ckpt)" in said
     assert json.loads((run / "calibration.json").read_text())[found.score]["value"] == found.value
     assert "ckpt_path: null" in (run / "config.yaml").read_text()
 
