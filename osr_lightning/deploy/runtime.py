@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osr_lightning import pixels
-from osr_lightning.answers import AT_ONCE, Answers, Prediction, predictions
+from osr_lightning.answers import Answers, Prediction, predictions
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
 from osr_lightning.pixels import ImageLike
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 INPUTS = ("images", "threshold")
 OUTPUTS = ("prediction", "unknown", "score", "confidence", "probabilities")
+_AT_ONCE = 16  # images, the largest batch that an image alone does not wait for
 # of the graph's metadata, each a JSON value
 FACTS, DECISION = "facts", "decision"
 
@@ -85,8 +86,6 @@ class ExportedRecogniser:
             self.threshold = Decision(str(record["score"]), float(record["value"]), record)
         except (UserError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}); export it again") from error
-        values = self.facts.channels * self.facts.image_size**2
-        self._at_once = max(1, min(AT_ONCE, 2**19 // values))
 
     @property
     def score_names(self) -> list[str]:
@@ -115,16 +114,16 @@ class ExportedRecogniser:
         return pixels.fit(pixels.to_pixels(image, size), size=size, channels=channels)
 
     def answer(self, images: NDArray[np.uint8]) -> Answers:
-        """What is said of prepared images ``(N, C, size, size)``, in batches of one size.
+        """What is said of prepared images ``(N, C, size, size)``.
 
-        The same kernels then work on every image, so that what comes with it moves no more than a score's
-        last digits.
+        The graph is asked in batches of one size, the last filled up: the same kernels then work on every
+        image, and what comes with it moves no more than a score's last digits.
         """
         threshold = np.array(self.threshold.value, np.float64)
         parts = []
-        for start in range(0, max(1, len(images)), self._at_once):
-            some = images[start : start + self._at_once]
-            filled = np.zeros((self._at_once, *self.facts.input_shape), np.uint8)
+        for start in range(0, max(1, len(images)), _AT_ONCE):
+            some = images[start : start + _AT_ONCE]
+            filled = np.zeros((_AT_ONCE, *self.facts.input_shape), np.uint8)
             filled[: len(some)] = some
             found = self.session.run(OUTPUTS, dict(zip(INPUTS, (filled, threshold), strict=True)))
             parts.append([values[: len(some)] for values in found])
