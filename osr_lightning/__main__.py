@@ -22,6 +22,7 @@ COMMANDS = {
     "ensemble": "join trained checkpoints into one, with a threshold of its own",
     "compare": "put finished runs side by side",
     "report": "write a run's report.html again from its saved files",
+    "completion": "print what completes these commands in bash, zsh or tcsh",
 }
 # those with a parser of their own; their module's main takes the arguments after the name
 OWN = {
@@ -31,6 +32,7 @@ OWN = {
     "ensemble": "studies.ensemble",
     "compare": "evaluation.compare",
     "report": "evaluation.report",
+    "completion": "completing",
 }
 
 
@@ -53,7 +55,7 @@ def _run(arguments: list[str]) -> int | None:
     if arguments in ([], ["-h"], ["--help"]):
         print(_overview())  # at once: Lightning takes seconds to load
     elif arguments[0] in OWN:
-        if OWN[arguments[0]].startswith("studies"):  # the others do without Lightning
+        if OWN[arguments[0]].startswith(("studies", "completing")):  # the others do without Lightning
             defer_torchmetrics()
         importlib.import_module(f"osr_lightning.{OWN[arguments[0]]}").main(arguments[1:])
     elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):

@@ -7,6 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
+from osr_lightning.__main__ import COMMANDS as ALL
 from osr_lightning.__main__ import main
 from osr_lightning.cli import OpenSetCLI
 from osr_lightning.manual.lines import GROUPS
@@ -59,6 +60,25 @@ def test_every_line_of_the_help_is_an_option_with_a_default(command):
 def test_names_in_the_lines_are_options_of_some_command():
     known = {name for command in COMMANDS for name in options_of(command)}
     assert {line.option for group in GROUPS for line in group.lines} - known == {"print_config"}
+
+
+class Built(OpenSetCLI):
+    """The command line up to its parser."""
+
+    def parse_arguments(self, parser, args) -> None:
+        raise StopIteration(self._parser(self.command))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_knows_every_option_that_the_parser_takes(command):
+    with pytest.raises(StopIteration) as stop:
+        Built([command])
+    dests = {action.dest for action in stop.value.value._actions if action.option_strings}
+    # the parser's own, whole groups, what --verbose is linked to, what Lightning reads other checkpoints with
+    others = {"help", "print_config", "print_shtab", "trainer", "data", "evaluation"}
+    others |= {"trainer.verbose", "weights_only"}
+    named = {name for name in options_of(command) if not name.startswith("model.")}
+    assert {dest for dest in dests if not dest.endswith(".help")} - others == named
 
 
 def test_help_of_another_command_and_class(capsys):
@@ -165,3 +185,33 @@ def test_a_parser_for_one_command_alone_is_built(monkeypatch):
     with pytest.raises(SystemExit):
         main(["run", "--print_config"])
     assert len(built) == 2  # that of osr, and that of run
+
+
+def test_bash_completes_commands_options_and_values(tmp_path, capsys):
+    (tmp_path / "osr.bash").write_text(printed(capsys, "completion", "bash"))
+    (tmp_path / "mine.yaml").write_text("")
+    cases = {
+        "stud": "study",
+        "run --model.sc": "--model.score --model.schedule",
+        "run --model.score en": "entropy energy",
+        "run --seed_everything 3 --data.calibrate_on v": "validation",
+        "fit --config mi": "mine.yaml",
+        "search --tri": "--trials",
+        "predict --str": "--strict",
+        "compare --out": "--output",
+    }
+    script = "source osr.bash\n"
+    for words in cases:
+        count = len(words.split())
+        script += (
+            f"COMP_WORDS=(osr {words}) COMP_CWORD={count} COMPREPLY=()\n_shtab_osr; echo ${{COMPREPLY[@]}}\n"
+        )
+    command = ["bash", "--norc", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert dict(zip(cases, done.stdout.splitlines(), strict=True)) == cases
+
+
+def test_every_command_completes(capsys):
+    script = printed(capsys, "completion", "bash")
+    named = next(line for line in script.splitlines() if line.startswith("_shtab_osr_subparsers="))
+    assert {word.strip("()'") for word in named.partition("=")[2].split()} == set(ALL)

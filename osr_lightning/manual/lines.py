@@ -47,6 +47,7 @@ GROUPS = (
             Line("config", "FILE", "YAML of options; what follows it wins"),
             Line("print_config", "", "print all settings as YAML and stop"),
             Line("seed_everything", "N", "seed of weights, order, augmentation"),
+            Line("verbose", "", "tell what Lightning does, too"),
             Line("trust_checkpoint", "", "let checkpoints import your code"),
         ),
     ),

@@ -6,16 +6,20 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pydoc import ErrorDuringImport, locate
 from typing import Any, Literal, NamedTuple
 
 from docstring_parser import DocstringStyle, parse
 
 from osr_lightning.arguments import nearest, value_of
+from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.sources import SOURCES
 from osr_lightning.errors import UserError
 from osr_lightning.models.networks import NETWORKS
+from osr_lightning.scoring.detectors import DETECTORS
+from osr_lightning.scoring.scores import SCORES
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.classifiers import BaselineClassifier, EnsembleClassifier, MCDropoutClassifier
 from osr_lightning.training.evaluator import Evaluator
@@ -72,9 +76,10 @@ def options_of(command: str, classifier: type[Any] = MCDropoutClassifier) -> dic
         "config": Option(str, None, "YAML of options; what follows on the command line wins"),
         "seed_everything": Option(int, 0, seed),
         "trust_checkpoint": Option(None, False, trust),
+        "verbose": Option(None, False, "Lightning tells of its own doings, and of every module"),
     }
     method = getattr(OpenSetTrainer, command)
-    hidden = ("model", "datamodule", "return_predictions")
+    hidden = ("model", "datamodule", "return_predictions", "verbose")
     for name, option in _parameters(method, method.__doc__):
         if name not in hidden and "dataloaders" not in name:
             found[name] = option
@@ -83,6 +88,7 @@ def options_of(command: str, classifier: type[Any] = MCDropoutClassifier) -> dic
     found |= {f"data.{name}": option for name, option in parameters(OpenSetDataModule).items()}
     found |= {f"evaluation.{name}": option for name, option in parameters(Evaluator).items()}
     found |= {f"trainer.{name}": option for name, option in parameters(OpenSetTrainer).items()}
+    del found["trainer.verbose"]  # it is that above
     found["optimizer"] = Option(object, None, "class of torch.optim; its options follow as optimizer.NAME")
     found["lr_scheduler"] = Option(
         object, None, "class of torch.optim.lr_scheduler; its options follow as lr_scheduler.NAME"
@@ -137,6 +143,17 @@ def classifier(arguments: Sequence[str]) -> type[Any]:
     return find_class(name, CLASSIFIERS)
 
 
+def names_of(option: str) -> list[str]:
+    """Names that an option may take beside its choices; none where they are not few."""
+    registries: dict[str, Iterable[str]] = {
+        "model.score": (*SCORES, *DETECTORS),
+        "model.augment": AUGMENTATIONS,
+        "data.known": SOURCES,
+        "data.predict": SOURCES,
+    }
+    return [*registries[option]] if option in registries else classes_of(option)
+
+
 def classes_of(option: str) -> list[str]:
     """Names of the classes that an option takes; none where they are not known."""
     from lightning.pytorch import callbacks, loggers
@@ -144,6 +161,7 @@ def classes_of(option: str) -> list[str]:
 
     places: dict[str, dict[str, Any]] = {
         "model": CLASSIFIERS,
+        "model.network": networks(),
         "optimizer": vars(optim),
         "lr_scheduler": vars(optim.lr_scheduler),
         "trainer.callbacks": vars(callbacks),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,14 +45,6 @@ class TrialCLI(OpenSetCLI):
     def __init__(self, arguments: Sequence[str], judge: Judge | None = None, *, tell: bool = False) -> None:
         self.judge, self.tell = judge, tell
         super().__init__(["run", *arguments])
-
-    def parse_arguments(self, parser: Any, args: Any) -> None:  # noqa: ANN401
-        """Parse; a mistake raises, so that it can be told of the space's file."""
-        parser.exit_on_error = self._parser("run").exit_on_error = False
-        try:
-            super().parse_arguments(parser, args)
-        except argparse.ArgumentError as error:
-            raise UserError(" ".join(str(error).split())) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self.judge is None:
