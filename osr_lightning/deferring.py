@@ -24,6 +24,10 @@ class _Deferred(ModuleType):
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - of any type
         if (place := _PLACES.get(f"{self.__name__}.{name}")) is not None:
             return getattr(import_module(place), name)
+        # jsonargparse looks for the shortest path of every module's class that is loaded
+        inside = [module for key, module in sys.modules.items() if key.startswith(f"{self.__name__}.")]
+        if found := [kind for module in inside if isinstance(kind := vars(module).get(name), type)]:
+            return found[0]
         self.__class__ = ModuleType  # type: ignore[assignment]
         assert self.__spec__ is not None
         assert self.__spec__.loader is not None

@@ -215,3 +215,18 @@ def test_every_command_completes(capsys):
     script = printed(capsys, "completion", "bash")
     named = next(line for line in script.splitlines() if line.startswith("_shtab_osr_subparsers="))
     assert {word.strip("()'") for word in named.partition("=")[2].split()} == set(ALL)
+
+
+def test_starting_loads_nothing_that_only_a_later_step_needs():
+    code = """if True:
+        import sys
+        from osr_lightning.__main__ import main
+        try:
+            main(["run", "--model.network=ConvNet", "--print_config"])
+        except SystemExit:
+            late = ("torchvision", "scipy", "sklearn", "optuna", "tensorboard", "onnxruntime")
+            print("loaded:", *(name for name in late if name in sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "class_path: osr_lightning.models.networks.ConvNet" in done.stdout
+    assert done.stdout.splitlines()[-1].strip() == "loaded:"
