@@ -9,7 +9,7 @@ MIN_POINTS = 5  # fewer have no neighbourhoods to keep
 
 
 def tsne_embedding(
-    logits: NDArray[np.float32], seed: int = 0, max_points: int = 2000
+    logits: NDArray[np.float32], seed: int = 0, max_points: int = 1000
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Place images in the plane so that neighbours by logits stay neighbours (t-SNE, van der Maaten 2008).
 

@@ -47,7 +47,7 @@ class Evaluator(Callback):
     def __init__(
         self,
         figures: bool = True,
-        tsne_points: int = 2000,
+        tsne_points: int = 1000,
         projector_points: int = 2000,
         bootstrap: int = 1000,
         seed: int = 0,
@@ -133,6 +133,9 @@ class Evaluator(Callback):
         write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
         for logger in trainer.loggers:
             logger.save()  # metrics.csv holds the last epoch before its curves are drawn
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        for logger in boards:
+            log_projector(logger, table, images, self.projector_points, self.seed, trainer.global_step)
         files: list[Path] = []
         if self.figures:
             material = Material(
@@ -145,10 +148,8 @@ class Evaluator(Callback):
                 embedding=None if embedding is None else embedding.result,
             )
             files = save_figures(each_figure(material), folder / "figures")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                log_test(logger, results, files, dict(pl_module.hparams), trainer.global_step)
-                log_projector(logger, table, images, self.projector_points, self.seed, trainer.global_step)
+        for logger in boards:
+            log_test(logger, results, files, dict(pl_module.hparams), trainer.global_step)
         write_report(folder)
 
 

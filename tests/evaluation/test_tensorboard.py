@@ -1,13 +1,16 @@
 """What TensorBoard is given."""
 
 import dataclasses
+import io
 
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from osr_lightning.evaluation.table import PredictionTable
-from osr_lightning.evaluation.tensorboard import log_projector
+from osr_lightning.evaluation.tensorboard import log_projector, log_test
 
 
 def test_names_of_any_characters_leave_the_projectors_table_whole(tmp_path):
@@ -37,3 +40,22 @@ def test_names_of_any_characters_leave_the_projectors_table_whole(tmp_path):
         [r"c\td", r"c\td", r"known\r", "0"],
         ["unknown", r"c\td", r"\udcff\x1b", "0"],
     ]
+
+
+def test_figures_are_given_as_their_files(tmp_path):
+    image = Image.fromarray(np.arange(60, dtype=np.uint8).reshape(3, 5, 4))
+    image.save(tmp_path / "roc.png")
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    results = {
+        "closed_set": {"accuracy": 0.5},
+        "open_set": dict.fromkeys(("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc"), 0.5),
+        "threshold": {"value": 1.0},
+        "model": {"class": "x"},
+        "seed": 0,
+    }
+    log_test(logger, results, [tmp_path / "roc.png"], {}, step=3)
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (event,) = events.Images("test/roc")
+    assert (event.step, event.width, event.height) == (3, 5, 3)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), np.asarray(image))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from osr_lightning.evaluation.acceptance import IntArray
 from osr_lightning.evaluation.caption import Caption
 from osr_lightning.evaluation.outcomes import Needs, enough
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.writing import replacing
+
+_DPI = 120
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Material:
     metrics: Path | None = None
     trials: Sequence[tuple[float, float]] = ()
     seed: int = 0
-    tsne_points: int = 2000
+    tsne_points: int = 1000
     embedding: Callable[[], tuple[IntArray, NDArray[np.float32]]] | None = None
 
 
@@ -111,5 +116,17 @@ def save_figures(drawn: Iterable[tuple[str, Figure]], folder: Path) -> list[Path
     for name, drawing in drawn:
         paths.append(folder / f"{name}.png")
         with replacing(paths[-1]) as partial:
-            drawing.savefig(partial, dpi=120, metadata=FIGURES[name].caption.metadata())
+            _save(drawing, partial, FIGURES[name].caption.metadata())
     return paths
+
+
+def _save(drawing: Figure, path: Path, texts: Mapping[str, str]) -> None:
+    """What ``savefig`` writes, in two thirds of its time: that draws once for the layout and once more."""
+    drawing.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(drawing)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, text)
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    Image.fromarray(pixels).save(path, "PNG", pnginfo=info, dpi=(_DPI, _DPI))
