@@ -109,6 +109,10 @@ def test_model_help_lists_our_classes_and_their_options(capsys):
     assert "num_samples" not in one
     assert "ConvNet" in printed(capsys, "run", "--model.network.help")
     assert "--model.network.image_size" in printed(capsys, "run", "--model.network.help=ConvNet")
+    assert "\n  AdamW " in printed(capsys, "run", "--optimizer.help")
+    assert "--lr_scheduler.gamma NUMBER [0.1]" in printed(capsys, "run", "--lr_scheduler.help", "StepLR")
+    assert "\n  CSVLogger " in printed(capsys, "run", "--trainer.logger.help")
+    assert "\n  EarlyStopping " in printed(capsys, "run", "--trainer.callbacks.help")
     assert "did you mean BaselineClassifier" in error(capsys, "run", "--model.help", "BaselineClasifier")
 
 

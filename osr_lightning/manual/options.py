@@ -151,23 +151,28 @@ def names_of(option: str) -> list[str]:
         "data.known": SOURCES,
         "data.predict": SOURCES,
     }
-    return [*registries[option]] if option in registries else classes_of(option)
+    return [*registries[option]] if option in registries else [*classes_of(option)]
 
 
-def classes_of(option: str) -> list[str]:
-    """Names of the classes that an option takes; none where they are not known."""
-    from lightning.pytorch import callbacks, loggers
+def classes_of(option: str) -> dict[str, type[Any]]:
+    """The classes that an option takes by name; none where it takes none."""
+    from lightning.pytorch import Callback, callbacks, loggers
     from torch import optim
 
-    places: dict[str, dict[str, Any]] = {
-        "model": CLASSIFIERS,
-        "model.network": networks(),
-        "optimizer": vars(optim),
-        "lr_scheduler": vars(optim.lr_scheduler),
-        "trainer.callbacks": vars(callbacks),
-        "trainer.logger": vars(loggers),
+    if option in ("model", "model.network"):
+        return CLASSIFIERS if option == "model" else networks()
+    schedulers = optim.lr_scheduler
+    kinds: dict[str, tuple[object, type[Any]]] = {
+        "optimizer": (optim, optim.Optimizer),
+        "lr_scheduler": (schedulers, schedulers.LRScheduler),
+        "trainer.callbacks": (callbacks, Callback),
+        "trainer.logger": (loggers, loggers.Logger),
     }
-    return [name for name, kind in places.get(option, {}).items() if isinstance(kind, type)]
+    if option not in kinds:
+        return {}
+    place, base = kinds[option]
+    found = {name: kind for name, kind in vars(place).items() if isinstance(kind, type)}
+    return {name: kind for name, kind in sorted(found.items()) if issubclass(kind, base) and kind is not base}
 
 
 def networks() -> dict[str, type[Any]]:
@@ -183,10 +188,14 @@ def _parameters(function: Any, *docstrings: str | None) -> Iterator[tuple[str, O
         for docstring in docstrings
         for entry in parse(docstring or "", DocstringStyle.GOOGLE).params
     }
-    hints = typing.get_type_hints(inspect.unwrap(function))
+    try:
+        hints = typing.get_type_hints(inspect.unwrap(function))
+    except NameError:  # of a class of others, whose types are imported for type checkers alone
+        hints = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-            yield name, Option(hints.get(name, str), parameter.default, texts.get(name, ""))
+            default = None if parameter.default is inspect.Parameter.empty else parameter.default
+            yield name, Option(hints.get(name, str), default, texts.get(name, ""))
 
 
 def _kinds(hint: Any) -> list[Any]:  # noqa: ANN401
@@ -202,4 +211,4 @@ def _is_literal(kind: Any) -> bool:  # noqa: ANN401
 
 def _flat(text: str | None) -> str:
     """A docstring's text in one line, without its markup."""
-    return re.sub(r":\w+:`|`+", "", " ".join((text or "").split()))
+    return re.sub(r":\w+:`~?|`+", "", " ".join((text or "").split()))

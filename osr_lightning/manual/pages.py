@@ -8,11 +8,10 @@ from typing import Any
 
 from osr_lightning.manual.lines import GROUPS, Line
 from osr_lightning.manual.options import (
-    CLASSIFIERS,
     Option,
+    classes_of,
     classifier,
     find_class,
-    networks,
     options_of,
     parameters,
     summary,
@@ -24,12 +23,12 @@ _INTRO = [
     "An option is --NAME VALUE here, and keys in a YAML: `data: {known: mnist}` is",
     "--data.known mnist. [ ] is the default; without, there is none.",
 ]
-# option -> by name, the classes that its help lists
-_CLASSES = {"model": lambda: CLASSIFIERS, "model.network": networks}
+_WITH_CLASSES = ("model", "model.network", "optimizer", "lr_scheduler", "trainer.logger", "trainer.callbacks")
+_FILLED = ("params", "optimizer")  # arguments that the training gives
 
 
 def page(command: str, what: str, arguments: Sequence[str]) -> str | None:
-    """The help that a command line asks for; None if it asks for none, or for one of the parser's own.
+    """The help that a command line asks for; None if it asks for none.
 
     Args:
         command: as in the arguments.
@@ -39,11 +38,10 @@ def page(command: str, what: str, arguments: Sequence[str]) -> str | None:
     Raises:
         UserError: for a class that does not exist.
     """
-    for option, known in _CLASSES.items():
+    for option in _WITH_CLASSES:
         if (at := _position(arguments, f"--{option}.help")) is not None:
             name = arguments[at].partition("=")[2] or next(iter(arguments[at + 1 : at + 2]), "")
-            if name in ("", *known()) or not name.startswith("-"):
-                return _class_page(option, command, name, known())
+            return _class_page(option, command, "" if name.startswith("-") else name, classes_of(option))
     if "--help-all" in arguments:
         return _all_options(command, what)
     if "-h" in arguments or "--help" in arguments:
@@ -84,23 +82,23 @@ def _all_options(command: str, what: str) -> str:
             section = found
             lines.append("")
         lines += _entry(name, option)
-    lines += ["", "Classes and their options: --model.help, --model.network.help, --optimizer.help,"]
-    lines += ["--lr_scheduler.help, --trainer.logger.help, --trainer.callbacks.help."]
+    names = ", ".join(f"--{option}.help" for option in _WITH_CLASSES)
+    told = textwrap.fill(f"Classes and, with a name, their options: {names}", WIDTH, break_on_hyphens=False)
+    lines += ["", told]
     return "\n".join(lines)
 
 
 def _class_page(option: str, command: str, name: str, known: dict[str, type[Any]]) -> str:
     if name:
         kind = find_class(name, known)
-        entries = [
-            line for key, found in parameters(kind).items() for line in _entry(f"{option}.{key}", found)
-        ]
+        options = {key: found for key, found in parameters(kind).items() if key not in _FILLED}
+        entries = [line for key, found in options.items() for line in _entry(f"{option}.{key}", found)]
         head = textwrap.fill(f"{kind.__name__}: {summary(kind)}", WIDTH)
         return "\n".join([head, "", *entries])
     indent = " " * 22
     lines = [f"For --{option}, beside the path of a class of one's own, as package.Name:", ""]
     for key, kind in known.items():
-        lines += textwrap.wrap(f"  {key:<20}{summary(kind)}", WIDTH, subsequent_indent=indent)
+        lines += textwrap.wrap(f"  {key:<19} {summary(kind)}", WIDTH, subsequent_indent=indent)
     return "\n".join([*lines, "", f"Options of one: osr {command} --{option}.help NAME"])
 
 

@@ -21,7 +21,8 @@ class BaselineClassifier(OpenSetClassifier):
     """A deterministic network; one pass is its only sample.
 
     Args:
-        network: a name or class path; what suits the known images if not given. More in
+        network: what makes the network; what suits the known images if not given. A name (BaselineCNN,
+            MCDropoutCNN, ConvNet, or one of torchvision's classifiers, as resnet18) or a class path; more in
             :class:`OpenSetClassifier`.
         kwargs: see :class:`OpenSetClassifier`.
     """
@@ -40,7 +41,8 @@ class MCDropoutClassifier(OpenSetClassifier):
     """Monte-Carlo dropout (Gal & Ghahramani, ICML 2016): dropout stays on when predicting.
 
     Args:
-        network: a name or class path; what suits the known images if not given. More in
+        network: what makes the network; what suits the known images if not given. A name (BaselineCNN,
+            MCDropoutCNN, ConvNet, or one of torchvision's classifiers, as resnet18) or a class path; more in
             :class:`OpenSetClassifier`.
         num_samples: stochastic passes per image, S.
         dropout: probability, in (0, 1), that a feature is dropped before the last layer of a network that has
