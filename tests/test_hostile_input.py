@@ -201,7 +201,8 @@ def test_damaged_idx_files(folder, images, labels):
 # names ------------------------------------------------------------------------------------------------
 
 awkward = st.one_of(
-    st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12),
+    # no lone surrogates but those of bytes below: neither a command line nor a file's name holds others
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12),
     st.sampled_from(
         ["-x", "--help", "=1+1", "[red]", "</script>", "$x^$", "%s", "{}", "~nobody", "a\nb", "\x1b[2J"]
     ),

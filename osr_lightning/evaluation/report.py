@@ -55,7 +55,7 @@ def write_report(run_dir: Path) -> Path:
         config=_text(config) if config.is_file() else "",
         study=link(path, study) if study.is_file() else "",
     )
-    write_text(path, page)
+    write_text(path, page, "backslashreplace")  # of names in predictions.csv that are no UTF-8
     return path
 
 
