@@ -64,6 +64,14 @@ def _refuse_misfits(results: dict[str, Any]) -> None:
     for name in ("unknown", "groups", "scores"):
         if not all(isinstance(item, dict) for item in (results.get(name) or {}).values()):
             raise ValueError(f"an entry of {name} is no mapping")
+    for ranking in (results.get("scores") or {}).values():
+        unknown = ranking.get("unknown")
+        if not isinstance(unknown, (dict, type(None))):
+            raise ValueError("a score's unknown is no mapping")
+        if not all(
+            isinstance(n, (dict, type(None))) for n in (ranking.get("pooled"), *(unknown or {}).values())
+        ):
+            raise ValueError("an entry of a score is no mapping")
     classes = (results.get("closed_set") or {}).get("per_class")
     if not isinstance(classes, (dict, type(None))):
         raise ValueError("closed_set.per_class is no mapping")
