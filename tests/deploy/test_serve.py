@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import threading
+import time
 import zlib
 
 import numpy as np
@@ -125,6 +126,7 @@ def test_a_row_is_the_same_alone_and_in_company(client):
         ({"content": iter([bytes(9 * 2**20)] * 2)}, 413, "more than 16 MiB"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")  # as the package does
 def test_what_cannot_be_answered_is_told_in_one_sentence(client, request_, status, said):
     response = client.post("/predict", **request_)
     assert response.status_code == status
@@ -219,8 +221,9 @@ def test_a_full_queue_answers_503_and_requests_are_classified_together(backend):
         threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
         for thread in threads:
             thread.start()
+        end = time.monotonic() + 20
         while "osr_images_waiting 8.0" not in client.get("/metrics").text:
-            pass
+            assert time.monotonic() < end
         refused = client.post("/predict", files=[("x", png(0)), ("y", png(0))])
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"

@@ -151,13 +151,15 @@ async def _uploads(request: Request, most: int) -> list[Upload]:
             "or curl -F",
         ) from error
     uploads = []
-    async with contextlib.aclosing(form):
+    try:
         for field, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 raise HTTPException(
                     400, f"the field {_clean(field)!r} is text, not a file: send images as files"
                 )
             uploads.append(Upload(await value.read(), _clean(value.filename or ""), _clean(field)))
+    finally:
+        await form.close()
     if not uploads:
         raise HTTPException(400, _NO_IMAGE)
     return uploads

@@ -144,5 +144,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise UserError(
-            f"cannot listen on --host {host} --port {port} ({error.strerror}): choose another, or --port 0 for any"
+            f"cannot listen on --host {host} --port {port} ({error.strerror}): choose another, or --port 0 "
+            "for any"
         ) from error
