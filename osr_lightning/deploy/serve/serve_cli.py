@@ -144,6 +144,13 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise UserError(
-            f"cannot listen on --host {host} --port {port} ({error.strerror}): choose another, or --port 0 "
+            f"cannot listen on --host {host} --port {port} ({_reason(error)}): choose another, or --port 0 "
             "for any"
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """Without the address, which socket.create_server adds to it; getaddrinfo's numbers are below 0."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error.strerror)
