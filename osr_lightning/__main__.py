@@ -17,6 +17,7 @@ COMMANDS = {
     "test": "judge a checkpoint on known and unknown images",
     "predict": "name what is in image files, one row per file",
     "export": "write a checkpoint as one .onnx or .pt2 file that decides as it does",
+    "serve": "the rows of predict over HTTP, and a page to try a checkpoint",
     "study": "configs x seeds x class splits, and one table of means and deviations",
     "search": "search options of run with Optuna, on validation images alone",
     "ensemble": "join trained checkpoints into one, with a threshold of its own",
@@ -27,6 +28,7 @@ COMMANDS = {
 # those with a parser of their own; their module's main takes the arguments after the name
 OWN = {
     "export": "deploy.export_cli",
+    "serve": "deploy.serve.serve_cli",
     "study": "studies.study",
     "search": "studies.search",
     "ensemble": "studies.ensemble",

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,16 @@ _STRIP = 2**20  # pixels of 16-bit or float grey that are scaled at once
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image(file: str | Path, size: int | None = None) -> NDArray[np.uint8]:
+def read_image(
+    file: str | Path | BinaryIO, size: int | None = None, name: str | None = None
+) -> NDArray[np.uint8]:
     """Read an image file of any format and mode that PIL knows; of several frames, the first.
 
     Args:
-        file: its path.
+        file: its path, or its bytes as an open file.
         size: the height and width it will be brought to: a JPEG of several times that is decoded at a half,
             a quarter or an eighth of its own, at least twice ``size``.
+        name: what to call it; its path if not given.
 
     Returns:
         ``(C, H, W)`` uint8, with ``C`` 1 for grey images and 3 for all others.
@@ -43,17 +47,20 @@ def read_image(file: str | Path, size: int | None = None) -> NDArray[np.uint8]:
         with opened(file, size) as (image, _):
             return pil_to_array(image)
     except Exception as error:
-        raise UserError(f"Cannot read the image {file} ({reason(error)}): remove or replace it.") from error
+        named = file if name is None else name
+        raise UserError(f"Cannot read the image {named} ({reason(error)}): remove or replace it.") from error
 
 
 @contextmanager
-def opened(file: str | Path, size: int | None = None) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
+def opened(
+    file: str | Path | BinaryIO, size: int | None = None
+) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
     """Open an image file that may be decoded: ``size`` as for `read_image`; with its own width and height.
 
     Raises:
         Exception: of a dozen kinds, where it may not.
     """
-    if os.path.exists(file) and not os.path.isfile(file):
+    if isinstance(file, (str, Path)) and os.path.exists(file) and not os.path.isfile(file):
         raise UserError("it is no regular file")  # a pipe would be waited for
     with Image.open(file) as image:
         if image.format == "EPS":  # a program, which PIL has another one run

@@ -119,6 +119,15 @@ class ExportedRecogniser:
         The graph is asked in batches of one size, the last filled up: the same kernels then work on every
         image, and what comes with it moves no more than a score's last digits.
         """
+        _, unknown, score, confidence, probabilities = self._run(images)
+        scores = {self.threshold.score: score}
+        return Answers(probabilities.argmax(1), unknown, confidence, scores)
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """The mean over the samples, ``(N, K)``, of prepared images ``(N, C, size, size)``."""
+        return np.asarray(self._run(images)[-1])
+
+    def _run(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
         threshold = np.array(self.threshold.value, np.float64)
         parts = []
         for start in range(0, max(1, len(images)), _AT_ONCE):
@@ -127,9 +136,7 @@ class ExportedRecogniser:
             filled[: len(some)] = some
             found = self.session.run(OUTPUTS, dict(zip(INPUTS, (filled, threshold), strict=True)))
             parts.append([values[: len(some)] for values in found])
-        _, unknown, score, confidence, probabilities = map(np.concatenate, zip(*parts, strict=True))
-        scores = {self.threshold.score: score}
-        return Answers(probabilities.argmax(1), unknown, confidence, scores)
+        return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
     def predict(self, images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> list[Prediction]:
         """Name what is in each image, or call it unknown.

@@ -78,11 +78,14 @@ def _csv(file: IO[str], columns: Sequence[str]) -> Sink:
 def _json_lines(file: IO[str], columns: Sequence[str]) -> Sink:
     def write(rows: Sequence[Row]) -> None:
         for row in rows:
-            # an empty cell has no number
-            values = {name: None if row[name] == "" and name != "error" else row[name] for name in columns}
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps(as_json(row, columns)) + "\n")
 
     return write
+
+
+def as_json(row: Row, columns: Sequence[str]) -> Row:
+    """A row's values in the order of the columns; an empty cell has no number, which JSON calls null."""
+    return {name: None if row[name] == "" and name != "error" else row[name] for name in columns}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,104 @@
+"""What a client may ask of the server: bytes, seconds, and a sentence where it asks too much."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+BUSY = "the server has all it can do: try again in a second"
+
+
+class Limits(NamedTuple):
+    """The server's bounds.
+
+    Attributes:
+        body_bytes: of one request.
+        held_bytes: of all requests' bodies that are being read or answered.
+        body_seconds: in which a request's body must arrive.
+        images: in one request.
+        queue: images of all requests that may be on their way.
+        batch: images that are classified at once.
+        wait_seconds: that an image waits for others to be classified with.
+    """
+
+    body_bytes: int = 16 * 2**20
+    held_bytes: int = 128 * 2**20
+    body_seconds: float = 30.0
+    images: int = 256
+    queue: int = 1024
+    batch: int = 128
+    wait_seconds: float = 0.002
+
+
+class Guard:
+    """ASGI middleware that counts bytes and seconds of requests' bodies, and tells of every request.
+
+    Args:
+        app: the application.
+        limits: the bounds.
+        answered: is told the path, the status and the seconds of every request.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, answered: Callable[[str, int, float], None]) -> None:
+        self.app = app
+        self.limits = limits
+        self.answered = answered
+        self.held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; see https://asgi.readthedocs.io."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begin, status, taken = time.perf_counter(), 500, 0
+
+        async def receive_some() -> Message:
+            nonlocal taken
+            # before the body comes, as curl and browsers ask first whether to send much
+            if _announced(scope) > self.limits.body_bytes:
+                raise self._too_large()
+            left = begin + self.limits.body_seconds - time.perf_counter()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, left))
+            except asyncio.TimeoutError as error:
+                raise HTTPException(
+                    408,
+                    f"the body did not arrive within {self.limits.body_seconds:g} seconds: send it faster",
+                ) from error
+            size = len(message.get("body", b""))
+            taken += size
+            self.held += size
+            if taken > self.limits.body_bytes:
+                raise self._too_large()
+            if self.held > self.limits.held_bytes:
+                raise HTTPException(503, BUSY, {"Retry-After": "1"})
+            return message
+
+        async def send_some(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive_some, send_some)
+        finally:
+            self.held -= taken
+            self.answered(scope["path"], status, time.perf_counter() - begin)
+
+    def _too_large(self) -> HTTPException:
+        most = self.limits.body_bytes / 2**20
+        return HTTPException(413, f"the body has more than {most:g} MiB: send fewer or smaller images")
+
+
+def _announced(scope: Scope) -> int:
+    """The body's length as the client gives it; 0 if it does not."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0

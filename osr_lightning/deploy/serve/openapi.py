@@ -1,0 +1,98 @@
+"""``/openapi.json``: what the server takes and gives, for programs that write clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from osr_lightning import __version__
+from osr_lightning.deploy.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from osr_lightning.deploy.serve.backend import Backend
+
+Schema = dict[str, Any]
+_TEXT: Schema = {"type": "string"}
+_NUMBER: Schema = {"type": ["number", "null"]}
+_TYPES: dict[str, Schema] = {
+    "index": {"type": "integer", "description": "place in the request, from 0 on"},
+    "file": {"type": ["string", "null"], "description": "the client's name of the file"},
+    "source": {"type": "string", "description": "the form's field, or body"},
+    "label": {"type": "null", "description": "is not known here"},
+    "prediction": {"type": ["string", "null"], "description": "a class, or unknown"},
+    "confidence": _NUMBER | {"description": "probability of the likeliest class"},
+    "score": _NUMBER | {"description": "higher means more unknown"},
+    "threshold": _NUMBER | {"description": "an image is unknown where its score is greater"},
+    "error": {"type": "string", "description": "why the image could not be read; empty if it was"},
+}
+
+
+def document(backend: Backend, limits: Limits) -> Schema:
+    """The OpenAPI document."""
+    row = _object({name: _TYPES.get(name, _NUMBER) for name in backend.columns})
+    share = _object({"class": _TEXT, "probability": {"type": "number"}})
+    explanation = {
+        "row": {"$ref": "#/components/schemas/Row"},
+        "probabilities": _list(share),
+        "samples": {"anyOf": [_list(share), {"type": "null"}]},
+        "pixels": {"type": "string", "description": "what the network saw, a PNG as data: URL"},
+    }
+    rows = {"rows": _list({"$ref": "#/components/schemas/Row"})}
+    sizes = f"at most {limits.body_bytes / 2**20:g} MiB"
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "osr serve", "version": __version__},
+        "paths": {
+            "/predict": _post(f"A row for each of up to {limits.images} images, {sizes}", rows, many=True),
+            "/explain": _post(f"One image's row and what stands behind it, {sizes}", explanation, many=False),
+            "/model": _get("Classes, size, score and threshold", "application/json"),
+            "/healthz": _get("Whether the server answers", "application/json"),
+            "/metrics": _get("For Prometheus", "text/plain"),
+        },
+        "components": {"schemas": {"Row": row, "Error": _object({"error": _TEXT})}},
+    }
+
+
+def _post(summary: str, properties: dict[str, Schema], *, many: bool) -> Schema:
+    file: Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
+    form = {"type": "object", "additionalProperties": {"anyOf": [file, _list(file)]} if many else file}
+    failures = {
+        "400": "no image, or no readable form",
+        "408": "the body took too long",
+        "413": "the body is too large",
+        "422": "none of the images could be read",
+        "503": "the server is busy",
+    }
+    error = _content("application/json", {"$ref": "#/components/schemas/Error"})
+    return {
+        "post": {
+            "summary": summary,
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/octet-stream": {"schema": file},
+                    "multipart/form-data": {"schema": form},
+                },
+            },
+            "responses": {
+                "200": {"description": "answered"} | _content("application/json", _object(properties)),
+                **{status: {"description": text} | error for status, text in failures.items()},
+            },
+        }
+    }
+
+
+def _get(summary: str, media_type: str) -> Schema:
+    answer = {"description": "answered"} | _content(media_type, {})
+    return {"get": {"summary": summary, "responses": {"200": answer}}}
+
+
+def _object(properties: dict[str, Schema]) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _content(media_type: str, schema: Schema) -> Schema:
+    return {"content": {media_type: {"schema": schema}}}

@@ -1,0 +1,326 @@
+"""`osr serve`: the rows of `osr predict` over HTTP, whatever comes with an image and however it is sent."""
+
+import asyncio
+import io
+import json
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from starlette.testclient import TestClient
+
+from osr_lightning import save
+from osr_lightning.__main__ import main
+from osr_lightning.checkpoint import build
+from osr_lightning.deploy.serve.app import build_app
+from osr_lightning.deploy.serve.backend import open_backend
+from osr_lightning.deploy.serve.batching import Batcher, Full
+from osr_lightning.deploy.serve.limits import Guard, Limits
+from osr_lightning.errors import UserError
+from osr_lightning.facts import Facts
+
+
+def recogniser(masks="shared"):
+    """An untrained one of ten digits, whose threshold splits random images."""
+    torch.manual_seed(0)
+    facts = Facts(tuple("0123456789"), 1, 28, (0.13,), (0.31,))
+    recipe = {"sampler": "mc_dropout", "score": "energy", "num_samples": 3, "masks": masks}
+    built = build(recipe, facts).eval()
+    pixels = torch.from_numpy(np.stack([noise(seed) for seed in range(40)]))[:, None]
+    built.threshold.fixed = built.describe(pixels)["score/energy"].median().item()
+    return built
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ckpt") / "any.ckpt"
+    save(recogniser(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def backend(ckpt):
+    return open_backend(str(ckpt), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def client(backend):
+    with TestClient(build_app(backend)) as client:
+        yield client
+
+
+def noise(seed, size=(28, 28)):
+    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+
+
+def png(seed, size=(28, 28)):
+    file = io.BytesIO()
+    Image.fromarray(noise(seed, size)).save(file, "PNG")
+    return file.getvalue()
+
+
+def bomb(side=12_000):
+    """A PNG that promises 144 million pixels in a few bytes."""
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    rows = zlib.compress(bytes(1000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def rows_of(response):
+    assert response.status_code == 200, response.text
+    return response.json()["rows"]
+
+
+def test_rows_are_those_of_predict(ckpt, client, tmp_path):
+    images = {f"{seed:02}.png": png(seed) for seed in range(5)} | {"broken.png": b"no image"}
+    for name, data in images.items():
+        (tmp_path / name).write_bytes(data)
+    output = tmp_path / "rows.jsonl"
+    assert main(["predict", "--ckpt_path", str(ckpt), str(tmp_path), "--output", str(output)]) == 0
+    expected = [json.loads(line) for line in output.read_text().splitlines()]
+    found = rows_of(client.post("/predict", files=[("photos", item) for item in images.items()]))
+    for row, other in zip(found, expected, strict=True):
+        assert list(row) == list(other)
+        other |= {"file": other["file"].rpartition("/")[2], "source": "photos"}
+        other["error"] = other["error"].replace(f"{tmp_path}/", "")
+        assert row == other
+    assert {row["prediction"] for row in found} > {"unknown", None}
+
+
+def test_a_row_is_the_same_alone_and_in_company(client):
+    alone = [rows_of(client.post("/predict", content=png(seed)))[0] for seed in range(4)]
+    files = [("x", (f"{seed}.png", png(seed))) for seed in (*range(4), *range(50, 90))]
+    together = rows_of(client.post("/predict", files=files))
+    of_image = ("prediction", "confidence", "score", "threshold", "entropy")
+    for one, other in zip(alone, together[:4], strict=True):
+        assert [one[name] for name in of_image] == [other[name] for name in of_image]
+    assert alone[0]["file"] is None
+    assert alone[0]["source"] == "body"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "said"),
+    [
+        ({"content": b""}, 400, "has no image"),
+        ({"data": {"a": "text"}, "files": {"b": b""}}, 400, "'a' is text"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "cannot be read"),
+        (
+            {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=a"}},
+            400,
+            "form cannot be read",
+        ),
+        ({"files": [("a", b"1")] * 257}, 400, "up to 256"),
+        ({"content": b"no image"}, 422, "no image of a known format"),
+        ({"content": png(0)[:-200]}, 422, "Cannot read the image 0"),
+        ({"content": bomb()}, 422, "12000 x 12000 pixels, more than"),
+        ({"content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, 422, "PostScript"),
+        ({"content": bytes(17 * 2**20)}, 413, "more than 16 MiB"),
+        ({"content": iter([bytes(9 * 2**20)] * 2)}, 413, "more than 16 MiB"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")  # as the package does
+def test_what_cannot_be_answered_is_told_in_one_sentence(client, request_, status, said):
+    response = client.post("/predict", **request_)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert said in error
+    assert "\n" not in error
+
+
+def test_hostile_names_come_back_as_text(client):
+    for name in ("new\nline.png", "=cmd|' !A0.png", "<b>.png", "żółć 🐸.png", "../../x.png"):
+        row = rows_of(client.post("/predict", files={"a": (name, png(0))}))[0]
+        assert row["file"].endswith("png")
+        assert row["file"][0] not in "=+-@"
+
+
+def test_other_paths_and_methods_are_told_the_way(client):
+    assert "/predict" in client.get("/nowhere").json()["error"]
+    refused = client.get("/predict")
+    assert refused.status_code == 405
+    assert refused.json()["error"] == "/predict does not answer GET: use POST"
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_openapi_describes_the_rows_that_come(client):
+    document = client.get("/openapi.json").json()
+    row = rows_of(client.post("/predict", content=png(0)))[0]
+    assert list(document["components"]["schemas"]["Row"]["properties"]) == list(row)
+    assert {"/predict", "/explain", "/model", "/healthz", "/metrics"} == set(document["paths"])
+
+
+def test_an_explanation_agrees_with_its_row(client, backend):
+    found = client.post("/explain", content=png(3)).json()
+    shares = {one["class"]: one["probability"] for one in found["probabilities"]}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert max(shares.values()) == pytest.approx(found["row"]["confidence"])
+    assert len(found["samples"]) == 3
+    samples = backend.explain(backend.read(png(3), "")[None]).samples
+    np.testing.assert_allclose(samples.mean(0), list(shares.values()), atol=1e-6)
+    assert found["pixels"].startswith("data:image/png;base64,")
+    several = client.post("/explain", files=[("a", png(0)), ("b", png(1))])
+    assert several.status_code == 400
+
+
+def test_metrics_count_requests_images_and_drift(backend):
+    def value(name):
+        lines = client.get("/metrics").text.splitlines()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2])
+
+    backend.rejected_known = 0.25
+    try:
+        with TestClient(build_app(backend)) as client:
+            rows = rows_of(client.post("/predict", files=[("x", png(seed)) for seed in range(8)]))
+            client.post("/predict", content=b"no image")
+            client.get("/a"), client.get("/b")
+            unknown = sum(row["prediction"] == "unknown" for row in rows)
+            assert 0 < unknown < 8
+            assert value('osr_requests_total{path="/predict",status="200"}') == 1
+            assert value('osr_requests_total{path="/predict",status="422"}') == 1
+            assert value('osr_requests_total{path="other",status="404"}') == 2
+            assert value('osr_request_seconds_count{path="/predict"}') == 2
+            assert value('osr_images_total{answer="unknown"}') == unknown
+            assert value('osr_images_total{answer="unreadable"}') == 1
+            assert value("osr_unknown_share") == unknown / 8
+            assert value("osr_unknown_share_drift") == unknown / 8 - 0.25
+            assert value("osr_images_waiting") == 0
+    finally:
+        backend.rejected_known = None
+
+
+class Slow:
+    """A backend that waits until it is told to go on."""
+
+    def __init__(self, backend):
+        self.__dict__ |= vars(backend)
+        self.read, self.explain, self._rows = backend.read, backend.explain, backend.rows
+        self.go, self.batches = threading.Event(), []
+
+    def rows(self, pixels):
+        assert self.go.wait(20)
+        self.batches.append(len(pixels))
+        return self._rows(pixels)
+
+
+def test_a_full_queue_answers_503_and_requests_are_classified_together(backend):
+    slow = Slow(backend)
+    with TestClient(build_app(slow, Limits(queue=9, images=8, batch=4))) as client:
+        answers = []
+
+        def ask(seed):
+            answers.append(client.post("/predict", files=[("x", png(seed)), ("y", png(seed))]))
+
+        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 20
+        while "osr_images_waiting 8.0" not in client.get("/metrics").text:
+            assert time.monotonic() < end
+        refused = client.post("/predict", files=[("x", png(0)), ("y", png(0))])
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert "try again" in refused.json()["error"]
+        slow.go.set()
+        for thread in threads:
+            thread.join()
+    assert all(len(rows_of(answer)) == 2 for answer in answers)
+    assert sum(slow.batches) == 8
+    assert max(slow.batches) == 4
+
+
+def test_a_failing_model_is_told_to_those_who_asked_and_the_server_goes_on(backend):
+    broken = Slow(backend)
+    broken.rows = lambda pixels: 1 / 0
+    with TestClient(build_app(broken), raise_server_exceptions=False) as client:
+        failed = client.post("/predict", content=png(0))
+        assert failed.status_code == 500
+        assert failed.json()["error"].startswith("the server failed")
+        broken_again = client.post("/predict", content=png(0))
+        assert broken_again.status_code == 500
+        assert client.get("/healthz").status_code == 200
+
+
+def test_the_room_of_a_batcher_is_given_back():
+    async def fill():
+        batcher = Batcher(lambda pixels: [], most=1, patience=0, room=2)
+        with batcher.admit(2), pytest.raises(Full), batcher.admit(1):
+            pass
+        with batcher.admit(2):
+            pass
+        batcher.close()
+
+    asyncio.run(fill())
+
+
+def test_a_body_that_trickles_is_given_up(backend):
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+    app = build_app(backend, Limits(body_seconds=0.1))
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["error"].startswith("the body did not arrive within 0.1 seconds")
+
+
+def test_bodies_of_all_requests_together_have_a_bound():
+    statuses = []
+
+    async def app(scope, receive, send):
+        await receive()
+        await receive()
+
+    async def receive():
+        return {"type": "http.request", "body": bytes(60), "more_body": True}
+
+    guard = Guard(app, Limits(held_bytes=100), lambda path, status, seconds: statuses.append(status))
+    scope = {"type": "http", "path": "/predict", "headers": []}
+    with pytest.raises(Exception, match="try again"):
+        asyncio.run(guard(scope, receive, None))
+    assert guard.held == 0
+    assert statuses == [500]
+
+
+def test_masks_that_are_drawn_anew_are_refused(tmp_path):
+    save(recogniser("independent"), tmp_path / "any.ckpt")
+    with pytest.raises(UserError, match="masks shared"):
+        open_backend(str(tmp_path / "any.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "add --ckpt_path"),
+        (["--ckpt_path", "none.ckpt", "--port", "0"], "there is no checkpoint none.ckpt"),
+        (["--ckpt_path", "none.ckpt", "--port", "70000"], "--port must lie"),
+        (["--ckpt_path", "none.ckpt", "--host", "256.0.0.1"], "--host 256.0.0.1"),
+        (["--ckpt_path", "none.ckpt", "--queue", "3"], "--queue 3 has no room"),
+        (["--ckpt_path", "none.ckpt", "--batch", "0"], "--batch must be above 0"),
+        (["--ckpt_path", "none.ckpt", "--wait_ms", "nan"], "--wait_ms must lie"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told_in_one_sentence(options, said, capsys):
+    assert main(["serve", *options]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_missing_library_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    assert main(["serve", "--ckpt_path", "any.ckpt"]) == 2
+    assert "pip install 'osr_lightning[serve]'" in capsys.readouterr().err
