@@ -12,6 +12,7 @@ COMMANDS = {
     "validate": "loss and accuracy on the validation images",
     "test": "judge a checkpoint on known and unknown images",
     "predict": "name what is in image files, one row per file",
+    "drift": "compare predictions with calibration: alarm where what comes in has changed",
     "study": "configs x seeds x class splits, and one table of means and deviations",
     "search": "search options of run with Optuna, on validation images alone",
     "ensemble": "join trained checkpoints into one, with a threshold of its own",
@@ -20,6 +21,7 @@ COMMANDS = {
 }
 # those with a parser of their own; their module's main takes the arguments after the name
 OWN = {
+    "drift": "deploy.drift_cli",
     "study": "studies.study",
     "search": "studies.search",
     "ensemble": "studies.ensemble",
@@ -47,7 +49,8 @@ def _run(arguments: list[str], args: list[str] | None) -> int | None:
     if arguments in ([], ["-h"], ["--help"]):
         print(_overview())  # at once: Lightning takes seconds to load
     elif arguments[0] in OWN:
-        importlib.import_module(f"osr_lightning.{OWN[arguments[0]]}").main(arguments[1:])
+        status: int | None = importlib.import_module(f"osr_lightning.{OWN[arguments[0]]}").main(arguments[1:])
+        return status
     elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):
         from osr_lightning.deploy.predict_cli import main as predict
 
