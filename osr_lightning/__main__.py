@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "name what is in image files, one row per file",
     "export": "write a checkpoint as one .onnx or .pt2 file that decides as it does",
     "serve": "the rows of predict over HTTP, and a page to try a checkpoint",
+    "drift": "compare predictions with calibration: alarm where what comes in has changed",
     "study": "configs x seeds x class splits, and one table of means and deviations",
     "search": "search options of run with Optuna, on validation images alone",
     "ensemble": "join trained checkpoints into one, with a threshold of its own",
@@ -29,6 +30,7 @@ COMMANDS = {
 OWN = {
     "export": "deploy.export_cli",
     "serve": "deploy.serve.serve_cli",
+    "drift": "deploy.drift_cli",
     "study": "studies.study",
     "search": "studies.search",
     "ensemble": "studies.ensemble",
@@ -59,7 +61,8 @@ def _run(arguments: list[str]) -> int | None:
     elif arguments[0] in OWN:
         if OWN[arguments[0]].startswith(("studies", "completing")):  # the others do without Lightning
             defer_torchmetrics()
-        importlib.import_module(f"osr_lightning.{OWN[arguments[0]]}").main(arguments[1:])
+        status: int | None = importlib.import_module(f"osr_lightning.{OWN[arguments[0]]}").main(arguments[1:])
+        return status
     elif arguments[:1] == ["predict"] and _names_files(arguments[1:]):
         from osr_lightning.deploy.predict_cli import main as predict
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import shtab
 
 from osr_lightning.cli import OpenSetCLI
-from osr_lightning.deploy import export_cli, predict_cli
+from osr_lightning.deploy import drift_cli, export_cli, predict_cli
 from osr_lightning.deploy.serve import serve_cli
 from osr_lightning.manual.options import Option, names_of, options_of
 from osr_lightning.studies import search, study
@@ -54,6 +54,7 @@ def _osr() -> argparse.ArgumentParser:
         "predict": (predict_cli.build_parser(), "predict"),
         "export": (export_cli.build_parser(), None),
         "serve": (serve_cli.build_parser(), None),
+        "drift": (drift_cli.build_parser(), None),
         "study": (study.parser(), "run"),
         "search": (search.parser(), "run"),
         "ensemble": (checkpoints, "calibrate"),

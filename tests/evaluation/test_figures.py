@@ -10,7 +10,7 @@ from osr_lightning.evaluation.embedding import tsne_embedding
 from osr_lightning.evaluation.figures import Material, all_figures, matrices, save_figures, training
 from osr_lightning.evaluation.figures import closed as closed_figures
 from osr_lightning.evaluation.figures import images as image_figures
-from osr_lightning.evaluation.figures.images import _bin_edges
+from osr_lightning.evaluation.figures.images import bin_edges
 from osr_lightning.evaluation.figures.registry import FIGURES
 from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.measures.closed_set import ece
@@ -277,13 +277,13 @@ def test_score_histograms_name_sets_counts_and_threshold():
 
 def test_scores_crowded_at_zero_get_a_log_axis():
     score = 10.0 ** np.random.default_rng(0).uniform(-9, 0, 500)
-    edges, log = _bin_edges(score, 0.5, 60)
+    edges, log = bin_edges(score, 0.5, 60)
     assert log
     assert edges[0] < 1e-8
     assert (np.diff(edges) > 0).all()
-    assert not _bin_edges(score - 1, 0.5, 60)[1]
+    assert not bin_edges(score - 1, 0.5, 60)[1]
     score[:300] = 0
-    assert _bin_edges(score, 0.5, 60)[1]
+    assert bin_edges(score, 0.5, 60)[1]
 
 
 def test_tsne_draws_known_images_by_class_and_unknown_ones_black():

@@ -34,7 +34,7 @@ def score_histograms(material: Material, bins: int = 60) -> Figure:
     """Scores of the known images against each unknown set's, with the threshold drawn in."""
     table = material.table
     figure, axes = new_axes(7.2)
-    edges, log = _bin_edges(table.score, table.threshold, bins)
+    edges, log = bin_edges(table.score, table.threshold, bins)
     for index, name in enumerate(table.source_names):
         score = table.score[table.source == index]
         if not len(score):
@@ -182,7 +182,7 @@ def _xy(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.fl
     return points[:, 0], points[:, 1]
 
 
-def _bin_edges(score: FloatArray, threshold: float, bins: int) -> tuple[FloatArray, bool]:
+def bin_edges(score: FloatArray, threshold: float, bins: int) -> tuple[FloatArray, bool]:
     """Edges (bins + 1,) over nearly all scores and, where near, the threshold; and whether in log steps."""
     finite = score[np.isfinite(score)]
     if not len(finite):

@@ -1,0 +1,258 @@
+"""`osr drift`: exact tests against scipy and simulation, what it reads, and how it ends."""
+
+import csv
+import json
+import subprocess
+import sys
+from math import comb
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import betabinom, binom, kstwobign
+
+from osr_lightning import save
+from osr_lightning.__main__ import main
+from osr_lightning.checkpoint import build
+from osr_lightning.deploy.drift import distribution_test, drift, share_test
+from osr_lightning.deploy.drift_cli import reference
+from osr_lightning.deploy.drift_rows import read
+from osr_lightning.errors import UserError
+from osr_lightning.evaluation.table import CSV_COLUMNS
+from osr_lightning.facts import Facts
+from osr_lightning.scoring.calibration import calibrate, fixed_calibration, order_statistics
+from osr_lightning.scoring.sweep import Costs
+
+# the tests ------------------------------------------------------------------------------------------
+
+
+def calibration_of(known, alpha=0.05):
+    everything = np.ones(len(known), dtype=bool)
+    options = {"costs": Costs(), "unknown_prior": 0.5, "calibrated_on": "some images", "optimistic": False}
+    chosen, _ = calibrate(
+        {"energy": known}, everything, everything, method="known_quantile", alpha=alpha, **options
+    )
+    return chosen["energy"]
+
+
+@pytest.mark.parametrize(("m", "r", "n"), [(1, 0, 19), (40, 3, 99), (200, 60, 70), (30, 12, 12)])
+def test_the_share_s_p_value_and_bounds_are_those_of_the_beta_binomial(m, r, n):
+    reference = betabinom(m, r + 1, max(n - r, 1))
+    for rejected in range(m + 1):
+        found = share_test(rejected, m, r, n, 0.05)
+        tails = (reference.cdf(rejected), reference.sf(rejected - 1))
+        assert found.p_value == pytest.approx(min(1, 2 * min(tails)), rel=1e-6)
+        assert found.alarm == (found.p_value <= 0.05)
+        assert found.alarm == (not found.low <= rejected / m <= found.high)
+
+
+def test_with_many_calibration_images_it_is_the_binomial_test():
+    for rejected in (30, 50, 80):
+        tails = (binom.cdf(rejected, 1000, 0.05), binom.sf(rejected - 1, 1000, 0.05))
+        found = share_test(rejected, 1000, 5 * 10**7, 10**9, 0.01)
+        assert found.p_value == pytest.approx(min(1, 2 * min(tails)), rel=1e-3)
+
+
+def test_tiny_tails_keep_their_digits():
+    m, r, n = 1000, 50, 1000
+    # in whole numbers: of the (m + n choose n) orders of both sets' scores, how many are as extreme
+    orders = sum(comb(k + r, k) * comb(m - k + n - r - 1, m - k) for k in range(500, m + 1))
+    found = share_test(500, m, r, n, 0.01)
+    assert found.p_value == pytest.approx(2 * orders / comb(m + n, n), rel=1e-6)
+    assert 0 < found.p_value < 1e-100
+
+
+def test_false_alarms_are_as_rare_as_promised_and_a_change_is_found():
+    rng = np.random.default_rng(0)
+    alarms = {"none": [0, 0], "unknown": [0, 0], "lower": [0, 0]}
+    for _ in range(200):
+        calibration, new = calibration_of(rng.normal(size=250)), rng.normal(size=1000)
+        changed = {"none": new, "unknown": np.append(new[:900], rng.normal(4, 1, 100)), "lower": new * 0.5}
+        for name, scores in changed.items():
+            found = drift(calibration, scores, alpha=0.05)
+            alarms[name][0] += found.share.alarm
+            alarms[name][1] += found.distribution.alarm
+            assert found.alarm == (found.share.alarm or found.distribution.alarm)
+    # 10 are expected; more than 18 have a probability below 1%
+    assert max(alarms["none"]) <= binom.ppf(0.99, 200, 0.05)
+    assert alarms["unknown"][0] > 150
+    assert min(alarms["lower"]) > 190
+
+
+def test_the_distance_is_the_greatest_between_the_empirical_distributions():
+    rng = np.random.default_rng(1)
+    known, new = rng.normal(size=5000).round(1), rng.normal(0.1, 1, 30_000).round(1)
+    kept = order_statistics(known)
+    found = distribution_test(kept, new, 0.01)
+    distance = max(abs(np.mean(np.array(kept) <= x) - np.mean(new <= x)) for x in np.union1d(kept, new))
+    assert found.statistic == pytest.approx(distance, abs=1e-12)
+    assert found.p_value == pytest.approx(kstwobign.sf(distance * (1000 * 30 / 31) ** 0.5), rel=0.1)
+    assert (found.compared, found.median) == (1000, np.median(new))
+
+
+def test_it_loads_no_torch():
+    modules = "drift", "drift_rows", "drift_figure", "drift_cli"
+    names = "; ".join(f"import osr_lightning.deploy.{name}" for name in modules)
+    command = f"{names}; import sys; assert not {{'torch', 'lightning'}} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], timeout=60).returncode == 0
+
+
+# reading ----------------------------------------------------------------------------------------------
+
+
+def table(path, scores, threshold=0.5, errors=0, further=("msp",), header=CSV_COLUMNS):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*header, *further])
+        rows = [("cat", 0.9, score, threshold, "", 0) for score in scores]
+        rows += [("", "", "", "", "no\nimage", "")] * errors
+        writer.writerows((index, "a.png", "a", "", *row) for index, row in enumerate(rows))
+    return str(path)
+
+
+def test_all_files_are_read_and_rows_with_an_error_counted(tmp_path):
+    paths = [table(tmp_path / "a.csv", [0.1, 0.7], errors=2), table(tmp_path / "b.csv", [0.25], errors=1)]
+    found = read(paths, "energy", 0.5)
+    assert found.values.tolist() == [0.1, 0.7, 0.25]
+    assert found.errors == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"threshold": 0.25},
+            r"x\.csv, line 2: the threshold was 0\.25, that .* for energy is 0\.5; predict",
+        ),
+        ({"further": ("energy", "msp")}, r"x\.csv: another score than energy .*--score"),
+        ({"header": ("a", "b")}, r"x\.csv: its first columns are not index, file"),
+        ({"scores": []}, r"no predictions in .*x\.csv: predict"),
+        ({"scores": [], "errors": 3}, r"only 3 rows with an error"),
+        ({"scores": ["much"]}, r"x\.csv, line 2: 'much' is no finite number"),
+        ({"scores": [0.25, "nan"]}, r"x\.csv, line 3: 'nan' is no finite number"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_sentence(options, said, tmp_path):
+    path = table(tmp_path / "x.csv", **{"scores": [0.25], **options})
+    with pytest.raises(UserError, match=said):
+        read([path], "energy", 0.5)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x89PNG\r\n", b'index,file\n"'])
+def test_files_of_other_kinds_are_refused(content, tmp_path):
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.csv"):
+        read([str(tmp_path / "x.csv")], "energy", 0.5)
+    with pytest.raises(UserError, match=r"there is no file .*gone\.csv; write it with osr predict"):
+        read([str(tmp_path / "gone.csv")], "energy", 0.5)
+    with pytest.raises(UserError, match="cannot be read"):
+        read([str(tmp_path)], "energy", 0.5)
+
+
+# the command ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recogniser():
+    """An untrained one, calibrated on images of noise."""
+    torch.manual_seed(0)
+    recogniser = build({"sampler": "single", "score": "energy"}, Facts(("cat", "dog"), 1, 20, (0.5,), (0.2,)))
+    with torch.no_grad():
+        score = recogniser.eval().describe(noise(0, 400))["score/energy"].numpy()
+    recogniser.threshold.records = {"energy": calibration_of(score)}
+    return recogniser
+
+
+@pytest.fixture(scope="module")
+def ckpt(recogniser, tmp_path_factory):
+    path = tmp_path_factory.mktemp("ckpt") / "any.ckpt"
+    save(recogniser, path)
+    return str(path)
+
+
+def noise(seed, count, high=256):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(high, (count, 1, 20, 20), dtype=torch.uint8, generator=generator)
+
+
+def photos(folder, images):
+    from PIL import Image
+
+    folder.mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image[0].numpy()).save(folder / f"{index}.png")
+    return str(folder)
+
+
+def test_what_was_predicted_is_compared_with_what_calibrated(ckpt, tmp_path, capsys):
+    """0 where the images are of one kind, 3 where darker ones come among them, and the files of both."""
+    same, dark = photos(tmp_path / "same", noise(1, 150)), photos(tmp_path / "dark", noise(2, 80, 20))
+    for name in (same, dark):
+        assert main(["predict", "--ckpt_path", ckpt, name, "--output", f"{name}.csv"]) == 0
+    command = ["drift", "--ckpt_path", ckpt, f"{same}.csv"]
+    assert main(command) == 0
+    assert "no alarm at alpha 0.01" in capsys.readouterr().out
+    assert not list(tmp_path.glob("**/drift.*"))
+    assert main([*command, f"{dark}.csv", "--output", str(tmp_path / "out")]) == 3
+    shown = capsys.readouterr().out
+    assert "ALARM" in shown
+    assert "alarm at alpha 0.01 per test: " in shown
+    kept = json.loads((tmp_path / "out" / "drift.json").read_text(), parse_constant=pytest.fail)
+    assert kept["alarm"] is True
+    assert kept["share"]["images"] == 230
+    assert kept["predictions"] == [f"{same}.csv", f"{dark}.csv"]
+    assert "known_scores" not in kept["calibration"]
+    assert (tmp_path / "out" / "drift.png").read_bytes().startswith(b"\x89PNG")
+
+
+def changed(recogniser, path, records=None, fixed=None):
+    """Its checkpoint with other records or a fixed threshold."""
+    before = recogniser.threshold.records
+    recogniser.threshold.records, recogniser.threshold.fixed = records or before, fixed
+    save(recogniser, path)
+    recogniser.threshold.records, recogniser.threshold.fixed = before, None
+    return str(path)
+
+
+def test_a_checkpoint_that_keeps_no_scores_says_to_calibrate(recogniser, tmp_path):
+    from dataclasses import replace
+
+    old = {"energy": replace(recogniser.threshold.record, known_scores=())}
+    with pytest.raises(
+        UserError, match=r"x\.ckpt: it does not keep the scores .* run osr calibrate --ckpt_path"
+    ):
+        reference(changed(recogniser, tmp_path / "x.ckpt", old))
+    for given in ({"fixed": 0.5}, {"records": {"energy": fixed_calibration(0.5)}}):
+        with pytest.raises(UserError, match=r"is a number that was given.*osr calibrate --ckpt_path"):
+            reference(changed(recogniser, tmp_path / "x.ckpt", **given))
+
+
+def test_another_score_has_its_own_calibration(recogniser, tmp_path):
+    other = calibration_of(np.random.default_rng(0).normal(size=50))
+    path = changed(recogniser, tmp_path / "x.ckpt", recogniser.threshold.records | {"msp": other})
+    assert reference(path).score == "energy"
+    assert reference(path, "msp") == ("msp", other)
+
+
+MISTAKES = {
+    "alpha": (["--alpha=1"], "--alpha"),
+    "output": (["--output={csv}"], "name a folder"),
+    "score": (["--score=enrgy"], "enrgy"),
+    "checkpoint": (["--ckpt_path=/no/such.ckpt"], "/no/such.ckpt"),
+    "option": (["--alhpa=1"], "--alhpa"),
+    "file": (["/no/such.csv"], "/no/such.csv"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_get_one_sentence(mistake, recogniser, ckpt, tmp_path, capsys):
+    options, named = MISTAKES[mistake]
+    path = table(tmp_path / "x.csv", [0.25], recogniser.threshold.record.value)
+    try:
+        status = main(["drift", "--ckpt_path", ckpt, path, *(option.format(csv=path) for option in options)])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert "Traceback" not in error
