@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from osr_lightning.answers import COLUMNS
 from osr_lightning.errors import UserError
-from osr_lightning.evaluation.table import CSV_COLUMNS
 from osr_lightning.scoring.sweep import Floats
 
 
@@ -53,8 +53,8 @@ def _scores(path: str, score: str, threshold: float) -> Iterator[float | None]:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             reader = csv.DictReader(file, strict=True)
             header = tuple(reader.fieldnames or ())
-            if header[: len(CSV_COLUMNS)] != CSV_COLUMNS:
-                columns = ", ".join(CSV_COLUMNS)
+            if header[: len(COLUMNS)] != COLUMNS:
+                columns = ", ".join(COLUMNS)
                 raise UserError(f"{path}: its first columns are not {columns}; give what osr predict wrote")
             if score in header:
                 raise UserError(

@@ -13,12 +13,12 @@ from scipy.stats import betabinom, binom, kstwobign
 
 from osr_lightning import save
 from osr_lightning.__main__ import main
+from osr_lightning.answers import COLUMNS
 from osr_lightning.checkpoint import build
 from osr_lightning.deploy.drift import distribution_test, drift, share_test
 from osr_lightning.deploy.drift_cli import reference
 from osr_lightning.deploy.drift_rows import read
 from osr_lightning.errors import UserError
-from osr_lightning.evaluation.table import CSV_COLUMNS
 from osr_lightning.facts import Facts
 from osr_lightning.scoring.calibration import calibrate, fixed_calibration, order_statistics
 from osr_lightning.scoring.sweep import Costs
@@ -100,7 +100,7 @@ def test_it_loads_no_torch():
 # reading ----------------------------------------------------------------------------------------------
 
 
-def table(path, scores, threshold=0.5, errors=0, further=("msp",), header=CSV_COLUMNS):
+def table(path, scores, threshold=0.5, errors=0, further=("msp",), header=COLUMNS):
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*header, *further])
