@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 from osr_lightning.deploy.drift import Distribution, Drift, Share, drift, to_dict
 from osr_lightning.deploy.drift_rows import Scores, read
+from osr_lightning.deploy.opening import is_exported
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.scoring.calibration import Calibration
 from osr_lightning.writing import replacing, write_text
@@ -25,16 +27,31 @@ class Reference(NamedTuple):
 
 
 def reference(path: str, score: str | None = None) -> Reference:
-    """The calibration in a checkpoint, with the scores of its known images.
+    """The calibration in a checkpoint or an exported graph, with the scores of its known images.
 
     Args:
-        path: of the checkpoint.
+        path: of the file.
         score: whose; the score that decides if not given.
 
     Raises:
-        UserError: if it is no checkpoint, or its threshold was not chosen on known images whose scores it
+        UserError: if it is neither, or its threshold was not chosen on known images whose scores it
             keeps.
     """
+    known = _of_graph(path, score) if is_exported(path) else _of_checkpoint(path, score)
+    if known.calibration.method == "fixed":
+        raise UserError(
+            f"{path}: its threshold is a number that was given, there are no calibration images to compare "
+            "with; choose one with osr calibrate --ckpt_path CKPT --model.calibration known_quantile"
+        )
+    if not known.calibration.known_scores:
+        raise UserError(
+            f"{path} does not keep the scores of its calibration images, as an earlier version wrote it; "
+            "run osr calibrate --ckpt_path CKPT again"
+        )
+    return known
+
+
+def _of_checkpoint(path: str, score: str | None) -> Reference:
     from osr_lightning import checkpoint as checkpoints
     from osr_lightning.scoring.threshold import Threshold
 
@@ -44,18 +61,21 @@ def reference(path: str, score: str | None = None) -> Reference:
         fixed = recipe.get("fixed") if score in (None, recipe["score"]) else None
         threshold = Threshold(score or recipe["score"], fixed)
         threshold.set_extra_state(kept["state_dict"][f"{checkpoints.PREFIX}threshold._extra_state"])
-        found = threshold.record
-        if found.method == "fixed":
-            raise UserError(
-                "its threshold is a number that was given, so there are no calibration images to compare "
-                f"with; choose one with osr calibrate --ckpt_path {path} --model.calibration known_quantile"
-            )
-        if not found.known_scores:
-            raise UserError(
-                "it does not keep the scores of its calibration images, as an earlier version wrote it; "
-                f"run osr calibrate --ckpt_path {path} again"
-            )
-    return Reference(threshold.score, found)
+        return Reference(threshold.score, threshold.record)
+
+
+def _of_graph(path: str, score: str | None) -> Reference:
+    from osr_lightning.deploy.runtime import ExportedRecogniser
+
+    graph = ExportedRecogniser(path)
+    graph.decide_by(score)
+    record = graph.threshold.record
+    try:
+        values = {field.name: record[field.name] for field in fields(Calibration)}
+        values["known_scores"] = tuple(map(float, values["known_scores"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); export it again") from error
+    return Reference(graph.threshold.score, Calibration(**values))
 
 
 def build_parser() -> argparse.ArgumentParser:

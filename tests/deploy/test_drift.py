@@ -4,7 +4,9 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from math import comb
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from osr_lightning import save
 from osr_lightning.__main__ import main
 from osr_lightning.answers import COLUMNS
 from osr_lightning.checkpoint import build
+from osr_lightning.deploy import runtime
 from osr_lightning.deploy.drift import distribution_test, drift, share_test
 from osr_lightning.deploy.drift_cli import reference
 from osr_lightning.deploy.drift_rows import read
@@ -215,12 +218,8 @@ def changed(recogniser, path, records=None, fixed=None):
 
 
 def test_a_checkpoint_that_keeps_no_scores_says_to_calibrate(recogniser, tmp_path):
-    from dataclasses import replace
-
     old = {"energy": replace(recogniser.threshold.record, known_scores=())}
-    with pytest.raises(
-        UserError, match=r"x\.ckpt: it does not keep the scores .* run osr calibrate --ckpt_path"
-    ):
+    with pytest.raises(UserError, match=r"x\.ckpt does not keep the scores .* run osr calibrate --ckpt_path"):
         reference(changed(recogniser, tmp_path / "x.ckpt", old))
     for given in ({"fixed": 0.5}, {"records": {"energy": fixed_calibration(0.5)}}):
         with pytest.raises(UserError, match=r"is a number that was given.*osr calibrate --ckpt_path"):
@@ -232,6 +231,22 @@ def test_another_score_has_its_own_calibration(recogniser, tmp_path):
     path = changed(recogniser, tmp_path / "x.ckpt", recogniser.threshold.records | {"msp": other})
     assert reference(path).score == "energy"
     assert reference(path, "msp") == ("msp", other)
+
+
+def test_an_exported_graph_keeps_its_calibration(recogniser, monkeypatch):
+    record = recogniser.threshold.record
+    # as its JSON comes back
+    kept = json.loads(json.dumps({"score": "energy", **asdict(record)}))
+
+    def graph(path):
+        decision = SimpleNamespace(score="energy", record=kept)
+        return SimpleNamespace(threshold=decision, decide_by=lambda score: None)
+
+    monkeypatch.setattr(runtime, "ExportedRecogniser", graph)
+    assert reference("x.onnx") == ("energy", record)
+    kept["known_scores"] = [None]
+    with pytest.raises(UserError, match=r"x\.onnx is damaged .*; export it again"):
+        reference("x.onnx")
 
 
 MISTAKES = {

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import onnx
@@ -91,8 +92,8 @@ def test_metadata_says_what_it_takes(recogniser, exported):
     kept = {prop.key: json.loads(prop.value) for prop in onnx.load(exported).metadata_props}
     assert kept["classes"] == list(FACTS.classes)
     assert Facts.from_dict(kept["facts"]) == FACTS
-    assert kept["decision"]["score"] == "fisher"
-    assert kept["decision"]["value"] == recogniser.threshold.value
+    record = json.loads(json.dumps(asdict(recogniser.threshold.record)))
+    assert kept["decision"] == {"score": "fisher", **record}
     assert {"preprocessing", "osr_lightning", "license"} <= set(kept)
 
 
