@@ -14,7 +14,7 @@ from osr_lightning.manual.options import Option, names_of, options_of
 from osr_lightning.studies import search, study
 
 _PATHS = {
-    **dict.fromkeys(("config", "ckpt_path", "output", "space", "paths"), shtab.FILE),
+    **dict.fromkeys(("config", "ckpt_path", "output", "space", "paths", "predictions"), shtab.FILE),
     **dict.fromkeys(("data.root", "trainer.default_root_dir", "run"), shtab.DIRECTORY),
 }
 
