@@ -3,6 +3,10 @@
 import asyncio
 import io
 import json
+import re
+import socket
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -20,6 +24,7 @@ from osr_lightning.deploy.serve.app import build_app
 from osr_lightning.deploy.serve.backend import open_backend
 from osr_lightning.deploy.serve.batching import Batcher, Full
 from osr_lightning.deploy.serve.limits import Guard, Limits
+from osr_lightning.deploy.serve.serve_cli import _listen
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
 
@@ -221,16 +226,18 @@ def test_a_full_queue_answers_503_and_requests_are_classified_together(backend):
         threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + 20
-        while "osr_images_waiting 8.0" not in client.get("/metrics").text:
-            assert time.monotonic() < end
-        refused = client.post("/predict", files=[("x", png(0)), ("y", png(0))])
-        assert refused.status_code == 503
-        assert refused.headers["retry-after"] == "1"
-        assert "try again" in refused.json()["error"]
-        slow.go.set()
-        for thread in threads:
-            thread.join()
+        try:
+            end = time.monotonic() + 20
+            while "osr_images_waiting 8.0" not in client.get("/metrics").text:
+                assert time.monotonic() < end
+            refused = client.post("/predict", files=[("x", png(0)), ("y", png(0))])
+        finally:
+            slow.go.set()
+            for thread in threads:
+                thread.join()
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert "try again" in refused.json()["error"]
     assert all(len(rows_of(answer)) == 2 for answer in answers)
     assert sum(slow.batches) == 8
     assert max(slow.batches) == 4
@@ -293,6 +300,31 @@ def test_bodies_of_all_requests_together_have_a_bound():
         asyncio.run(guard(scope, receive, None))
     assert guard.held == 0
     assert statuses == [500]
+
+
+def test_sigterm_ends_the_server_after_the_request_that_it_has_begun(ckpt):
+    command = [sys.executable, "-m", "osr_lightning", "serve", "--ckpt_path", str(ckpt), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            port = int(re.search(r":(\d+)/", process.stderr.readline())[1])
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+                body = png(0)
+                client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(body))
+                client.sendall(b"Expect: 100-continue\r\n\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.1 100")  # so the request has begun
+                process.terminate()
+                client.sendall(body)
+                assert client.recv(100).startswith(b"HTTP/1.1 200")
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_masks_that_are_drawn_anew_are_refused(tmp_path):

@@ -25,7 +25,8 @@ class Full(Exception):
 class Batcher:
     """A line of images before one thread.
 
-    While the thread works, images gather; an image that finds it idle waits ``patience`` seconds for others.
+    While the thread works, images gather; one that finds it idle waits ``patience`` seconds where others are
+    on their way.
 
     Args:
         classify: ``(B, C, H, W)`` -> ``B`` rows.
@@ -80,7 +81,7 @@ class Batcher:
         """Work through the line, until cancelled."""
         while True:
             batch = [await self._line.get()]
-            if self._line.qsize() + 1 < self._most:
+            if self._line.qsize() + 1 < min(self._most, self.held):
                 await asyncio.sleep(self._patience)
             while not self._line.empty() and len(batch) < self._most:
                 batch.append(self._line.get_nowait())
