@@ -18,14 +18,27 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
 
 
+_PLAIN = (bool, int, float, str)
+
+
 def log_test(
     logger: TensorBoardLogger,
     results: dict[str, Any],
     figures: Iterable[Path],
     hyperparameters: dict[str, Any],
     step: int,
+    report: Path | None = None,
 ) -> None:
-    """Add every figure, an image file, and one row of the HParams page: settings and final metrics."""
+    """Add the report's place, every figure, and one row of the HParams page.
+
+    Args:
+        logger: where to.
+        results: of ``results.json``.
+        figures: image files.
+        hyperparameters: how it was trained; those that are no number or text are left out.
+        step: the training step of the tested weights.
+        report: the page of the run.
+    """
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     for path in figures:
@@ -44,10 +57,18 @@ def log_test(
         "final/auroc": results["open_set"]["auroc"],
         "final/threshold": results["threshold"]["value"],
     }
-    plain = (bool, int, float, str)
-    settings = {k: v for k, v in hyperparameters.items() if isinstance(v, plain) and not k.startswith("_")}
+    if report is not None:
+        logger.experiment.add_text("report", f"[{report}]({report.as_uri()})", step)
+    seen = {
+        "model": results["model"]["class"],
+        "network": results["model"]["network"],
+        "channels": results["data"]["channels"],
+        "image_size": results["data"]["image_size"],
+        "seed": results["seed"],
+    }
+    settings = {k: v for k, v in hyperparameters.items() if isinstance(v, _PLAIN) and not k.startswith("_")}
     logger.log_hyperparams(
-        {"model": results["model"]["class"], "seed": results["seed"], **settings},
+        settings | seen,
         {name: value for name, value in numbers.items() if value is not None},
     )
     logger.save()

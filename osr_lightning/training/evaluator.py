@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from osr_lightning.recogniser import Recogniser
 from osr_lightning.scoring.calibration import misgivings
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.loggers import run_folder
-from osr_lightning.training.module import network_name
+from osr_lightning.training.module import RecogniserModule, network_name
 from osr_lightning.writing import write_text
 
 
@@ -149,8 +150,17 @@ class Evaluator(Callback):
             )
             files = save_figures(each_figure(material), folder / "figures")
         for logger in boards:
-            log_test(logger, results, files, dict(pl_module.hparams), trainer.global_step)
+            report = (folder / "report.html").absolute()
+            log_test(logger, results, files, how_trained(trainer, pl_module), trainer.global_step, report)
         write_report(folder)
+
+
+def how_trained(trainer: Trainer, model: RecogniserModule) -> dict[str, Any]:
+    """The model's settings, with what was chosen where none was given if the training was here."""
+    plan = getattr(model, "plan", None)
+    if plan is None:
+        return dict(model.hparams)
+    return {**model.hparams, **asdict(plan), "epochs": trainer.max_epochs}
 
 
 def prediction_table(rows: dict[str, Tensor], recogniser: Recogniser, tables: Tables) -> PredictionTable:

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.evaluation.tensorboard import log_projector, log_test
@@ -50,12 +51,26 @@ def test_figures_are_given_as_their_files(tmp_path):
         "closed_set": {"accuracy": 0.5},
         "open_set": dict.fromkeys(("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc"), 0.5),
         "threshold": {"value": 1.0},
-        "model": {"class": "x"},
+        "model": {"class": "x", "network": "N"},
+        "data": {"channels": 1, "image_size": 28},
         "seed": 0,
     }
-    log_test(logger, results, [tmp_path / "roc.png"], {}, step=3)
+    report = tmp_path / "report.html"
+    log_test(logger, results, [tmp_path / "roc.png"], {"augment": "digits", "costs": {}}, 3, report)
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path)).Reload()
     (event,) = events.Images("test/roc")
     assert (event.step, event.width, event.height) == (3, 5, 3)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(event.encoded_image_string))), np.asarray(image))
+    assert (
+        events.Tensors("report/text_summary")[0]
+        .tensor_proto.string_val[0]
+        .decode()
+        .endswith(f"({report.as_uri()})")
+    )
+    plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    settings = HParamsPluginData.FromString(plugin.content).session_start_info.hparams
+    assert settings["augment"].string_value == "digits"
+    assert settings["network"].string_value == "N"
+    assert settings["image_size"].number_value == 28
+    assert "costs" not in settings
