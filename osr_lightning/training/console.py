@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -93,7 +94,7 @@ def say_start(model: OpenSetClassifier) -> None:
     processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     say(f"device: {_device(model.device)}{processes}, {_precision(model)}")
     if folder is not None:
-        say(f"run folder: {folder}")
+        say(f"run folder: {Path(folder)}")
 
 
 def _device(device: torch.device) -> str:

@@ -163,6 +163,11 @@ def how_trained(trainer: Trainer, model: RecogniserModule) -> dict[str, Any]:
     return {**model.hparams, **asdict(plan), "epochs": trainer.max_epochs}
 
 
+def _plain(path: str) -> str:
+    """Without a leading ``./``; an address as it is."""
+    return path if "://" in path else str(Path(path))
+
+
 def prediction_table(rows: dict[str, Tensor], recogniser: Recogniser, tables: Tables) -> PredictionTable:
     """The table of a test run from its gathered rows, which name their scores ``score/NAME``."""
     return PredictionTable(
@@ -206,7 +211,7 @@ def run_record(
     return {
         "schema_version": 2,
         "experiment": getattr(trainer, "experiment", "default"),
-        "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+        "checkpoint": None if trainer.ckpt_path is None else _plain(str(trainer.ckpt_path)),
         "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
         "model": {
             "class": model,
