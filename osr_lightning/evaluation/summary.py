@@ -17,34 +17,30 @@ def print_summary(results: dict[str, Any], folder: Path | None) -> None:
     """Print the headline numbers of ``results.json`` and where everything is."""
     console = Console(markup=False)  # names may hold brackets
     title = results["experiment"] if folder is None else f"{results['experiment']} ({folder})"
-    table = Table("", "images", "accuracy", "AUROC", "FPR95 known", title=title)
+    unknown = results["unknown"]
+    table = Table("", "images", "accuracy", *(("AUROC", "FPR95 known") if unknown else ()), title=title)
     closed, pooled = results["closed_set"], results["open_set"]
-    table.add_row("known, none rejected", str(closed["count"]), _percent(closed["accuracy"]), "", "")
-    table.add_row("known", str(pooled["count_known"]), _percent(pooled["known_accuracy"]), "", "")
-    for name, numbers in results["unknown"].items():
-        table.add_row(
-            one_line(f"unknown: {name}"),
-            str(numbers["count_unknown"]),
-            _percent(numbers["unknown_accuracy"]),
-            _rate(numbers["auroc"]),
-            _rate(numbers["fpr95_known"]),
-        )
-    total = pooled["count_known"] + pooled["count_unknown"]
-    table.add_row(
-        "total",
-        str(total),
-        _percent(pooled["total_accuracy"]),
-        _rate(pooled["auroc"]),
-        _rate(pooled["fpr95_known"]),
-        style="bold",
-    )
-    table.add_row(
-        "known or unknown?",
-        str(total),
-        _percent(pooled["binary_accuracy"]),
-        _rate(pooled["binary_auroc"]),
-        "",
-    )
+
+    def row(
+        name: str, count: int | None, accuracy: float | None, *rates: float | None, style: str = ""
+    ) -> None:
+        """One line; rates are left out where there is no unknown image."""
+        images = "" if count is None else f"{count:,}"
+        table.add_row(one_line(name), images, _percent(accuracy), *map(_rate, rates), style=style)
+
+    row("known, none rejected", closed["count"], closed["accuracy"])
+    row("known", pooled["count_known"], pooled["known_accuracy"])
+    for name, found in unknown.items():
+        rates = found["auroc"], found["fpr95_known"]
+        row(f"unknown: {name}", found["count_unknown"], found["unknown_accuracy"], *rates)
+    for name, found in results.get("groups", {}).items():
+        rates = found["auroc"], found["fpr95_known"]
+        row(f"mean of {name}", None, found["unknown_accuracy"], *rates)
+    if unknown:
+        total = pooled["count_known"] + pooled["count_unknown"]
+        rates = pooled["auroc"], pooled["fpr95_known"]
+        row("total", total, pooled["total_accuracy"], *rates, style="bold")
+        row("known or unknown?", total, pooled["binary_accuracy"], pooled["binary_auroc"])
     console.print(table)
     classes = closed.get("per_class") or {}
     if 0 < len(classes) <= MOST_CLASSES:

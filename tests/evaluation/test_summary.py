@@ -20,6 +20,7 @@ def results(**changes):
         "closed_set": {"count": 1000, "accuracy": 0.9},
         "open_set": pooled | {"count_known": 1000, "count_unknown": 70},
         "unknown": {"noise": dict.fromkeys(RATES) | {"count_unknown": 70, "auroc": 0.5}},
+        "groups": {"near": pooled},
         "score": {"name": "energy"},
         "threshold": {"value": 1 / 3, "method": "optuna", "calibrated_on": "test", "optimistic": True},
         "warnings": ["3.0% of the test images of [noise] are rejected"],
@@ -35,11 +36,12 @@ def test_it_says_the_numbers_and_where_everything_is(capsys):
     text = printed(capsys)
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
     assert cells == [
-        ["known, none rejected", "1000", "90.00%", "", ""],
-        ["known", "1000", "11.00%", "", ""],
+        ["known, none rejected", "1,000", "90.00%", "", ""],
+        ["known", "1,000", "11.00%", "", ""],
         ["unknown: noise", "70", "-", "0.5000", "-"],
-        ["total", "1070", "13.00%", "0.1400", "0.1500"],
-        ["known or unknown?", "1070", "16.00%", "0.1700", ""],
+        ["mean of near", "", "12.00%", "0.1400", "0.1500"],
+        ["total", "1,070", "13.00%", "0.1400", "0.1500"],
+        ["known or unknown?", "1,070", "16.00%", "0.1700", ""],
     ]
     assert "threshold 0.333333 on the score energy by optuna, from test\n" in text
     assert "optimistic: test images chose this threshold" in text
@@ -53,6 +55,12 @@ def test_without_warnings_there_are_none(capsys):
     text = printed(capsys, threshold=threshold, warnings=[])
     assert "warning" not in text
     assert "optimistic" not in text
+
+
+def test_without_unknown_images_there_is_no_empty_cell(capsys):
+    text = printed(capsys, unknown={}, groups={})
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert cells == [["known, none rejected", "1,000", "90.00%"], ["known", "1,000", "11.00%"]]
 
 
 @pytest.mark.parametrize("name", ["[red]", "[/x]"])
