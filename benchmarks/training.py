@@ -65,13 +65,14 @@ Run = dict[str, float]
 
 
 class Clock(Callback):
-    """Seconds from the first epoch's start to the end of training, without the validation passes."""
+    """Seconds from the start of epoch ``first`` to the end of training, without the validation passes."""
 
     begin = paused = seconds = 0.0
+    first = 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start."""
-        if trainer.current_epoch == 0:
+        if trainer.current_epoch == self.first:
             self.begin = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
