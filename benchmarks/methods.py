@@ -66,12 +66,10 @@ def main() -> None:
     known = [f"--data.root={arguments.data_root}", f"--trainer.default_root_dir={arguments.folder}", *QUIET]
     if arguments.epochs is not None:
         known.append(f"--trainer.max_epochs={arguments.epochs}")
-    notmnist = arguments.notmnist or arguments.data_root / "notmnist_test.npz"
-    unknown = yaml.safe_load((ROOT / "configs/near_far.yaml").read_text())["data"]["unknown"]
-    unknown["near"]["notmnist"] = f"npz:{notmnist}"
-    if (folder := arguments.data_root / "cifar10" / "test").is_dir():  # the test images as files
-        unknown["far"]["cifar10"] = f"folder:{folder}"
-    near = [f"--data.unknown={json.dumps(unknown)}", f"--model.detectors={list(DETECTORS)}"]
+    near = [
+        *near_options(arguments.data_root, arguments.notmnist),
+        f"--model.detectors={list(DETECTORS)}",
+    ]
     tables: dict[str, Found] = {}
     for kind, name in KINDS.items():
         options = [f"--model.class_path={name}", *near, *known]
@@ -87,11 +85,24 @@ def main() -> None:
     finish(arguments, machine, {"costs": costs, "page": str(arguments.page)}, [])
 
 
+def near_options(root: Path, notmnist: Path | None) -> list[str]:
+    """The unknown sets of configs/near_far.yaml, with what lies in the data folder."""
+    unknown = yaml.safe_load((ROOT / "configs/near_far.yaml").read_text())["data"]["unknown"]
+    unknown["near"]["notmnist"] = f"npz:{notmnist or root / 'notmnist_test.npz'}"
+    if (folder := root / "cifar10" / "test").is_dir():  # the test images as files
+        unknown["far"]["cifar10"] = f"folder:{folder}"
+    return [f"--data.unknown={json.dumps(unknown)}"]
+
+
+def run_osr(words: list[str]) -> None:
+    """Run a command, which must end well."""
+    if status := osr(words):
+        raise SystemExit(status)
+
+
 def study(folder: Path, name: str, config: Path, seeds: Sequence[int], options: Sequence[str]) -> Found:
     """Run one study, and give the means of what its runs reached."""
-    status = osr(["study", str(config), "--seeds", *map(str, seeds), "--name", name, *options])
-    if status:
-        raise SystemExit(status)
+    run_osr(["study", str(config), "--seeds", *map(str, seeds), "--name", name, *options])
     runs = sorted((folder / "lightning_logs" / name).glob("*/results.json"))
     return means(measures(read_results(run.parent)) for run in runs)
 
