@@ -20,6 +20,7 @@ import torch
 from common import Target, finish, interleave, new_parser, print_table, start
 from PIL import Image
 
+from osr_lightning.answers import AT_ONCE
 from osr_lightning.checkpoint import build
 from osr_lightning.deploy import predict, sinks
 from osr_lightning.facts import Facts
@@ -33,11 +34,11 @@ def recogniser() -> Recogniser:
     return build(recipe, facts).eval()
 
 
-def decode_alone(files: list[predict.Image], workers: int) -> int:
+def decode_alone(files: list[predict.Image], workers: int, asked: Recogniser) -> int:
     """Read and resize every file; the number of images."""
-    parts = [files[i : i + predict.FILES_AT_ONCE] for i in range(0, len(files), predict.FILES_AT_ONCE)]
+    parts = [files[i : i + AT_ONCE] for i in range(0, len(files), AT_ONCE)]
     with ThreadPoolExecutor(workers) as pool:
-        return sum(len(found) for found in pool.map(partial(predict.read, size=28, channels=1), parts))
+        return sum(len(found) for found in pool.map(partial(predict.read, asked), parts))
 
 
 @torch.inference_mode()
@@ -82,8 +83,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if arguments.side is not None:
             files = enlarge(files, arguments.side, Path(temporary))
-        alone = partial(decode_alone, files, arguments.workers)
-        whole = partial(predict_all, files, arguments.workers, recogniser(), Path(temporary, "rows.csv"))
+        asked = recogniser()
+        alone = partial(decode_alone, files, arguments.workers, asked)
+        whole = partial(predict_all, files, arguments.workers, asked, Path(temporary, "rows.csv"))
         alone(), whole()  # warm-up: files in the system's cache
         sides = {"decode and resize alone": partial(timed, alone), "osr predict": partial(timed, whole)}
         runs = interleave(sides, arguments.repeats)

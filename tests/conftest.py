@@ -21,6 +21,13 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def own_networks():
+    """The networks of a test's user are no other test's."""
+    yield
+    sys.modules.pop("my_networks", None)
+
+
 @pytest.fixture
 def data_dir() -> Path:
     """Real images; see the variable OSR_DATA_DIR."""

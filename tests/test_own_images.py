@@ -114,8 +114,7 @@ def work(pictures, monkeypatch):
     monkeypatch.chdir(pictures)
     # the command line adds the working folder itself; what it imports is this test's alone
     monkeypatch.setattr(sys, "path", list(sys.path))
-    yield pictures
-    sys.modules.pop("my_networks", None)
+    return pictures
 
 
 def run(words: list[str], *options: str) -> int:
