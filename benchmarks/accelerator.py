@@ -59,7 +59,9 @@ def fit(folder: str, device: str, epochs: int, precision: Any, compiled: bool = 
     )
     # the first epoch compiles, warms up and is not measured
     clock.first = min(1, epochs - 1)
-    results = trainer.run(MCDropoutClassifier(network="MCDropoutCNN", schedule="one_cycle", compile=compiled), datamodule)
+    results = trainer.run(
+        MCDropoutClassifier(network="MCDropoutCNN", schedule="one_cycle", compile=compiled), datamodule
+    )
     images = results["data"]["known"]["train"] * (epochs - clock.first)
     return {
         "train_images_per_s": images / clock.seconds,

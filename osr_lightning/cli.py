@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from osr_lightning.evaluation.summary import print_summary
 from osr_lightning.facts import Facts
 from osr_lightning.manual.mistakes import sentence
 from osr_lightning.manual.options import classes_of, classifier, options_of
+from osr_lightning.models.factory import find
 from osr_lightning.settings import (
     checkpoint_settings,
     confine,
@@ -146,6 +148,9 @@ class OpenSetCLI(LightningCLI):
         check_seed(self.config[self.config.subcommand].seed_everything)
 
     def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
+        network = value_of(arguments, "--model.network")
+        if network is not None and re.fullmatch(r"\w+(\.\w+)+", network):
+            find(network, trust=True)  # the parser forgets a name that cannot be imported
         try:
             return parser.parse_args(arguments)
         except ArgumentError as error:

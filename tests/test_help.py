@@ -137,6 +137,8 @@ def test_model_help_lists_our_classes_and_their_options(capsys):
         ("run --evaluation.figures maybe", "evaluation.figures must be true or false, got 'maybe'"),
         ("run --optimizer Adma", "optimizer: there is no 'Adma'; did you mean"),
         ("run --optimizer Adam --optimizer.lr x", "optimizer.lr must be a number, got 'x'"),
+        ("run --optimizer nosuch.Adam", "a class path cannot be imported: No module named 'nosuch'"),
+        ("run --model.network nosuch.Net --model.network.width 3", "network nosuch.Net cannot be imported"),
         ("run --config nope.yaml", "config: there is no file"),
         ("run epochs", "'epochs' belongs to no option"),
     ],

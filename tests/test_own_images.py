@@ -191,14 +191,18 @@ def test_a_config_with_the_paths_predicts_new_pictures_wherever_its_checkpoint_i
 @pytest.mark.parametrize("kind", ["--model.network resnet18", "Torchvision", "my_networks.MyNet"])
 def test_another_network_is_one_option(kind, work, capsys, caplog):
     (words,) = [words for words in commands() if f" {kind} " in " ".join(words)]
-    if kind == "my_networks.MyNet":
-        sys.modules.pop("my_networks", None)
     with caplog.at_level(logging.WARNING, "osr_lightning"):
         assert run(words, "--trainer.max_epochs=1") == 0
     folder = latest("my_images")
     results = json.loads((folder / "results.json").read_text())
     assert results["closed_set"]["count"] > 0
     kept = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["recogniser"]["recipe"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["run", f"--config={folder / 'config.yaml'}", "--print_config"])
+    again = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["network"]
+    again = {"class_path": again} if isinstance(again, str) else again
+    assert again["class_path"].endswith(kept["network"]["class_path"])
     assert kept["dropout"] == 0.3  # none of them has one of its own
     said = "the last layer has 1000 outputs, which are left out" in caplog.text
     assert said == ("--model.network.weights" in words)

@@ -23,6 +23,7 @@ _UNKNOWN = re.compile(
     r"|Option '(?P<own>[^']+)' is not accepted"
 )
 _VALUE = re.compile(r"(?:Got value|Given value): (.*)")
+_IMPORT = re.compile(r"(No module named '[^']+'|module '[^']+' has no attribute '[^']+')")
 
 
 def sentence(
@@ -50,6 +51,8 @@ def sentence(
     if found := _UNKNOWN.search(message):
         name = ".".join([*keys, *filter(None, found.group("group", "option", "own"))])
         return _no_option(name, options, _origin(name, arguments))
+    if "class_path" in message and (found := _IMPORT.search(message)):
+        return f"a class path cannot be imported: {found[0]}"
     value = _VALUE.search(message)
     if not keys or value is None:
         return " ".join(message.split())  # a YAML that cannot be read, and what else there may be

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from jsonargparse.typing import register_type
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
@@ -15,6 +17,21 @@ from osr_lightning.models.mc_dropout import MaskKind
 from osr_lightning.models.sampling import NOT_TRAINED
 from osr_lightning.training.base import OpenSetClassifier
 from osr_lightning.training.defaults import Plan
+
+
+def _bare(name: object) -> str:
+    """A name as resnet18, which the command line's parser must not take for a function's path."""
+    if not isinstance(name, str) or re.fullmatch(r"[a-z]\w*", name) is None:
+        raise ValueError("no bare name")
+    return name
+
+
+if TYPE_CHECKING:
+    BareName: TypeAlias = str
+else:
+    BareName = type("BareName", (), {})
+    register_type(BareName, serializer=_bare, deserializer=_bare)
+Network: TypeAlias = BareName | Callable[[int], nn.Module] | str | dict[str, Any]
 
 
 class BaselineClassifier(OpenSetClassifier):
@@ -31,7 +48,7 @@ class BaselineClassifier(OpenSetClassifier):
 
     def __init__(
         self,
-        network: Callable[[int], nn.Module] | str | dict[str, Any] | None = None,
+        network: Network | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(network, **kwargs)
@@ -57,7 +74,7 @@ class MCDropoutClassifier(OpenSetClassifier):
 
     def __init__(
         self,
-        network: Callable[[int], nn.Module] | str | dict[str, Any] | None = None,
+        network: Network | None = None,
         num_samples: int = 10,
         dropout: float | None = None,
         masks: MaskKind = "shared",
@@ -93,7 +110,7 @@ class EnsembleClassifier(OpenSetClassifier):
 
     def __init__(
         self,
-        network: Callable[[int], nn.Module] | str | dict[str, Any] | None = None,
+        network: Network | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(network, **kwargs)
