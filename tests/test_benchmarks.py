@@ -10,7 +10,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def test_the_accelerators_check_runs_on_the_cpu(tmp_path):
-    words = "--device cpu --fits float32 --epochs 1 --checks decisions samples".split()
+    words = ["--device", "cpu", "--fits", "float32", "--epochs", "1", "--checks", "decisions", "samples"]
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "accelerator.py", *words, "--json", tmp_path / "found.json"],
         cwd=tmp_path,
