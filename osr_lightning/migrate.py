@@ -36,6 +36,9 @@ def migrate(checkpoint: object) -> dict[str, Any]:
     """
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), Mapping):
         raise UserError("this is no checkpoint of osr_lightning; train one with osr run")
+    for name in ("hyper_parameters", "datamodule_hyper_parameters"):
+        if not isinstance(checkpoint.get(name) or {}, Mapping):
+            raise UserError(f"the checkpoint's {name} are no options; it is damaged")
     found = checkpoint.get("recogniser")
     if found is None:
         if "classifier" not in checkpoint or "calibrations" not in checkpoint:

@@ -1,4 +1,4 @@
-"""TensorBoard and ``metrics.csv`` in one run folder, and the checkpoints beside them."""
+"""TensorBoard and ``metrics.csv`` in one run folder."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from osr_lightning import checkpoint as checkpoints
 from osr_lightning.training.console import say
-from osr_lightning.training.stopping import Stopping
 from osr_lightning.writing import replacing_rows, telling
 
 
@@ -27,39 +22,6 @@ def run_folder(trainer: Trainer) -> Path | None:
     """Where a run's files go, None where no logger names a folder; every process must ask."""
     log_dir = trainer.log_dir  # broadcast
     return Path(log_dir) if trainer.loggers and log_dir is not None else None
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that replace earlier ones at once or not at all; Lightning copies over them."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write one."""
-        if "://" in str(path):
-            super().save_checkpoint(checkpoint, path, storage_options)
-        else:
-            checkpoints.write(checkpoint, path)
-
-
-def checkpoint_callbacks(minutes: float | None, *, keep: bool) -> list[Callback]:
-    """Callbacks that keep ``best.ckpt``, by validation accuracy, and ``last.ckpt``, to resume from.
-
-    Lightning's own ``save_last`` is the last best one, not the last epoch.
-
-    Args:
-        minutes: between two ``last.ckpt`` within an epoch; None for none.
-        keep: whether to write any.
-    """
-    if not keep:
-        return [Stopping(None)]
-    best = ModelCheckpoint(
-        filename="best",
-        monitor="val/accuracy",
-        mode="max",
-        # a better checkpoint replaces best.ckpt instead of becoming best-v1.ckpt
-        enable_version_counter=False,
-    )
-    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    return [best, last, Stopping(last, minutes)]
 
 
 def run_folder_loggers(root: str, experiment: str, version: int | str | None) -> list[Logger]:

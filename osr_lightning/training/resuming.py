@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
-import os
+import math
+import warnings
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from torch.optim import Adam, AdamW
+from torch.optim.lr_scheduler import LRScheduler
 
 from osr_lightning.checkpoint import reading
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.resumable import of_all, place
 from osr_lightning.errors import UserError
+from osr_lightning.training.keeping import take_up
 from osr_lightning.training.loggers import logged_rows, resume_rows
 
 
@@ -96,17 +99,18 @@ def resume(module: LightningModule, state: dict[str, Any], steps: EpochSteps) ->
             optimizer.load_state_dict(copy.deepcopy(saved))
         for config, saved in zip(trainer.lr_scheduler_configs, state.get("lr_schedulers", ()), strict=False):
             config.scheduler.load_state_dict(copy.deepcopy(saved))
+            if type(config.scheduler.optimizer) in (Adam, AdamW):
+                _try(config.scheduler)
         if state.get("steps"):
             steps.restore(state["steps"], module.device)
-        if state.get("rows"):
-            resume_rows(trainer.loggers, state["rows"])
+        if rows := state.get("rows"):
+            if not all(isinstance(row, dict) and all(isinstance(name, str) for name in row) for row in rows):
+                raise UserError("its rows of metrics.csv are none")
+            resume_rows(trainer.loggers, rows)
 
 
 def accept(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Take from a checkpoint what goes on, and drop from it, in place, what may not.
-
-    Of a callback that keeps checkpoints nothing is taken that names files outside of this run's own folder:
-    Lightning deletes what it calls the best before.
 
     Returns:
         What `training_state` gave.
@@ -114,12 +118,10 @@ def accept(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: where it is damaged.
     """
-    own = {os.path.realpath(c.dirpath) for c in _keeping(trainer) if c.dirpath}
     with reading("the checkpoint"):
         if not _fits(trainer.fit_loop.state_dict(), checkpoint["loops"]["fit_loop"]):
             raise UserError("its loops are not those of a training")
-        callbacks: dict[str, Any] = checkpoint.get("callbacks") or {}
-        checkpoint["callbacks"] = {n: state for n, state in callbacks.items() if _stays_in(own, state)}
+        checkpoint["callbacks"] = take_up(trainer, checkpoint.get("callbacks") or {})
         training = dict(checkpoint.get("training") or {})
         training |= {name: checkpoint.get(name) or [] for name in ("optimizer_states", "lr_schedulers")}
         datamodule = getattr(trainer, "datamodule", None)
@@ -130,17 +132,17 @@ def accept(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     return training
 
 
-def _keeping(trainer: Trainer) -> list[ModelCheckpoint]:
-    return [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
-
-
-def _stays_in(folders: set[str], state: object) -> bool:
-    """Whether all paths in a callback's state lie in these folders."""
-    if not isinstance(state, dict):
-        return True
-    paths = [value for name, value in state.items() if name.endswith("_path") and value]
-    paths += list(state.get("best_k_models") or {})
-    return all("://" not in str(p) and os.path.realpath(os.path.dirname(p)) in folders for p in paths)
+def _try(schedule: LRScheduler) -> None:
+    """Take a step on copies: an optimizer and a schedule load any state, and fail at their next step."""
+    copied = copy.deepcopy(schedule)
+    for group in copied.optimizer.param_groups:
+        for weight in group["params"]:
+            weight.grad = torch.zeros_like(weight)
+    copied.optimizer.step()
+    if copied.last_epoch < getattr(copied, "total_steps", math.inf):  # one that is over has no further step
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a copy does not know that its optimizer went first
+            copied.step()
 
 
 def _fits(own: object, found: object) -> bool:

@@ -24,12 +24,8 @@ from osr_lightning.training.defaults import check_epochs, check_limits, require_
 from osr_lightning.training.evaluator import Evaluator
 from osr_lightning.training.finishing import calibrate_kept, fits_scores
 from osr_lightning.training.hardware import choose_accelerator, train_in_bfloat16
-from osr_lightning.training.loggers import (
-    Begun,
-    WholeCheckpoints,
-    checkpoint_callbacks,
-    run_folder_loggers,
-)
+from osr_lightning.training.keeping import WholeCheckpoints, checkpoint_callbacks
+from osr_lightning.training.loggers import Begun, run_folder_loggers
 from osr_lightning.training.progress import Progress
 from osr_lightning.training.restoring_trainer import RestoringTrainer
 from osr_lightning.training.waiting import watch
