@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,33 +44,48 @@ def test_gather_rows_sorts_and_drops_repeated_images():
     assert rows["score"].tolist() == [0.0, 0.1, 0.3]
 
 
-def test_two_processes_train_and_agree_with_one(tiny_root, tmp_path):
-    """Trains, calibrates and tests in two processes, then tests the same checkpoint in one.
+@pytest.fixture(scope="module")
+def two(tiny_root) -> list[str]:
+    """Options of a training of 40 steps in two processes.
 
     101 known and 50 unknown test images in batches of 25 leave the two processes shards of 76 and 75
     images, which would be 4 and 3 batches.
     """
-    data = [f"--data.root={tiny_root}", f"--data.unknown={{noise: 'npz:{tiny_root}/unknown.npz'}}"]
-    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-    done = osr(
-        "run",
-        *data,
-        *two,
-        "--trainer.max_epochs=2",
+    return [
+        f"--data.root={tiny_root}",
+        f"--data.unknown={{noise: 'npz:{tiny_root}/unknown.npz'}}",
+        "--data.batch_size=8",
         "--data.eval_batch_size=25",
-        f"--trainer.default_root_dir={tmp_path}/two",
-    )
+        "--model.network.class_path=osr_lightning.models.networks.MCDropoutCNN",
+        "--model.network.init_args.hidden=5",
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+        "--trainer.max_epochs=2",
+        "--trainer.checkpoint_minutes=1e-9",
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(two, tmp_path_factory) -> Path:
+    """The folder of a run in two processes."""
+    root = tmp_path_factory.mktemp("whole")
+    done = osr("run", *two, f"--trainer.default_root_dir={root}")
     assert done.returncode == 0, done.stderr
     # only rank 0 prints
     assert (done.stdout.count("known: 10 classes"), done.stdout.count("report  ")) == (1, 1)
-    folder = tmp_path / "two" / "lightning_logs" / "default"
+    folder = root / "lightning_logs" / "default"
     assert [entry.name for entry in folder.iterdir()] == ["version_0"]  # and writes
-    checkpoint = folder / "version_0" / "checkpoints" / "best.ckpt"
-    test = ["test", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}/one", *FAST]
+    return folder / "version_0"
+
+
+def test_two_processes_train_and_agree_with_one(whole, tmp_path):
+    """Tests the checkpoint of two processes in one, and calibrates it again."""
+    checkpoint = whole / "checkpoints" / "best.ckpt"
+    test = ["test", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}", *FAST]
     assert main(test) == 0
     one, both = (
-        json.loads((root / "results.json").read_text())
-        for root in (tmp_path / "one" / "lightning_logs" / "default" / "version_0", folder / "version_0")
+        json.loads((folder / "results.json").read_text())
+        for folder in (tmp_path / "lightning_logs" / "default" / "version_0", whole)
     )
     for section in (
         "model",
@@ -90,27 +106,16 @@ def test_two_processes_train_and_agree_with_one(tiny_root, tmp_path):
     assert thresholds[0] == pytest.approx(thresholds[1], abs=1e-7)
 
 
-def test_two_processes_stop_at_a_signal_and_go_on_to_the_bit(tiny_root, tmp_path):
-    options = [
-        f"--data.root={tiny_root}",
-        "--data.unknown={}",
-        "--data.batch_size=8",
-        "--model.network.class_path=osr_lightning.models.networks.MCDropoutCNN",
-        "--model.network.init_args.hidden=5",
-        "--trainer.devices=2",
-        "--trainer.strategy=ddp",
-        "--trainer.max_epochs=6",
-        "--trainer.checkpoint_minutes=1e-9",
-    ]
-    assert osr("fit", *options, f"--trainer.default_root_dir={tmp_path}/whole").returncode == 0
-    stopped = [*options, f"--trainer.default_root_dir={tmp_path}/stopped"]
+def test_two_processes_stop_at_a_signal_and_go_on_to_the_bit(two, whole, tmp_path):
+    options = [*two, f"--trainer.default_root_dir={tmp_path}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "osr_lightning", "fit", *stopped, *FAST[:3]],
+        [sys.executable, "-m", "osr_lightning", "run", *options, *FAST],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    last = tmp_path / "stopped" / "lightning_logs" / "default" / "version_0" / "checkpoints" / "last.ckpt"
+    folder = tmp_path / "lightning_logs" / "default" / "version_0"
+    last = folder / "checkpoints" / "last.ckpt"
     end = time.monotonic() + 120
     while not last.exists() and time.monotonic() < end:
         time.sleep(0.02)
@@ -120,12 +125,10 @@ def test_two_processes_stop_at_a_signal_and_go_on_to_the_bit(tiny_root, tmp_path
     assert "Traceback" not in said
     step = int(re.search(r"stopped by SIGTERM at step (\d+)", said)[1])
     saved = torch.load(last, weights_only=True)
-    assert saved["global_step"] == step < 6 * 20
-    done = osr("fit", *stopped, "--ckpt_path=last")
+    assert saved["global_step"] == step < 2 * 20
+    done = osr("run", *options, "--ckpt_path=last")
     assert done.returncode == 0, done.stderr
     resumed = torch.load(last, weights_only=True)
-    folder = last.parents[1]
-    whole = tmp_path / "whole" / folder.relative_to(tmp_path / "stopped")
     expected = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
     for name, weight in expected["state_dict"].items():
         assert not isinstance(weight, torch.Tensor) or torch.equal(weight, resumed["state_dict"][name])
