@@ -237,6 +237,28 @@ def test_no_part_names_code_to_load(saved, place, files):
         harmless(place, files, lambda: load(place / "a.ckpt"))
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "value", "status"),
+    [
+        ("validate", ("pytorch-lightning_version",), "x", 2),
+        ("validate", ("pytorch-lightning_version",), "1.9.0", 2),
+        ("validate", ("pytorch-lightning_version",), ..., 0),
+        ("calibrate", ("datamodule_hyper_parameters",), "x", 2),
+        ("fit", ("hyper_parameters",), [1], 2),
+        ("fit", ("lr_schedulers", 0, "_step_count"), (), 2),
+        ("fit", ("optimizer_states", 0, "state", 0, "exp_avg"), "x", 2),
+        ("fit", ("training", "rows", 0), "x", 2),
+        ("fit", ("callbacks", "best"), {}, 2),
+    ],
+)
+def test_parts_that_a_command_goes_on_with_are_looked_at(
+    name, part, value, status, saved, place, small, files, capsys
+):
+    part = tuple(best_of(saved)[0] if key == "best" else key for key in part)
+    path = write(with_part(saved, part, value), place / "a.ckpt")
+    assert command(words_of(name, path, place, small), place, files, capsys) == status
+
+
 # where a checkpoint would write, or read ----------------------------------------------------------------
 
 
