@@ -96,7 +96,9 @@ def test_once(folder: Path, setting: Setting, bootstrap: int) -> dict[str, float
     trainer = OpenSetTrainer(
         default_root_dir=str(folder), accelerator="cpu", enable_progress_bar=False, callbacks=[evaluator]
     )
-    model = MCDropoutClassifier(num_samples=setting.samples, calibration="fixed")
+    model = MCDropoutClassifier(num_samples=setting.samples)
+    model.build(datamodule.facts)
+    trainer.calibrate(model, datamodule=datamodule)  # fits the score that decides
     before = peak_memory()
     begin = time.perf_counter()
     trainer.test(model, datamodule=datamodule, verbose=False)
@@ -146,7 +148,7 @@ def main() -> None:
         print(json.dumps(test_once(Path(folder), Setting(*map(int, numbers)), arguments.bootstrap)))
         return
     machine = start(arguments)
-    sweeps = {"images": IMAGES, "samples": SAMPLES, "unknown sets": SETS, "for the target": [SMALL, LARGE]}
+    sweeps = {"images": IMAGES, "samples": SAMPLES, "unknown sets": SETS, "ends": [SMALL, LARGE]}
     if arguments.quick:
         sweeps = {"quick": QUICK}
     grid = dict.fromkeys(setting for sweep in sweeps.values() for setting in sweep)
@@ -155,7 +157,7 @@ def main() -> None:
 
     for name, sweep in sweeps.items():
         print_table(
-            f"Test run against {name}, median of {arguments.repeats}",
+            f"Test run by {name}, median of {arguments.repeats}",
             [
                 "images",
                 "samples",
@@ -164,6 +166,7 @@ def main() -> None:
                 "whole, s",
                 "images/s",
                 "data, MiB",
+                "start, MiB",
                 "peak, MiB",
             ],
             [

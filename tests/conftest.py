@@ -38,6 +38,17 @@ def data_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tab(tmp_path_factory):
+    """A tab of Chromium."""
+    import browser
+
+    if browser.CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with browser.new_tab(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
 def _digits(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Ten easily learned classes: a bright bar whose place is the class."""
     rng = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ import numpy as np
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.evaluation.bootstrap import interval, resample
 from osr_lightning.evaluation.groups import RATES, Group, group, headline, print_groups, unknown_sets
+from osr_lightning.evaluation.places import link, short_names
 from osr_lightning.evaluation.render import is_number, percent, rate, read_results, render, text
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.facts import same_classes
@@ -101,7 +102,7 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
                 entry[name] = (row[name] - rows[0][name], *bounds) if defined and bounds else None
         differences.append(entry)
     comparison = Comparison(rows, differences, _by_seed(run_dirs, results))
-    _write(comparison, output)
+    _write(comparison, run_dirs, output)
     return comparison
 
 
@@ -207,18 +208,22 @@ def _same_images(first: PredictionTable, other: PredictionTable) -> bool:
     )
 
 
-def _write(comparison: Comparison, output: Path) -> None:
+def _write(comparison: Comparison, run_dirs: list[Path], output: Path) -> None:
     with replacing_rows(output / "comparison.csv") as file:
         writer = csv.DictWriter(file, ["run", *COLUMNS])
         writer.writeheader()
         writer.writerows(comparison.rows)
-    page = render(
+    page = output / "comparison.html"
+    reports = [run_dir / "report.html" for run_dir in run_dirs]
+    content = render(
         "comparison.html.j2",
         comparison=comparison,
+        short=dict(zip(map(as_text, run_dirs), short_names(run_dirs), strict=True)),
+        links={as_text(report.parent): link(page, report) for report in reports if report.is_file()},
         names=DIFFERENCES,
         difference=difference,
         rates=RATES,
         sets=unknown_sets(comparison.groups),
         headline=headline,
     )
-    write_text(output / "comparison.html", page)
+    write_text(page, content)

@@ -16,13 +16,8 @@ from osr_lightning.files import as_text
 _FOLDERS = re.compile(r"""(?<![^\s'":=\[{(,])(?:[A-Za-z]:[\\/]|/)(?:[^/\\\n'":\[\]{},]+[/\\])+""")
 
 
-def short_name(path: Path) -> str:
-    """A run folder as ``EXPERIMENT/version_N``."""
-    return as_text(Path(*path.absolute().parts[-2:]))
-
-
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Short names of run folders, longer where two would be alike; a folder given twice keeps its name."""
+    """Run folders as ``EXPERIMENT/version_N``, or longer where two would be alike."""
     whole = [Path(os.path.normpath(path.absolute())) for path in paths]
     names = []
     for path in whole:
