@@ -12,7 +12,7 @@ import numpy as np
 
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.evaluation.bootstrap import interval, resample
-from osr_lightning.evaluation.groups import RATES, Group, group, headline, print_groups, unknown_sets
+from osr_lightning.evaluation.groups import Group, group, headline, print_groups, titles, unknown_sets
 from osr_lightning.evaluation.places import link, short_names
 from osr_lightning.evaluation.render import is_number, percent, rate, read_results, render, text
 from osr_lightning.evaluation.table import PredictionTable
@@ -150,8 +150,8 @@ def _by_seed(run_dirs: list[Path], results: list[dict[str, Any]]) -> list[Group]
     alone = {name for name, found in seeds.items() if len({*map(str, found)}) < len(found) or len(found) == 1}
     return group(
         [
-            (as_text(run) if name in alone else name, str(result.get("seed")), result)
-            for run, name, result in zip(run_dirs, names, results, strict=True)
+            (run if name in alone else name, str(result.get("seed")), result)
+            for run, name, result in zip(short_names(run_dirs), names, results, strict=True)
         ]
     )
 
@@ -214,16 +214,18 @@ def _write(comparison: Comparison, run_dirs: list[Path], output: Path) -> None:
         writer.writeheader()
         writer.writerows(comparison.rows)
     page = output / "comparison.html"
-    reports = [run_dir / "report.html" for run_dir in run_dirs]
+    names = short_names(run_dirs)
+    reports = {name: run_dir / "report.html" for name, run_dir in zip(names, run_dirs, strict=True)}
+    sets = unknown_sets(comparison.groups)
     content = render(
         "comparison.html.j2",
         comparison=comparison,
-        short=dict(zip(map(as_text, run_dirs), short_names(run_dirs), strict=True)),
-        links={as_text(report.parent): link(page, report) for report in reports if report.is_file()},
+        short=dict(zip(map(as_text, run_dirs), names, strict=True)),
+        links={name: link(page, report) for name, report in reports.items() if report.is_file()},
         names=DIFFERENCES,
         difference=difference,
-        rates=RATES,
-        sets=unknown_sets(comparison.groups),
+        sets=sets,
+        titles=titles(sets),
         headline=headline,
     )
     write_text(page, content)

@@ -58,6 +58,11 @@ def unknown_sets(groups: Sequence[Group]) -> list[str]:
     return [*found, ALL] if len(found) > 1 else found
 
 
+def titles(sets: Sequence[str]) -> list[str]:
+    """What :func:`headline` gives, by unknown sets in the same order."""
+    return [*RATES.values(), *(f"AUROC {name}" for name in sets)]
+
+
 def headline(group: Group, sets: Sequence[str]) -> list[str]:
     """The cells of a recipe: rates of ``RATES``, then the AUROC of its score on each unknown set."""
     rates = [
@@ -77,12 +82,11 @@ def score_rows(group: Group, sets: Sequence[str]) -> list[tuple[str, list[str]]]
 def print_groups(groups: Sequence[Group], title: str) -> None:
     """Print a line per recipe."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console(markup=False, highlight=False)
     sets = unknown_sets(groups)
-    titles = [*RATES.values(), *(f"AUROC {name}" for name in sets)]
-    table = Table("", "runs", *titles, title=title)
+    table = Table(Column(overflow="fold"), "runs", *titles(sets), title=title)
     for group in groups:
         table.add_row(one_line(group.name), str(group.runs), *headline(group, sets))
     console.print(table)

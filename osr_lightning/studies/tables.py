@@ -15,19 +15,15 @@ from osr_lightning.evaluation.groups import (
     headline,
     print_groups,
     score_rows,
+    titles,
     unknown_sets,
 )
+from osr_lightning.evaluation.places import link
 from osr_lightning.evaluation.render import read_results, render
 from osr_lightning.writing import replacing_rows, write_text
 
 COLUMNS = ("config", "measure", "score", "unknown_set", "mean", "deviation", "runs")
 PAIRED = ("difference", "difference_deviation", "pairs")
-_RATES = {
-    "closed_set_accuracy": "closed set",
-    "total_accuracy": "total",
-    "openauc": "OpenAUC",
-    "oscr": "OSCR",
-}
 
 
 class Finished(NamedTuple):
@@ -72,19 +68,21 @@ def write_tables(runs: Sequence[Finished], count: str, folder: Path, *, say: boo
                 paired = one.paired.get(measure, ("", "", ""))
                 writer.writerow([one.name, measure.name, measure.score, measure.unknown_set, *mean, *paired])
     sets = unknown_sets(groups)
+    path = folder / "study.html"
     page = render(
         "study.html.j2",
         groups=groups,
-        runs=[(run, run.folder.relative_to(folder).as_posix()) for run in runs],
+        runs=[(run, link(path, run.folder / "report.html")) for run in runs],
         count=count,
         rates=RATES,
         sets=sets,
+        titles=titles(sets),
         rows=[(one, headline(one, sets)) for one in groups],
         scores=[(one, score_rows(one, sets)) for one in groups],
         shown=shown,
         name=folder.name,
     )
-    write_text(folder / "study.html", page)
+    write_text(path, page)
     if say:
         print_groups(groups, f"{count}, mean ± deviation, percent")
-    return [folder / "study.csv", folder / "study.html"]
+    return [folder / "study.csv", path]

@@ -91,6 +91,10 @@ def test_a_comparison_leads_to_the_reports(tab, run, tmp_path, width):
     page = (tmp_path / "out" / "comparison.html").as_uri()
     tab.open(page, width)
     assert tab.overflow() <= 0
+    right = tab.js(
+        "Math.max(...[...document.querySelectorAll('td')].map((d) => d.getBoundingClientRect().right))"
+    )
+    assert right <= width  # nothing hides behind a scroll bar
     links = tab.js("[...document.querySelectorAll('#runs a')].map((a) => [a.textContent, a.href])")
     assert [text for text, _ in links] == [f"{run.parent.name}/version_0", "a #1% <b>/version_0"]
     for (_, href), folder in zip(links, (run, other), strict=True):
