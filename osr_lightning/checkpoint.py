@@ -20,7 +20,7 @@ import torch
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
 from osr_lightning.migrate import VERSION, migrate
-from osr_lightning.models.dropout import MaskedDropout, give_dropout
+from osr_lightning.models.dropout import give_dropout
 from osr_lightning.models.factory import NetworkLike, Recipe, build_network, origin, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind, MCDropout
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
@@ -30,6 +30,7 @@ from osr_lightning.recogniser import Recogniser
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
 from osr_lightning.scoring.threshold import Threshold
+from osr_lightning.weights import take_weights
 from osr_lightning.writing import write_bytes
 
 PREFIX = "recogniser."
@@ -62,11 +63,8 @@ def load(
         kept = checkpoint["recogniser"]
         recogniser = build(kept["recipe"], Facts.from_dict(kept["facts"]), network=network, trust=trust)
         weights = {k.removeprefix(PREFIX): v for k, v in checkpoint["state_dict"].items()}
-        check_weights(recogniser, weights)
-        recogniser.load_state_dict(weights)
+        take_weights(recogniser, weights)
         recogniser.eval()
-        with torch.inference_mode():  # what does not fit together shows now, not with the first image
-            recogniser.describe(torch.zeros(1, *recogniser.facts.input_shape, dtype=torch.uint8))
     return recogniser.to(device)
 
 
@@ -202,47 +200,3 @@ def default_network(kind: str) -> Recipe:
     recipe = saved_recipe(MCDropoutCNN if kind == "mc_dropout" else BaselineCNN)
     assert recipe is not None
     return recipe
-
-
-def mask_names(recogniser: Recogniser) -> set[str]:
-    """The entries of its state dict that hold dropout masks, which a seed determines."""
-    return {
-        f"{prefix}.{name}"
-        for prefix, module in recogniser.named_modules()
-        if isinstance(module, (MCDropout, MaskedDropout))
-        for name, _ in module.named_buffers(recurse=False)
-    }
-
-
-def check_weights(recogniser: Recogniser, weights: dict[str, Any]) -> None:
-    """Make a state dict of one that was saved, in place: without what this recogniser does not have.
-
-    Detectors take whatever fit is there, or none. Masks of another seed or number stay as they were drawn.
-
-    Raises:
-        UserError: where the weights are not those of this network.
-    """
-    own, masks = recogniser.state_dict(), mask_names(recogniser)
-    if odd := [name for name in weights if not isinstance(name, str)]:
-        raise UserError(f"a weight is named {odd[0]!r}, which is no text; the checkpoint is damaged")
-    if "threshold._extra_state" not in weights:
-        raise UserError("the checkpoint has no calibration records; it is damaged, or was written by half")
-    for name in list(weights):
-        if name.startswith("detectors.") and name.split(".")[1] not in recogniser.detectors:
-            del weights[name]
-    for name, value in own.items():
-        if name.startswith("detectors.") or not isinstance(value, torch.Tensor):
-            continue
-        found = weights.get(name)
-        same = isinstance(found, torch.Tensor) and found.shape == value.shape
-        if name in masks and not same:
-            weights[name] = value
-            continue
-        if not same:
-            what = f"has shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else "is missing"
-            raise UserError(
-                f"{name} {what} in the checkpoint, but has shape {tuple(value.shape)} in the model; "
-                "leave --config and --model out to build the checkpoint's own model"
-            )
-    if strangers := [n for n in weights if n not in own and not n.startswith("detectors.")]:
-        raise UserError(f"the checkpoint has {strangers[0]}, which the model lacks; give it its own network")

@@ -175,7 +175,7 @@ class RecogniserModule(LightningModule):
         Raises:
             UserError: for a checkpoint of another class, of other sizes or classes, or damaged.
         """
-        restoring.prepare(self, checkpoint, trust=getattr(self._trainer, "trust_checkpoint", False))
+        restoring.restore(self, checkpoint, trust=getattr(self._trainer, "trust_checkpoint", False))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

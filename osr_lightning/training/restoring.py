@@ -11,6 +11,7 @@ from osr_lightning.data.audit import read_seen
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts, same_classes
 from osr_lightning.migrate import migrate
+from osr_lightning.weights import mask_names, take_weights
 
 if TYPE_CHECKING:
     from osr_lightning.training.module import RecogniserModule
@@ -25,8 +26,8 @@ _CLASSES = {
 }
 
 
-def prepare(model: RecogniserModule, checkpoint: dict[str, Any], *, trust: bool) -> None:
-    """Build the model for a checkpoint, and fit the checkpoint's state dict to the model, in place.
+def restore(model: RecogniserModule, checkpoint: dict[str, Any], *, trust: bool) -> None:
+    """Build the model for a checkpoint and take its weights; the checkpoint's become the model's, in place.
 
     Raises:
         UserError: for a checkpoint of another class, of other sizes or classes, or damaged.
@@ -50,16 +51,10 @@ def prepare(model: RecogniserModule, checkpoint: dict[str, Any], *, trust: bool)
         if name.startswith(checkpoints.PREFIX)
     }
     if recipe.get("mask_seed") != model.sampler_options().get("mask_seed"):  # others were asked for
-        masks = checkpoints.mask_names(model.trained)
+        masks = mask_names(model.trained)
         weights = {name: value for name, value in weights.items() if name not in masks}
-    checkpoints.check_weights(model.trained, weights)
+    take_weights(model.trained, weights)
     checkpoint["state_dict"] = {checkpoints.PREFIX + name: value for name, value in weights.items()}
-
-
-def restore(model: RecogniserModule, checkpoint: dict[str, Any], *, trust: bool) -> None:
-    """`prepare`, and take the weights."""
-    prepare(model, checkpoint, trust=trust)
-    model.load_state_dict(checkpoint["state_dict"])
 
 
 def load(

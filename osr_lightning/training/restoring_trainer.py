@@ -96,4 +96,4 @@ class RestoringTrainer(Trainer):
             return  # a word, as best, names one that was written here
         checkpoint = checkpoints.read(ckpt_path)
         if model.recogniser is None:
-            restoring.prepare(model, checkpoint, trust=self.trust_checkpoint)
+            restoring.restore(model, checkpoint, trust=self.trust_checkpoint)

@@ -75,7 +75,7 @@ def page(tab):
 def served(recogniser, folder):
     save(recogniser, folder / "any.ckpt")
     app = build_app(open_backend(str(folder / "any.ckpt"), device="cpu"))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
