@@ -25,7 +25,7 @@ from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.options import Options
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class RecogniserModule(LightningModule):

@@ -65,7 +65,7 @@ class Guard:
             left = begin + self.limits.body_seconds - time.perf_counter()
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, left))
-            except asyncio.TimeoutError as error:
+            except TimeoutError as error:
                 raise HTTPException(
                     408,
                     f"the body did not arrive within {self.limits.body_seconds:g} seconds: send it faster",
