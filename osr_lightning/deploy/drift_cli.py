@@ -141,10 +141,11 @@ def write(folder: Path, record: dict[str, object], found: Drift, known: Referenc
 def show(found: Drift, known: Reference, scores: Scores) -> None:
     """Print what was found."""
     from rich.console import Console
-    from rich.table import Table
+
+    from osr_lightning.evaluation.printing import new_table
 
     console, share, distribution = Console(highlight=False, markup=False), found.share, found.distribution
-    table = Table("", "calibration", "predictions", "no alarm", "p-value")
+    table = new_table(console, "", "calibration", "predictions", "no alarm", "p-value")
     table.add_row("images", f"{known.calibration.count_known:,}", f"{share.images:,}", "", "")
     table.add_row(
         "called unknown",

@@ -14,6 +14,7 @@ from osr_lightning.errors import UserError, one_line
 from osr_lightning.evaluation.bootstrap import interval, resample
 from osr_lightning.evaluation.groups import Group, group, headline, print_groups, titles, unknown_sets
 from osr_lightning.evaluation.places import link, short_names
+from osr_lightning.evaluation.printing import new_table
 from osr_lightning.evaluation.render import is_number, percent, rate, read_results, render, text
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.facts import same_classes
@@ -109,10 +110,9 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
 def print_comparison(comparison: Comparison) -> None:
     """Print both tables to the console, the runs by number so that the numbers fit 80 columns."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False, markup=False)
-    table = Table("run", "closed", "known", "unknown", "total", "AUROC", "FPR95", "test s")
+    table = new_table(console, "run", "closed", "known", "unknown", "total", "AUROC", "FPR95", "test s")
     for number, row in enumerate(comparison.rows, start=1):
         warning = ", optimistic: test images chose it" if row["optimistic"] else ""
         decision = f"{text(row['score'])} > {text(row['threshold'])}{warning}"
@@ -131,7 +131,7 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(table)
     if comparison.differences:
         title = "difference from run 1 in points of a hundred, 95% interval"
-        table = Table("run", "known", "unknown", "total", "AUROC", title=title)
+        table = new_table(console, "run", "known", "unknown", "total", "AUROC", title=title)
         for number, entry in enumerate(comparison.differences, start=2):
             table.add_row(str(number), *(difference(entry, name) for name in DIFFERENCES))
         console.print(table)

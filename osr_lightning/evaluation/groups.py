@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from osr_lightning.errors import one_line
 from osr_lightning.evaluation.grouping import ALL, Mean, Measure, differences, means, measures, shown
+from osr_lightning.evaluation.printing import new_table
 
 RATES = {"closed_set_accuracy": "closed set", "total_accuracy": "total", "openauc": "OpenAUC", "oscr": "OSCR"}
 
@@ -82,11 +83,10 @@ def score_rows(group: Group, sets: Sequence[str]) -> list[tuple[str, list[str]]]
 def print_groups(groups: Sequence[Group], title: str) -> None:
     """Print a line per recipe."""
     from rich.console import Console
-    from rich.table import Column, Table
 
     console = Console(markup=False, highlight=False)
     sets = unknown_sets(groups)
-    table = Table(Column(overflow="fold"), "runs", *titles(sets), title=title)
+    table = new_table(console, "", "runs", *titles(sets), title=title)
     for group in groups:
         table.add_row(one_line(group.name), str(group.runs), *headline(group, sets))
     console.print(table)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from osr_lightning.errors import one_line
+from osr_lightning.evaluation.printing import new_table
 
 MOST_CLASSES = 20  # that are named on the console; the report has all
 
@@ -18,7 +18,9 @@ def print_summary(results: dict[str, Any], folder: Path | None) -> None:
     console = Console(markup=False)  # names may hold brackets
     title = results["experiment"] if folder is None else f"{results['experiment']} ({folder})"
     unknown = results["unknown"]
-    table = Table("", "images", "accuracy", *(("AUROC", "FPR95 known") if unknown else ()), title=title)
+    table = new_table(
+        console, "", "images", "accuracy", *(("AUROC", "FPR95 known") if unknown else ()), title=title
+    )
     closed, pooled = results["closed_set"], results["open_set"]
 
     def row(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # the images are in memory
+    ".*when logging on epoch level in distributed setting.*",  # torchmetrics' values are of all processes
     ".*is smaller than the logging interval.*",  # metrics are logged once an epoch
     ".*LeafSpec.* is deprecated.*",  # between Lightning and torch
     ".*lightning_logs.* exists and is not empty.*",  # a resumed run goes on in its own folder

@@ -50,6 +50,17 @@ def test_it_says_the_numbers_and_where_everything_is(capsys):
     assert str(Path("lightning_logs", "run", "report.html")) in text
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_every_number_is_whole_in_any_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = printed(capsys).partition("threshold")[0]
+    assert {"1,000", "90.00%", "11.00%", "70", "0.5000", "12.00%", "0.1500"} <= set(
+        table.replace("│", " ").split()
+    )
+    assert max(map(len, table.splitlines())) <= columns
+    assert "…" not in table
+
+
 def test_without_warnings_there_are_none(capsys):
     threshold = {"value": 1.0, "method": "fixed", "calibrated_on": "nothing", "optimistic": False}
     text = printed(capsys, threshold=threshold, warnings=[])
