@@ -387,7 +387,7 @@ def test_openmax_revises_only_the_largest_logits(top):
         detector.shape.numpy(),
         scale=detector.scale.numpy(),
     )
-    rank = 4 - torch.from_numpy(scipy.stats.rankdata(logits.numpy(), axis=1))  # 0 is the largest
+    rank = 4 - torch.from_numpy(scipy.stats.rankdata(logits.double().numpy(), axis=1))  # 0 is the largest
     moved = logits.double() * (1 - rank / top).clamp(min=0) * double(shares)
     close(detector(seen(features, logits)), moved.sum(1) - (logits - moved).logsumexp(1))
 
