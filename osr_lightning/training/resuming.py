@@ -139,9 +139,8 @@ def _try(schedule: LRScheduler) -> None:
         for weight in group["params"]:
             weight.grad = torch.zeros_like(weight)
             kept = [value for value in copied.optimizer.state[weight].values() if isinstance(value, Tensor)]
-            if any(
-                value.ndim and value.shape != weight.shape for value in kept
-            ):  # torch reads past their end
+            # else torch reads past their end
+            if any(value.ndim and value.shape != weight.shape for value in kept):
                 raise UserError("its optimizer's moments are of other shapes than the weights")
     copied.optimizer.step()
     if copied.last_epoch < getattr(copied, "total_steps", math.inf):  # one that is over has no further step
