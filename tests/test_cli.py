@@ -330,6 +330,16 @@ def test_the_overview_loads_neither_torch_nor_figures():
     assert done.stdout.endswith("False\n")
 
 
+def test_a_command_collects_its_own_garbage_and_not_its_imports():
+    code = (
+        "import gc, sys; from osr_lightning import __main__, completing; sys.argv[1:] = ['completion']\n"
+        "def work(_): print(gc.isenabled(), gc.get_freeze_count() > 1000)\n"
+        "completing.main = work; __main__.process(); print(len(gc.get_objects()) < 1000)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["True", "True", "True"]
+
+
 def test_a_leak_that_is_allowed_marks_the_results(trained, tiny_root, tmp_path):
     from osr_lightning.data.datamodule import OpenSetDataModule
 

@@ -15,7 +15,7 @@ from osr_lightning.evaluation.bootstrap import interval, resample
 from osr_lightning.evaluation.groups import Group, group, headline, print_groups, titles, unknown_sets
 from osr_lightning.evaluation.places import link, short_names
 from osr_lightning.evaluation.printing import new_table
-from osr_lightning.evaluation.render import is_number, percent, rate, read_results, render, text
+from osr_lightning.evaluation.render import is_number, percent, rate, read_results, render, seconds, text
 from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.facts import same_classes
 from osr_lightning.files import as_text
@@ -126,7 +126,7 @@ def print_comparison(comparison: Comparison) -> None:
             *(percent(row[f"{name}_accuracy"]) for name in ("closed_set", "known", "unknown", "total")),
             rate(row["auroc"]),
             percent(row["fpr95_known"]),
-            text(row["test_s"]),
+            seconds(row["test_s"]),
         )
     console.print(table)
     if comparison.differences:

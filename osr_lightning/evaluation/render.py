@@ -102,6 +102,7 @@ def render(template: str, **values: object) -> str:
         "rate": rate,
         "count": count,
         "general": general,
+        "seconds": seconds,
         "text": text,
     }
     return environment.get_template(template).render(**values)
@@ -120,6 +121,11 @@ def rate(value: object) -> str:
 def count(value: object) -> str:
     """A count with separated thousands."""
     return f"{value:,.0f}" if is_number(value) else NOTHING
+
+
+def seconds(value: object) -> str:
+    """A time with two decimals."""
+    return f"{value:.2f}" if is_number(value) else NOTHING
 
 
 def general(value: object) -> str:
