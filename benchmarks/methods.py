@@ -1,14 +1,16 @@
-"""Every score, plain network and MC dropout, on many unknown sets and on both published class splits.
+"""Every score and detector, by a plain network and MC dropout, on many unknown sets and on class splits.
 
-Trains with `osr study`: configs/near_far.yaml as it is (MC dropout) and with a plain network, for each seed,
-and configs/open_set/mnist.yaml on the five splits of arpl and the five of neal. No unknown image is seen
-before the test. Writes docs/results.md; started again with the same --folder it goes on where it was stopped.
+Trains with `osr study --ensemble`: configs/near_far.yaml, and configs/open_set/mnist.yaml on the five splits
+of arpl and the five of neal, each as it is (MC dropout) and with a plain network, for each seed. No unknown
+image is seen before the test. Writes docs/results.md; started again with the same --folder it goes on from
+where it was stopped.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from osr_lightning.scoring.detectors import DETECTORS
 ROOT = Path(__file__).parents[1]
 KINDS = {"plain": "BaselineClassifier", "MC dropout": "MCDropoutClassifier"}
 SPLITS = ("arpl", "neal")
+NEAR = "near_far"
 QUIET = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
@@ -50,13 +53,13 @@ PUBLISHED = {
     ],
 }
 Found = dict[Measure, Mean]
+Tables = dict[str, dict[str, Found]]  # by `NEAR` or a name of class splits, then by kind of network
 
 
 def main() -> None:
     parser = new_parser(__doc__, "methods", repeats=5)
     parser.add_argument("--notmnist", type=Path, help="notMNIST's test images; data-root/notmnist_test.npz")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--splits-seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="also of each class split")
     parser.add_argument("--epochs", type=int, help="those of the configs if not given")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "results" / "methods")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="goes here")
@@ -66,18 +69,17 @@ def main() -> None:
     known = [f"--data.root={arguments.data_root}", f"--trainer.default_root_dir={arguments.folder}", *QUIET]
     if arguments.epochs is not None:
         known.append(f"--trainer.max_epochs={arguments.epochs}")
-    near = [
-        *near_options(arguments.data_root, arguments.notmnist),
-        f"--model.detectors={list(DETECTORS)}",
-    ]
-    tables: dict[str, Found] = {}
+    known.append(f"--model.detectors={list(DETECTORS)}")
+    near = near_options(arguments.data_root, arguments.notmnist)
+    tables: Tables = {name: {} for name in (NEAR, *SPLITS)}
     for kind, name in KINDS.items():
-        options = [f"--model.class_path={name}", *near, *known]
-        tables[kind] = study(arguments.folder, name, ROOT / "configs/near_far.yaml", arguments.seeds, options)
-    for splits in SPLITS:
-        config = ROOT / "configs/open_set/mnist.yaml"
-        options = ["--splits", splits, *known]
-        tables[splits] = study(arguments.folder, splits, config, arguments.splits_seeds, options)
+        options = [f"--model.class_path={name}", *known]
+        config = ROOT / "configs" / "near_far.yaml"
+        tables[NEAR] |= study(arguments, kind, name, config, [*near, *options])
+        for splits in SPLITS:
+            config = ROOT / "configs" / "open_set" / "mnist.yaml"
+            words = ["--splits", splits, *options]
+            tables[splits] |= study(arguments, kind, f"{splits}-{name}", config, words)
     costs = cost(arguments.folder, arguments.seeds[0], arguments.repeats)
     page = write(tables, costs, arguments)
     arguments.page.write_text(page, encoding="utf-8")
@@ -100,11 +102,20 @@ def run_osr(words: list[str]) -> None:
         raise SystemExit(status)
 
 
-def study(folder: Path, name: str, config: Path, seeds: Sequence[int], options: Sequence[str]) -> Found:
-    """Run one study, and give the means of what its runs reached."""
-    run_osr(["study", str(config), "--seeds", *map(str, seeds), "--name", name, *options])
-    runs = sorted((folder / "lightning_logs" / name).glob("*/results.json"))
-    return means(measures(read_results(run.parent)) for run in runs)
+def study(
+    arguments: Namespace, kind: str, name: str, config: Path, options: Sequence[str]
+) -> dict[str, Found]:
+    """Run one study, and give the means of what its runs reached: alone, and the seeds joined."""
+    count = len(arguments.seeds)
+    joins = ["--ensemble"] if count > 1 else []
+    seeds = map(str, arguments.seeds)
+    run_osr(["study", str(config), "--seeds", *seeds, *joins, "--name", name, *options])
+    runs = arguments.folder / "lightning_logs" / name
+    ways = {kind: "*-seed*", **({f"{kind}, {count} joined": f"*-ensemble{count}"} if joins else {})}
+    return {
+        title: means(measures(read_results(path)) for path in sorted(runs.glob(pattern)))
+        for title, pattern in ways.items()
+    }
 
 
 def cost(folder: Path, seed: int, repeats: int) -> dict[str, float]:
@@ -135,25 +146,25 @@ def timed(function, images: torch.Tensor) -> float:  # noqa: ANN001 - an image b
     return time.perf_counter() - begin
 
 
-def write(tables: dict[str, Found], costs: dict[str, float], arguments) -> str:  # noqa: ANN001
+def write(tables: Tables, costs: dict[str, float], arguments: Namespace) -> str:
     """The page."""
     seeds = " ".join(map(str, arguments.seeds))
     lines = [
         "# Results",
         "",
-        "Written by `python benchmarks/methods.py --data-root DATA`"
-        f" (seeds {seeds}; {len(arguments.splits_seeds)} per class split).",
+        f"Written by `python benchmarks/methods.py --data-root DATA` (seeds {seeds}).",
         "No unknown image is seen before the test. AUROC, FPR95 (unknown images accepted when 95% of the",
-        "known ones are) and accuracies in percent, mean ± sample standard deviation over seeds, or splits.",
+        "known ones are) and accuracies in percent, mean ± sample standard deviation over seeds and splits.",
+        "*Joined* is `osr ensemble` of the seeds.",
         "",
         "## Digits against many unknown sets",
         "",
     ]
-    for kind in KINDS:
-        found = tables[kind]
+    for kind, found in tables[NEAR].items():
         accuracy = shown(found.get(Measure("closed_set_accuracy", "", "")))
         lines += [f"### {kind}: closed-set accuracy {accuracy}", "", *score_table(found), ""]
-    lines += ["## Six digits known, four unknown", "", *split_table(tables), ""]
+    for splits in SPLITS:
+        lines += [f"## Six digits known, four unknown: `{splits}`", "", *split_table(tables[splits]), ""]
     lines += ["## Cost of a decision", "", "| | passes of the plain network |", "|---|---|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in costs.items()]
     for title, rows in PUBLISHED.items():
@@ -176,16 +187,16 @@ def score_table(found: Found) -> list[str]:
 
 
 def split_table(tables: dict[str, Found]) -> list[str]:
-    lines = ["| | " + " | ".join(SPLITS) + " |", "|---|" + "---|" * len(SPLITS)]
-    for title, measure in {
+    lines = ["| | " + " | ".join(tables) + " |", "|---|" + "---|" * len(tables)]
+    rows = {
         "closed-set accuracy": Measure("closed_set_accuracy", "", ""),
         "OpenAUC": Measure("openauc", "", ALL),
         "OSCR": Measure("oscr", "", ALL),
-    }.items():
-        lines.append(f"| {title} | {' | '.join(shown(tables[s].get(measure)) for s in SPLITS)} |")
-    for score in dict.fromkeys(m.score for m in tables[SPLITS[0]] if m.name == "auroc"):
-        cells = [shown(tables[s].get(Measure("auroc", score, ALL))) for s in SPLITS]
-        lines.append(f"| AUROC of `{score}` | {' | '.join(cells)} |")
+    }
+    scores = dict.fromkeys(m.score for found in tables.values() for m in found if m.name == "auroc")
+    rows |= {f"AUROC of `{score}`": Measure("auroc", score, ALL) for score in scores}
+    for title, measure in rows.items():
+        lines.append(f"| {title} | {' | '.join(shown(found.get(measure)) for found in tables.values())} |")
     return lines
 
 

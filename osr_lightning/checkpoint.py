@@ -21,10 +21,11 @@ from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
 from osr_lightning.migrate import VERSION, migrate
 from osr_lightning.models.dropout import give_dropout
+from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import NetworkLike, Recipe, build_network, origin, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind, MCDropout
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
-from osr_lightning.models.sampling import Ensemble, Sampler, Single
+from osr_lightning.models.sampling import Sampler, Single
 from osr_lightning.models.split import split
 from osr_lightning.recogniser import Recogniser
 from osr_lightning.scoring.detectors import DETECTORS

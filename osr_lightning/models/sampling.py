@@ -72,9 +72,9 @@ class Sampler(nn.Module):
         return logits
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        """The layers worth a look at, in order: the network's blocks, and penultimate if it has that."""
-        return (*self.network.blocks, *(() if self.network.last is None else (PENULTIMATE,)))
+    def layers_by_network(self) -> tuple[tuple[str, ...], ...]:
+        """Each network's layers worth a look at, in order: its blocks, and penultimate if it has that."""
+        return ((*self.network.blocks, *(() if self.network.last is None else (PENULTIMATE,))),)
 
     @property
     def last_layer(self) -> nn.Linear:
@@ -178,67 +178,6 @@ class Single(Sampler):
         features, early = self._trunk(images, layers)
         logits, late = self._finish(features.unsqueeze(0), 0, 0 if layers else None)
         return Sampled(logits, early | late)
-
-
-class Ensemble(Sampler):
-    """Several samplers whose samples stand side by side on the axis ``S``.
-
-    Features of a layer are the members' end to end; logits of the pass without dropout are their mean.
-
-    Args:
-        members: at least one; each is a network trained by itself.
-    """
-
-    def __init__(self, members: Sequence[Sampler]) -> None:
-        super().__init__()
-        if not members:
-            raise UserError("an ensemble needs at least one member")
-        self.members = nn.ModuleList(members)
-        self.num_samples = sum(member.num_samples for member in members)
-
-    def forward(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
-        """Logits ``(S, B, K)`` of all members' samples in turn, and their features."""
-        found: list[Sampled] = [member(images, layers) for member in self.members]
-        features = {
-            name: torch.stack([one.features[name] for one in found]).mean(0)
-            if name == LOGITS
-            else torch.cat([one.features[name] for one in found], dim=1)
-            for name in found[0].features
-        }
-        return Sampled(torch.cat([one.logits for one in found]), features)
-
-    def training_logits(self, images: Tensor) -> Tensor:
-        """There are none.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(NOT_TRAINED)
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Those that all members have."""
-        each = [cast(Sampler, member).layers for member in self.members]
-        return tuple(name for name in each[0] if all(name in names for names in each))
-
-    @property
-    def last_layer(self) -> nn.Linear:
-        """One layer that makes the mean logits of the features end to end."""
-        layers = [cast(Sampler, member).last_layer for member in self.members]
-        weight = torch.cat([layer.weight for layer in layers], dim=1) / len(layers)
-        # without initial values, which would be drawn from the global generator
-        merged: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-            nn.Linear, weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype
-        )
-        zero = torch.zeros_like(layers[0].weight[:, 0])
-        biases: list[Tensor] = [zero if layer.bias is None else layer.bias for layer in layers]
-        merged.weight.data, merged.bias.data = weight.data, torch.stack(biases).mean(0).data
-        return merged
-
-    def restart(self) -> None:
-        """Each member begins again."""
-        for member in self.members:
-            cast(Sampler, member).restart()
 
 
 def pooled_name(layer: str) -> str:

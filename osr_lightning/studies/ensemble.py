@@ -19,8 +19,9 @@ from osr_lightning.cli import OpenSetCLI
 from osr_lightning.data.audit import Seen, read_seen
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
+from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import Recipe, origin
-from osr_lightning.models.sampling import Ensemble, Sampler
+from osr_lightning.models.sampling import Sampler
 from osr_lightning.recogniser import Recogniser
 from osr_lightning.settings import is_trusted
 from osr_lightning.studies.arguments import parse

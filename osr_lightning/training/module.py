@@ -15,9 +15,10 @@ from osr_lightning.data.batch import Batch
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.facts import Facts
+from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
 from osr_lightning.models.networks import SplitNetwork
-from osr_lightning.models.sampling import Ensemble, Sampler
+from osr_lightning.models.sampling import Sampler
 from osr_lightning.recogniser import Recogniser, not_fitted
 from osr_lightning.training import restoring
 from osr_lightning.training.defaults import Plan, plan

@@ -12,9 +12,10 @@ from torch import nn
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.dropout import active_dropouts
+from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.mc_dropout import MCDropout
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN, SplitNetwork
-from osr_lightning.models.sampling import Ensemble, Single
+from osr_lightning.models.sampling import Single
 from osr_lightning.models.split import split
 
 DEVICES = [
@@ -620,14 +621,29 @@ def test_an_ensembles_samples_stand_side_by_side():
     sampler, members = ensemble()
     images = images_of(5)
     assert sampler.num_samples == 6
-    found = sampler(images, ("penultimate", "logits", "0"))
+    found = sampler(images, ("penultimate", "logits", "0", "1:penultimate", "2:0/pooled"))
     alone = [member(images, ("penultimate", "logits", "0")) for member in members]
     close(found.logits, torch.cat([one.logits for one in alone]))
     for layer in ("penultimate", "0"):
         close(found.features[layer], torch.cat([one.features[layer] for one in alone], dim=1))
     assert found.features["penultimate"].shape == (5, 120 + 7 + 120)
     close(found.features["logits"], sum(one.features["logits"] for one in alone) / 3)
+    close(found.features["1:penultimate"], alone[1].features["penultimate"])
+    pooled = members[2](images, ("0/pooled",)).features["0/pooled"]
+    close(found.features["2:0/pooled"], pooled)
     assert not sampler(images).features
+
+
+def test_layers_of_an_ensembles_networks():
+    sampler, members = ensemble()
+    nested = Ensemble([sampler, members[0]])
+    own = [*members[0].layers_by_network[0]]
+    assert nested.layers_by_network[1] == tuple(f"0:1:{name}" for name in own)
+    assert nested.layers_by_network[3] == tuple(f"1:{name}" for name in own)
+    images = images_of(5)
+    found = nested(images, ("0:1:penultimate", "1:penultimate")).features
+    close(found["0:1:penultimate"], members[1](images, ("penultimate",)).features["penultimate"])
+    close(found["1:penultimate"], members[0](images, ("penultimate",)).features["penultimate"])
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -8,9 +8,10 @@ import scipy.stats
 import torch
 
 from osr_lightning.errors import UserError
+from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.mc_dropout import MCDropout
 from osr_lightning.models.networks import BaselineCNN, ConvNet, MCDropoutCNN
-from osr_lightning.models.sampling import LOGITS, PENULTIMATE, Ensemble, Single
+from osr_lightning.models.sampling import LOGITS, PENULTIMATE, Single
 from osr_lightning.models.split import split
 from osr_lightning.scoring.detectors import LOG_PROBABILITY
 from osr_lightning.scoring.detectors import fisher as module
@@ -279,8 +280,8 @@ SAMPLERS = {
     "many channels": (lambda: Single(BaselineCNN(4, image_size=9, channels=(200,))), [200, 120]),
     "no blocks": (plain, [12]),
     "no linear layer": (without_linear_layer, []),
-    "ensemble": (lambda: Ensemble([Single(BaselineCNN(4)), Single(BaselineCNN(4))]), [288, 240]),
-    "unlike members": (lambda: Ensemble([Single(BaselineCNN(4)), plain()]), [132]),
+    "ensemble": (lambda: Ensemble([Single(BaselineCNN(4)), Single(BaselineCNN(4))]), [144, 120] * 2),
+    "unlike members": (lambda: Ensemble([Single(BaselineCNN(4)), plain()]), [144, 120, 12]),
 }
 
 
@@ -291,6 +292,8 @@ def test_layers_of_every_kind_of_network(kind):
     sampler = make().eval()
     shape = {"colour": (3, 32, 32), "many channels": (1, 9, 9)}.get(kind, (1, 28, 28))
     detector = Fisher.of(sampler)
+    networks = 2 if isinstance(sampler, Ensemble) else 1
+    assert detector.weights == (1, *[1 / networks] * len(widths))
 
     def look(seed):
         pictures = torch.randn(40, *shape, generator=torch.Generator().manual_seed(seed))

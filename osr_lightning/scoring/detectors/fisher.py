@@ -70,10 +70,17 @@ class Fisher(Detector):
 
         A network without named blocks has only that, and one that does not end in an ``nn.Linear`` neither.
         What lies between says little more: of MNIST's digits, its ``-log p`` is correlated by 0.7 or more
-        with each of the others', theirs by 0.5 to 0.75.
+        with each of the others', theirs by 0.5 to 0.75. Of an ensemble, the mean over its members counts.
         """
-        first = [pooled_name(name) for name in sampler.layers[:1] if name != PENULTIMATE]
-        return cls([*first, *(name for name in sampler.layers[-1:] if name == PENULTIMATE)])
+        layers: list[str] = []
+        weights = [1.0]
+        networks = sampler.layers_by_network
+        for names in networks:
+            first = [pooled_name(name) for name in names[:1] if not name.endswith(PENULTIMATE)]
+            own = [*first, *(name for name in names[-1:] if name.endswith(PENULTIMATE))]
+            layers += own
+            weights += [1 / len(networks)] * len(own)
+        return cls(layers, weights)
 
     def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
         assert held_out is not None
