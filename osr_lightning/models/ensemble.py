@@ -81,3 +81,8 @@ class Ensemble(Sampler):
         """Each member begins again."""
         for member in self.members:
             cast(Sampler, member).restart()
+
+
+def own_name(layer: str) -> str:
+    """What a member calls the layer itself: ``penultimate`` of ``"1:penultimate"``."""
+    return layer.rpartition(_OF)[2]

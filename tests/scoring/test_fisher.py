@@ -19,9 +19,8 @@ from osr_lightning.scoring.detectors.fisher import (
     Fisher,
     direction_and_length,
     gaussians,
-    surprise,
-    tail_slopes,
 )
+from osr_lightning.scoring.detectors.surprise import surprise, tail_slopes
 from osr_lightning.scoring.scores import generalized_entropy
 
 

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
+from osr_lightning.models.ensemble import own_name
 from osr_lightning.models.sampling import PENULTIMATE, Sampler, pooled_name
 from osr_lightning.scoring.detectors.base import LOG_PROBABILITY, Buffers, Detector, Seen
+from osr_lightning.scoring.detectors.surprise import surprise, tail_slopes
 from osr_lightning.scoring.scores import generalized_entropy
 
-_TAIL = 0.1  # share of the references that says how fast the tail falls
 _OWN = 2**23  # values of all classes' covariances, at most: 64 MB
 _ROWS = 8  # images of one class that are worked on together
 _SHORT = 1e-12  # the shortest length
@@ -76,8 +77,8 @@ class Fisher(Detector):
         weights = [1.0]
         networks = sampler.layers_by_network
         for names in networks:
-            first = [pooled_name(name) for name in names[:1] if not name.endswith(PENULTIMATE)]
-            own = [*first, *(name for name in names[-1:] if name.endswith(PENULTIMATE))]
+            first = [pooled_name(name) for name in names[:1] if own_name(name) != PENULTIMATE]
+            own = [*first, *(name for name in names[-1:] if own_name(name) == PENULTIMATE)]
             layers += own
             weights += [1 / len(networks)] * len(own)
         return cls(layers, weights)
@@ -156,47 +157,6 @@ def _whitening(covariance: Tensor) -> Tensor:
     lower = torch.linalg.cholesky(covariance)
     inverse: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
     return inverse.mT
-
-
-def tail_slopes(references: Tensor) -> Tensor:
-    """One over the mean excess of the largest tenth of each row of ``(R, n)``; ``(R,)``."""
-    largest = references[:, -max(2, math.ceil(_TAIL * references.shape[1])) :]
-    excess = largest.mean(1) - largest[:, 0]
-    spread = references[:, -1] - references[:, 0]
-    # equal references have no scale
-    scale = torch.where(excess > 0, excess, torch.where(spread > 0, spread, 1.0))
-    return 1 / scale
-
-
-def surprise(statistics: Tensor, references: Tensor, slopes: Tensor) -> Tensor:
-    """``-log p`` of statistics ``(R, B)`` among sorted references ``(R, n)``, with slopes ``(R,)`` beyond."""
-    count = references.shape[1]
-    ranks = torch.arange(1, count + 1, device=references.device, dtype=references.dtype)
-    heights = -(-ranks / (count + 1)).log1p()  # above the i-th smallest are n + 1 - i of n + 1
-    right = _ranks(references, statistics).clamp(max=count - 1)
-    left = (right - 1).clamp(min=0)
-    low, high = references.gather(1, left), references.gather(1, right)
-    share = (statistics - low) / torch.where(high > low, high - low, 1.0)
-    between = heights[left] + share * (heights[right] - heights[left])
-    smallest, largest, slope = references[:, :1], references[:, -1:], slopes[:, None]
-    above = heights[-1] + (statistics - largest) * slope
-    below = heights[0] * ((statistics - smallest).clamp(max=0) * slope).exp()
-    inside = torch.where(statistics < smallest, below, between)
-    return torch.where(statistics >= largest, above, inside)
-
-
-def _ranks(references: Tensor, statistics: Tensor) -> Tensor:
-    """How many of the sorted references ``(R, n)`` are as small as each statistic ``(R, B)``; ``(R, B)``."""
-    if not torch.compiler.is_compiling():
-        return torch.searchsorted(references, statistics.contiguous(), right=True)
-    # ONNX has no search: first in which row of a square, then where in the row
-    side = math.isqrt(references.shape[1] - 1) + 1
-    filled = F.pad(references, (0, side * side - references.shape[1]), value=math.inf)
-    square = filled.view(-1, side, side)
-    row = ((square[:, :, 0, None] <= statistics[:, None]).sum(1) - 1).clamp(min=0)  # (R, B)
-    within = square.gather(1, row[..., None].expand(-1, -1, side))  # (R, B, side)
-    ranks: Tensor = row * side + (within <= statistics[..., None]).sum(2)
-    return ranks
 
 
 def _widen(x: Tensor, width: int) -> Tensor:
