@@ -6,8 +6,8 @@ in our default precision; the other side is notebook_protocol.py. Each is a proc
 time includes its start-up. t-SNE is left out of both and timed apart with --tsne: ours draws 2,000 images,
 the notebook all 12,000.
 
-With --recipe, configs/baseline.yaml and configs/mc_dropout.yaml run too, without figures: the time that our
-own recipe takes to the notebook's accuracy.
+With --recipe, configs/baseline.yaml and configs/mc_dropout.yaml run too, without figures and in one process,
+`osr study`: the time that our own recipe takes to the notebook's accuracy.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from common import Target, finish, interleave, new_parser, print_table, start
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS, NOTEBOOK, RECIPE = "ours", "notebook", "recipe"
+MODELS = ("baseline", "mc_dropout")
 BASELINE_ACCURACY, TOTAL_ACCURACY = 0.9884, 0.9886  # the notebook's own figures
 
 Run = dict[str, Any]  # seconds by phase, and results
@@ -49,49 +50,75 @@ def timed_process(command: list[str], **environment: str) -> float:
     return time.perf_counter() - begin
 
 
-def osr_run(config: str, arguments: argparse.Namespace, folder: Path, cache: Path, *options: str) -> float:
-    """One command `osr run`: wall seconds, start-up included."""
+def osr(command: list[str], arguments: argparse.Namespace, folder: Path, *options: str) -> float:
+    """One command of ours: wall seconds, start-up included."""
     return timed_process(
         [
-            *(sys.executable, "-m", "osr_lightning", "run"),
-            *("--config", str(ROOT / "configs" / config)),
+            *(sys.executable, "-m", "osr_lightning", *command),
             *("--trainer.default_root_dir", str(folder)),
             *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
             *("--data.root", str(arguments.data_root)),
             *("--evaluation.tsne_points", "0"),
             *options,
         ],
-        OSR_CACHE_DIR=str(cache),
+        # preprocessed pixels are kept from the first run to the second, but not from earlier ones
+        OSR_CACHE_DIR=str(folder / "cache"),
     )
 
 
-def our_runs(configs: str, arguments: argparse.Namespace, options: list[str], *, tsne: bool) -> Run:
-    """Both models; the phases of each as its results.json tells them."""
-    cifar = json.dumps({"cifar10": f"folder:{arguments.data_root}/cifar10/test"})
+def unknown_images(arguments: argparse.Namespace) -> list[str]:
+    return ["--data.unknown", json.dumps({"cifar10": f"folder:{arguments.data_root}/cifar10/test"})]
+
+
+def our_run(arguments: argparse.Namespace, options: list[str]) -> Run:
+    """Both models of the notebook, one command each."""
     phases: dict[str, float] = {}
     results: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        # preprocessed pixels are kept from the first command to the second, but not from earlier runs
-        folder, cache = Path(temporary), Path(temporary, "cache")
-        for model in ("baseline", "mc_dropout"):
+        folder = Path(temporary)
+        for model in MODELS:
             # the notebook judges its baseline on known digits alone
-            unknown = [] if (configs, model) == ("notebook/", "baseline") else ["--data.unknown", cifar]
-            wall = osr_run(f"{configs}{model}.yaml", arguments, folder / model, cache, *unknown, *options)
-            (run,) = folder.glob(f"{model}/lightning_logs/*/version_*")
-            found = json.loads((run / "results.json").read_text())
-            timing = found["timing"]
-            phases[f"fit {model}"] = timing["fit_s"]
-            phases[f"threshold, {model}"] = timing["calibrate_s"]
-            phases[f"test, {model}"] = timing["test_s"]
-            inside = timing["fit_s"] + timing["calibrate_s"] + timing["test_s"]
+            unknown = [] if model == "baseline" else unknown_images(arguments)
+            command = ["run", "--config", str(ROOT / "configs" / "notebook" / f"{model}.yaml")]
+            wall = osr(command, arguments, folder, "--trainer.experiment", model, *unknown, *options)
+            run = folder / "lightning_logs" / model / "version_0"
+            inside = read(run, model, phases, results)
             phases[f"start-up, figures and report, {model}"] = wall - inside
-            if model == "baseline":
-                results["baseline_accuracy"] = found["closed_set"]["accuracy"]
-            else:
-                results |= found["open_set"]
-                if tsne:
-                    phases["t-SNE"] = our_tsne(run)
+        if arguments.tsne:
+            phases["t-SNE"] = our_tsne(run)
     return {"seconds": phases, "results": results}
+
+
+def our_recipe(arguments: argparse.Namespace, options: list[str]) -> Run:
+    """Both models by our own recipe, in one command."""
+    phases: dict[str, float] = {}
+    results: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        configs = [str(ROOT / "configs" / f"{model}.yaml") for model in MODELS]
+        command = ["study", *configs, "--seeds", "0", "--name", RECIPE]
+        wall = osr(command, arguments, folder, *unknown_images(arguments), *options)
+        runs = folder / "lightning_logs" / RECIPE
+        inside = sum(read(runs / f"{model}-seed0", model, phases, results) for model in MODELS)
+        phases["start-up and report"] = wall - inside
+    return {"seconds": phases, "results": results}
+
+
+def read(run: Path, model: str, phases: dict[str, float], results: dict[str, float]) -> float:
+    """Enter a run's phases, as its results.json tells them, and its results; the phases' seconds in all."""
+    found = json.loads((run / "results.json").read_text())
+    timing = found["timing"]
+    own = {
+        f"fit {model}": timing["fit_s"],
+        f"threshold, {model}": timing["calibrate_s"],
+        f"test, {model}": timing["test_s"],
+    }
+    phases |= own
+    if model == "baseline":
+        results["baseline_accuracy"] = found["closed_set"]["accuracy"]
+    else:
+        results |= found["open_set"]
+    return sum(own.values())
 
 
 def our_tsne(run: Path) -> float:
@@ -139,7 +166,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="OPTION=VALUE",
-        help="more options of osr run, as a=b",
+        help="more options of osr study, as a=b",
     )
     parser.add_argument("--skip", nargs="+", choices=(OURS, NOTEBOOK), default=[], help="sides to leave out")
     return parser.parse_args()
@@ -157,9 +184,9 @@ def main() -> None:
         recipe += ["--trainer.max_epochs", str(arguments.recipe_epochs)]
     recipe += [f"--{option}" for option in arguments.recipe_options]
     sides: dict[str, Callable[[], Run]] = {
-        OURS: lambda: our_runs("notebook/", arguments, same, tsne=arguments.tsne),
+        OURS: lambda: our_run(arguments, same),
         NOTEBOOK: lambda: notebook_run(arguments),
-        RECIPE: lambda: our_runs("", arguments, recipe, tsne=False),
+        RECIPE: lambda: our_recipe(arguments, recipe),
     }
     left_out = {*arguments.skip, *([] if arguments.recipe else [RECIPE])}
     runs = interleave({n: side for n, side in sides.items() if n not in left_out}, arguments.repeats)

@@ -24,18 +24,22 @@ def tail_slopes(references: Tensor) -> Tensor:
 def surprise(statistics: Tensor, references: Tensor, slopes: Tensor) -> Tensor:
     """``-log p`` of statistics ``(R, B)`` among sorted references ``(R, n)``, with slopes ``(R,)`` beyond."""
     count = references.shape[1]
-    ranks = torch.arange(1, count + 1, device=references.device, dtype=references.dtype)
-    heights = -(-ranks / (count + 1)).log1p()  # above the i-th smallest are n + 1 - i of n + 1
     right = _ranks(references, statistics).clamp(max=count - 1)
     left = (right - 1).clamp(min=0)
     low, high = references.gather(1, left), references.gather(1, right)
     share = (statistics - low) / torch.where(high > low, high - low, 1.0)
-    between = heights[left] + share * (heights[right] - heights[left])
+    lower, upper = _height(left, count), _height(right, count)
+    between = lower + share * (upper - lower)
     smallest, largest, slope = references[:, :1], references[:, -1:], slopes[:, None]
-    above = heights[-1] + (statistics - largest) * slope
-    below = heights[0] * ((statistics - smallest).clamp(max=0) * slope).exp()
+    above = -math.log1p(-count / (count + 1)) + (statistics - largest) * slope
+    below = -math.log1p(-1 / (count + 1)) * ((statistics - smallest).clamp(max=0) * slope).exp()
     inside = torch.where(statistics < smallest, below, between)
     return torch.where(statistics >= largest, above, inside)
+
+
+def _height(index: Tensor, count: int) -> Tensor:
+    """``-log p`` of the references at these positions: at and above the one at 0 are ``n`` of ``n + 1``."""
+    return -(-(index.double() + 1) / (count + 1)).log1p()
 
 
 def _ranks(references: Tensor, statistics: Tensor) -> Tensor:
