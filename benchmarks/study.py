@@ -110,9 +110,8 @@ def our_recipe(arguments: argparse.Namespace, options: list[str]) -> Run:
         command = ["study", *map(str, configs), "--seeds", str(arguments.recipe_seed), "--name", RECIPE]
         wall = osr(command, arguments, folder, *unknown_images(arguments), *options)
         runs = folder / "lightning_logs" / RECIPE
-        inside = sum(
-            read(runs / f"{model}-seed{arguments.recipe_seed}", model, phases, results) for model in MODELS
-        )
+        for model in MODELS:
+            wall -= read(runs / f"{model}-seed{arguments.recipe_seed}", model, phases, results)
         phases["start-up and report"] = wall
     return {"seconds": phases, "results": results}
 
