@@ -20,6 +20,7 @@ from osr_lightning.models.torchvision_networks import Torchvision, classifier_na
 
 Recipe: TypeAlias = dict[str, Any]
 _MODELS = "torchvision.models."
+_OF_DATA = ("in_channels", "image_size")  # what a factory is told of the images
 NetworkLike: TypeAlias = nn.Module | Callable[..., nn.Module] | str | Mapping[str, Any]
 
 
@@ -107,7 +108,7 @@ def build_network(network: NetworkLike, facts: Facts, *, trust: bool = False) ->
             f"the network {name} says nothing of its arguments; give a class or function"
         ) from error
     kinds = [parameter.kind for parameter in parameters.values()]
-    offered = {"in_channels": facts.channels, "image_size": facts.image_size}
+    offered = dict(zip(_OF_DATA, (facts.channels, facts.image_size), strict=True))
     # the command line's parser puts None where a parameter without default is not given
     arguments = {k: v for k, v in arguments.items() if k not in offered or v is not None}
     given = {key: value for key, value in offered.items() if key in parameters} | arguments
@@ -190,11 +191,21 @@ def _open(network: Callable[..., nn.Module]) -> tuple[Callable[..., nn.Module], 
         return network, {}
     if network.func.__module__.partition(".")[0] == "jsonargparse":
         # the command line's parser binds its own function, and the class as its last argument
-        return network.args[-1], dict(network.keywords)
+        return network.args[-1], _without_defaults(network.args[-1], network.keywords)
     if network.args:
         return network, {}
     function, arguments = _open(network.func)
     return function, arguments | network.keywords
+
+
+def _without_defaults(factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what the parser filled in of an image's shape, which the data knows better."""
+    parameters = inspect.signature(factory).parameters
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in _OF_DATA or name not in parameters or value != parameters[name].default
+    }
 
 
 def _is_plain(value: object) -> bool:

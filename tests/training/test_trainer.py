@@ -126,6 +126,29 @@ def test_a_network_of_ones_own_needs_trust_to_come_back(tiny_root, tmp_path, mon
     assert MCDropoutClassifier.load_from_checkpoint(ckpt, trust=True).trained.facts.channels == 1
 
 
+@pytest.mark.parametrize(
+    ("network", "data_options", "shape"),
+    [
+        (["ConvNet", "--model.network.channels=[4,6]"], [], (1, 28)),
+        (["BaselineCNN"], ["--data.channels=3", "--data.image_size=20"], (3, 20)),
+        (["Torchvision", "--model.network.name=squeezenet1_1"], ["--data.image_size=40"], (1, 40)),
+    ],
+)
+def test_a_network_named_on_the_command_line_takes_the_shape_of_the_data(
+    tiny_root, tmp_path, network, data_options, shape
+):
+    """Not that of its own defaults, which the parser fills in."""
+    name, *options = network
+    command = ["run", "--model=BaselineClassifier", f"--model.network={name}", *options, *data_options]
+    command += [f"--data.root={tiny_root}", "--data.unknown={}", f"--trainer.default_root_dir={tmp_path}"]
+    assert main([*command, *FAST, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]) == 0
+    ckpt = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints" / "best.ckpt"
+    recogniser = load(ckpt)
+    assert recogniser.facts.input_shape == (shape[0], shape[1], shape[1])
+    first = next(m for m in recogniser.sampler.network.modules() if isinstance(m, torch.nn.Conv2d))
+    assert first.in_channels == shape[0]
+
+
 def test_a_module_made_in_python_is_given_again(tiny_root, tmp_path):
     trainer = quiet_trainer(tmp_path, max_epochs=1)
     trainer.run(MCDropoutClassifier(UserNet(10)), data(tiny_root, unknown={}))
