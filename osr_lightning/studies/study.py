@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby, product
 from pathlib import Path
 from typing import NamedTuple
@@ -230,8 +231,17 @@ def _is_finished(run: Run) -> bool:
 
 
 def _description(run: Run) -> dict[str, object]:
-    digest = hashlib.sha256(run.config.read_bytes()).hexdigest()
-    return {"arguments": [a for a in run.arguments if not a.startswith("--config=")], "config_sha256": digest}
+    arguments = [a for a in run.arguments if not a.startswith("--config=")]
+    return {"arguments": arguments, "config_sha256": _digest(run.config)}
+
+
+def _digest(config: Path) -> str:
+    """Of what a config says, whatever its comments and its layout."""
+    content = config.read_bytes()
+    with suppress(yaml.YAMLError):  # it gets its sentence once it is read
+        tokens = [(t.id, getattr(t, "value", None), getattr(t, "plain", None)) for t in yaml.scan(content)]
+        content = repr(tokens).encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _refuse_other(run: Run) -> None:

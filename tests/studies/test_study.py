@@ -105,6 +105,17 @@ def test_other_options_need_another_name(done, tiny_root, configs, capsys):
     assert "was made with other options" in capsys.readouterr().err
 
 
+def test_a_config_may_change_in_its_comments_alone(done, tiny_root, configs, tmp_path, capsys):
+    others = [tmp_path / config.name for config in configs]
+    for config, other in zip(configs, others, strict=True):
+        other.write_text(f"# once more\n\n{config.read_text()}  # the end\n")
+    assert study(tiny_root, done, others) == 0
+    assert capsys.readouterr().out.count("run folder") == 0  # all are there
+    others[0].write_text(others[0].read_text().replace("mnist", "'3'"))
+    assert study(tiny_root, done, others) == 2
+    assert "was made with other options or another plain.yaml" in capsys.readouterr().err
+
+
 def test_runs_of_a_plan():
     (first, *_, last) = runs = plan([CONFIG], [0, 3], "arpl", None, ["--trainer.default_root_dir", "x"])
     assert len(runs) == 10
