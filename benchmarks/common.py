@@ -96,7 +96,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     """Print a table whose first column is text and whose others are numbers."""
     table = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position else "left")
+        table.add_column(column, justify="right" if position else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
     console.print(table)
