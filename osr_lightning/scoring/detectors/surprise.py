@@ -31,8 +31,9 @@ def surprise(statistics: Tensor, references: Tensor, slopes: Tensor) -> Tensor:
     lower, upper = _height(left, count), _height(right, count)
     between = lower + share * (upper - lower)
     smallest, largest, slope = references[:, :1], references[:, -1:], slopes[:, None]
-    above = -math.log1p(-count / (count + 1)) + (statistics - largest) * slope
-    below = -math.log1p(-1 / (count + 1)) * ((statistics - smallest).clamp(max=0) * slope).exp()
+    # above the largest, right is the last; below the smallest, left is the first
+    above = upper + (statistics - largest) * slope
+    below = lower * ((statistics - smallest).clamp(max=0) * slope).exp()
     inside = torch.where(statistics < smallest, below, between)
     return torch.where(statistics >= largest, above, inside)
 
