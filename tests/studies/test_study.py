@@ -16,7 +16,8 @@ from osr_lightning.data.sources import load_source, shared_sets
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.grouping import Mean, Measure, differences, mean_of, means, measures, shown
 from osr_lightning.studies.arguments import parse
-from osr_lightning.studies.study import parser, plan, shard
+from osr_lightning.studies.plan import plan, shard
+from osr_lightning.studies.study import parser
 
 FAST = [*_FAST, "--trainer.max_epochs=1", "--model.alpha=0.1"]
 
