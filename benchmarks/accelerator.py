@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from training import Clock
 
 from osr_lightning import MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer, Recogniser, load
-from osr_lightning.checkpoint import build
-from osr_lightning.facts import Facts
-from osr_lightning.training.evaluator import Evaluator
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.recogniser.checkpoint import build
+from osr_lightning.training.callbacks.evaluator import Evaluator
 
 UNKNOWN = {"photo_patches": "photo_patches"}
 TOLERANCE = 1e-4  # of a score, relative where it is above 1
@@ -80,7 +80,7 @@ def decisions(checkpoint: str, device: str, images: NDArray[np.uint8]) -> dict[s
     score, threshold = cpu.threshold.score, cpu.threshold.value
     wanted, given = expected.scores[score], found.scores[score]
     near = np.abs(wanted - threshold) <= TOLERANCE * max(1, abs(threshold))
-    otherwise = (expected.unknown != found.unknown) | (expected.predicted != found.predicted)
+    otherwise = expected.prediction != found.prediction
     return {
         "images": len(images),
         "decided_otherwise": int((otherwise & ~near).sum()),
@@ -91,9 +91,9 @@ def decisions(checkpoint: str, device: str, images: NDArray[np.uint8]) -> dict[s
 
 def new_recogniser(samples: int, device: str) -> Recogniser:
     """The study's network with random weights, whose time does not depend on them."""
-    facts = Facts(tuple("0123456789"), 1, 28, (0.1307,), (0.3081,))
+    spec = DataSpec(tuple("0123456789"), 1, 28, (0.1307,), (0.3081,))
     recipe = {"sampler": "mc_dropout", "num_samples": samples, "score": "generalized_entropy", "fixed": 1.0}
-    return build(recipe, facts).eval().to(device)
+    return build(recipe, spec).eval().to(device)
 
 
 @torch.inference_mode()

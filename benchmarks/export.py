@@ -20,12 +20,11 @@ from sklearn.metrics import roc_auc_score
 from torchvision.datasets import MNIST, FashionMNIST
 
 from osr_lightning import load
-from osr_lightning.checkpoint import load as load_checkpoint
-from osr_lightning.deploy.export import export
-from osr_lightning.deploy.export_check import TOLERANCE, example_images
+from osr_lightning.deploy.export import TOLERANCE, example_images, export
+from osr_lightning.deploy.onnx_runtime import OUTPUTS
 from osr_lightning.deploy.predict import images as find_images
-from osr_lightning.deploy.runtime import OUTPUTS
-from osr_lightning.recogniser import Recogniser
+from osr_lightning.recogniser.checkpoint import load as load_checkpoint
+from osr_lightning.recogniser.recogniser import Recogniser
 
 BATCHES = (1, 16, 128, 1024)
 RANGES = 512  # known training images by which the 8-bit graph is quantised
@@ -90,7 +89,7 @@ def main() -> None:
             for one in sets
             for wanted in [expected[one].scores[score]]
         )
-        accuracy = float((found["mnist"].predicted == known.targets.numpy()).mean())
+        accuracy = float((found["mnist"].probabilities.argmax(1) == known.targets.numpy()).mean())
         aurocs = {one: auroc(given["mnist"], given[one]) for one in sets if one != "mnist"}
         results[name] = {
             "bytes": sizes.get(name),

@@ -103,7 +103,7 @@ def measure(checkpoints: dict[str, Path], repeats: int) -> dict[str, float]:
     """Time of a whole decision per image, in passes of the first one's network alone."""
     recognisers = {title: load(path).eval() for title, path in checkpoints.items()}
     first = next(iter(recognisers.values()))
-    images = torch.randint(0, 256, (5120, *first.facts.input_shape), dtype=torch.uint8)
+    images = torch.randint(0, 256, (5120, *first.spec.input_shape), dtype=torch.uint8)
     sides: dict[str, Callable[[], float]] = {
         "": partial(timed, lambda batch: first.sampler.network(first.standardise(batch)), images),
         **{title: partial(timed, recogniser, images) for title, recogniser in recognisers.items()},

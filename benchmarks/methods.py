@@ -20,8 +20,8 @@ from common import finish, interleave, new_parser, print_table, quiet_lightning,
 
 from osr_lightning import load
 from osr_lightning.__main__ import main as osr
-from osr_lightning.evaluation.grouping import ALL, Mean, Measure, means, measures, shown
-from osr_lightning.evaluation.render import read_results
+from osr_lightning.evaluation.report.render import read_results
+from osr_lightning.evaluation.run_groups import ALL, Mean, MeasureKey, mean_text, means, run_measures
 from osr_lightning.scoring.detectors import DETECTORS
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ PUBLISHED = {
         ("DSC", "99.6", "background images in training"),
     ],
 }
-Found = dict[Measure, Mean]
+Found = dict[MeasureKey, Mean]
 Tables = dict[str, dict[str, Found]]  # by `NEAR` or a name of class splits, then by kind of network
 
 
@@ -117,7 +117,7 @@ def study(
     runs = arguments.folder / "lightning_logs" / name
     ways = {kind: "*-seed*", **({f"{kind}, {count} joined": f"*-ensemble{count}"} if joins else {})}
     return {
-        title: means(measures(read_results(path)) for path in sorted(runs.glob(pattern)))
+        title: means(run_measures(read_results(path)) for path in sorted(runs.glob(pattern)))
         for title, pattern in ways.items()
     }
 
@@ -129,8 +129,8 @@ def cost(folder: Path, seed: int, repeats: int) -> dict[str, float]:
         for kind, name in KINDS.items()
     }
     recognisers = {kind: load(path) for kind, path in paths.items()}
-    facts = next(iter(recognisers.values())).facts
-    images = torch.randint(0, 256, (5120, *facts.input_shape), dtype=torch.uint8)
+    spec = next(iter(recognisers.values())).spec
+    images = torch.randint(0, 256, (5120, *spec.input_shape), dtype=torch.uint8)
     network = recognisers["plain"].sampler.network
     sides = {"one pass": lambda: timed(lambda b: network(recognisers["plain"].standardise(b)), images)}
     for kind, recogniser in recognisers.items():
@@ -165,7 +165,7 @@ def write(tables: Tables, costs: dict[str, float], arguments: Namespace) -> str:
         "",
     ]
     for kind, found in tables[NEAR].items():
-        accuracy = shown(found.get(Measure("closed_set_accuracy", "", "")))
+        accuracy = mean_text(found.get(MeasureKey("closed_set_accuracy", "", "")))
         lines += [f"### {kind}: closed-set accuracy {accuracy}", "", *score_table(found), ""]
     for splits in SPLITS:
         lines += [f"## Six digits known, four unknown: `{splits}`", "", *split_table(tables[splits]), ""]
@@ -183,7 +183,9 @@ def score_table(found: Found) -> list[str]:
     lines = [f"| AUROC / FPR95 | {' | '.join(sets)} |", f"|---|{'---|' * len(sets)}"]
     for score in scores:
         cells = [
-            " / ".join(shown(found.get(Measure(name, score, one))) for name in ("auroc", "fpr95_known"))
+            " / ".join(
+                mean_text(found.get(MeasureKey(name, score, one))) for name in ("auroc", "fpr95_known")
+            )
             for one in sets
         ]
         lines.append(f"| `{score}` | {' | '.join(cells)} |")
@@ -193,14 +195,16 @@ def score_table(found: Found) -> list[str]:
 def split_table(tables: dict[str, Found]) -> list[str]:
     lines = ["| | " + " | ".join(tables) + " |", "|---|" + "---|" * len(tables)]
     rows = {
-        "closed-set accuracy": Measure("closed_set_accuracy", "", ""),
-        "OpenAUC": Measure("openauc", "", ALL),
-        "OSCR": Measure("oscr", "", ALL),
+        "closed-set accuracy": MeasureKey("closed_set_accuracy", "", ""),
+        "OpenAUC": MeasureKey("openauc", "", ALL),
+        "OSCR": MeasureKey("oscr", "", ALL),
     }
     scores = dict.fromkeys(m.score for found in tables.values() for m in found if m.name == "auroc")
-    rows |= {f"AUROC of `{score}`": Measure("auroc", score, ALL) for score in scores}
+    rows |= {f"AUROC of `{score}`": MeasureKey("auroc", score, ALL) for score in scores}
     for title, measure in rows.items():
-        lines.append(f"| {title} | {' | '.join(shown(found.get(measure)) for found in tables.values())} |")
+        lines.append(
+            f"| {title} | {' | '.join(mean_text(found.get(measure)) for found in tables.values())} |"
+        )
     return lines
 
 

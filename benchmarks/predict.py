@@ -20,18 +20,19 @@ import torch
 from common import Target, finish, interleave, new_parser, print_table, start
 from PIL import Image
 
-from osr_lightning.answers import AT_ONCE
-from osr_lightning.checkpoint import build
-from osr_lightning.deploy import predict, sinks
-from osr_lightning.facts import Facts
-from osr_lightning.recogniser import Recogniser
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.deploy import predict
+from osr_lightning.recogniser.checkpoint import build
+from osr_lightning.recogniser.prediction import AT_ONCE
+from osr_lightning.recogniser.recogniser import Recogniser
+from osr_lightning.recogniser.rows import columns, open_rows
 
 
 def recogniser() -> Recogniser:
     """The study's network for ten classes; its threshold does not matter here."""
-    facts = Facts(tuple("0123456789"), 1, 28, (0.1307,), (0.3081,))
+    spec = DataSpec(tuple("0123456789"), 1, 28, (0.1307,), (0.3081,))
     recipe = {"sampler": "mc_dropout", "score": "generalized_entropy", "fixed": 1.0}
-    return build(recipe, facts).eval()
+    return build(recipe, spec).eval()
 
 
 def decode_alone(files: list[predict.Image], workers: int, asked: Recogniser) -> int:
@@ -45,7 +46,7 @@ def decode_alone(files: list[predict.Image], workers: int, asked: Recogniser) ->
 def predict_all(files: list[predict.Image], workers: int, asked: Recogniser, output: Path) -> int:
     """What the command does after loading the checkpoint; the number of rows."""
     counts = predict.Counts()
-    with sinks.opened(str(output), predict.columns(asked)) as sink:
+    with open_rows(output, columns(asked.score_names, asked.threshold.score)) as sink:
         predict.classify(asked, files, sink, counts, workers=workers)
     return counts.predicted
 

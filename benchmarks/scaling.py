@@ -82,8 +82,8 @@ def peak_memory() -> int:
 def test_once(folder: Path, setting: Setting, bootstrap: int) -> dict[str, float]:
     """Run in the child: one test of the folder's images."""
     from osr_lightning.data.datamodule import OpenSetDataModule
-    from osr_lightning.training.classifiers import MCDropoutClassifier
-    from osr_lightning.training.evaluator import Evaluator
+    from osr_lightning.training.callbacks.evaluator import Evaluator
+    from osr_lightning.training.module import MCDropoutClassifier
     from osr_lightning.training.trainer import OpenSetTrainer
 
     quiet_lightning()
@@ -97,7 +97,7 @@ def test_once(folder: Path, setting: Setting, bootstrap: int) -> dict[str, float
         default_root_dir=str(folder), accelerator="cpu", enable_progress_bar=False, callbacks=[evaluator]
     )
     model = MCDropoutClassifier(num_samples=setting.samples)
-    model.build(datamodule.facts)
+    model.build(datamodule.spec)
     trainer.calibrate(model, datamodule=datamodule)  # fits the score that decides
     before = peak_memory()
     begin = time.perf_counter()

@@ -20,8 +20,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from osr_lightning.data.folder import load_folder, read_images
+from osr_lightning.data.image_table import ImageTable, whole_batch
 from osr_lightning.data.stream import StreamedImages
-from osr_lightning.data.table import ImageTable, whole_batch
 
 SIZE = 224
 

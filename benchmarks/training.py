@@ -37,10 +37,9 @@ from torchvision.datasets import MNIST
 
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.splits import holdout
-from osr_lightning.facts import Facts
-from osr_lightning.training.base import OpenSetClassifier
-from osr_lightning.training.classifiers import BaselineClassifier, MCDropoutClassifier
-from osr_lightning.training.hardware import computes_bfloat16, keep_freed_memory
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.training.module import BaselineClassifier, MCDropoutClassifier, OpenSetClassifier
+from osr_lightning.training.precision import computes_bfloat16, keep_freed_memory
 from osr_lightning.training.trainer import OpenSetTrainer
 
 CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
@@ -143,7 +142,7 @@ def loop(
 def new_classifier(name: str) -> OpenSetClassifier:
     """The classifier that our fit trains, built for MNIST."""
     classifier = CLASSIFIERS[name]()
-    classifier.build(Facts(tuple("0123456789"), 1, 28, (MEAN,), (STD,)))
+    classifier.build(DataSpec(tuple("0123456789"), 1, 28, (MEAN,), (STD,)))
     return classifier
 
 

@@ -18,12 +18,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from osr_lightning.answers import Prediction
-    from osr_lightning.checkpoint import save
     from osr_lightning.data.datamodule import OpenSetDataModule
-    from osr_lightning.deploy.opening import load
-    from osr_lightning.recogniser import Recogniser
-    from osr_lightning.training.classifiers import (
+    from osr_lightning.deploy.load import load
+    from osr_lightning.recogniser.checkpoint import save
+    from osr_lightning.recogniser.prediction import Prediction
+    from osr_lightning.recogniser.recogniser import Recogniser
+    from osr_lightning.training.module import (
         BaselineClassifier,
         EnsembleClassifier,
         MCDropoutClassifier,
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from osr_lightning.training.trainer import OpenSetTrainer
 
 _MODULES = {
-    "BaselineClassifier": "training.classifiers",
-    "EnsembleClassifier": "training.classifiers",
-    "MCDropoutClassifier": "training.classifiers",
+    "BaselineClassifier": "training.module",
+    "EnsembleClassifier": "training.module",
+    "MCDropoutClassifier": "training.module",
     "OpenSetDataModule": "data.datamodule",
     "OpenSetTrainer": "training.trainer",
-    "Prediction": "answers",
-    "Recogniser": "recogniser",
-    "load": "deploy.opening",
-    "save": "checkpoint",
+    "Prediction": "recogniser.prediction",
+    "Recogniser": "recogniser.recogniser",
+    "load": "deploy.load",
+    "save": "recogniser.checkpoint",
 }
 
 

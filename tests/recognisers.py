@@ -3,15 +3,15 @@
 import torch
 from torch import nn
 
-from osr_lightning.checkpoint import build
 from osr_lightning.data.batch import Batch
-from osr_lightning.facts import Facts
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.recogniser.checkpoint import build
 from osr_lightning.scoring.calibration import fixed_calibration
 from osr_lightning.scoring.detectors import DETECTORS
-from osr_lightning.training.calibrating import fit_detectors
+from osr_lightning.training.calibration import fit_detectors
 
 SIZE = 20
-FACTS = Facts(("cat", "dog", "a,b\n=c"), 3, SIZE, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+SPEC = DataSpec(("cat", "dog", "a,b\n=c"), 3, SIZE, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 SMALL = {"channels": [4, 8], "hidden": 16}
 SINGLE = {"sampler": "single", "network": {"class_path": "BaselineCNN", "init_args": SMALL}}
 SHARED = {
@@ -52,10 +52,10 @@ def pictures(count: int, seed: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def make(recipe, score="entropy", network=None, facts=FACTS, **options):
+def make(recipe, score="entropy", network=None, spec=SPEC, **options):
     """A recogniser of seeded weights whose threshold rejects about half, far from any score."""
     torch.manual_seed(0)
-    recogniser = build({**recipe, "score": score, **options}, facts, network=network).eval()
+    recogniser = build({**recipe, "score": score, **options}, spec, network=network).eval()
     for parameter in recogniser.parameters():
         parameter.mul_(1.5)  # else all answers are nearly the same
     if score in DETECTORS:

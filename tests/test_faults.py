@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from quick import QUIET
 
-from osr_lightning import checkpoint
 from osr_lightning.__main__ import main
 from osr_lightning.data import cache
 from osr_lightning.errors import Failure
-from osr_lightning.recogniser import Recogniser
+from osr_lightning.recogniser import checkpoint
+from osr_lightning.recogniser.recogniser import Recogniser
 
 NUMBERS = [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EINTR]
 FULL = [errno.ENOSPC, errno.EDQUOT, errno.EROFS]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from osr_lightning import writing
-from osr_lightning.writing import ENDING, replacing, write_text
+from osr_lightning import atomic_write
+from osr_lightning.atomic_write import ENDING, replacing, write_text
 
 DAY = 86_400
 
@@ -40,7 +40,7 @@ def dead() -> int:
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(dead, tmp_path):
-    here = writing._host()
+    here = atomic_write._host()
     gone = [leftover(tmp_path, here, dead), leftover(tmp_path, here, os.getpid())]
     gone += [leftover(tmp_path, "elsewhere", 1, age=DAY + 60), leftover(tmp_path, here, "x", age=2 * DAY)]
     kept = [leftover(tmp_path, here, os.getppid(), age=2 * DAY), leftover(tmp_path, "elsewhere", dead)]
@@ -65,7 +65,7 @@ def test_a_process_of_another_user_is_alive(monkeypatch, tmp_path):
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", kill)
-    path = leftover(tmp_path, writing._host(), 1)
+    path = leftover(tmp_path, atomic_write._host(), 1)
     write_text(tmp_path / "a", "x")
     assert path.exists()
 

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from osr_lightning.atomic_write import replacing
 from osr_lightning.errors import Failure
-from osr_lightning.writing import replacing
 
 ROWS_AT_ONCE = 256  # images that are resized between two looks at the clock
 WORTH_KEEPING = 1.0  # seconds; what takes less is quicker made again than looked up by anybody
@@ -124,8 +124,8 @@ def _path(content: Iterable[bytes], settings: tuple[int | str, ...]) -> Path:
     digest = hashlib.blake2b(digest_size=20)
     libraries = (torch.__version__, version("torchvision"), PIL.__version__)
     folder = Path(__file__).parent
-    others = (folder.parent / name for name in ("decoding.py", "pixels.py", "tensors.py"))
-    code = [file.read_bytes() for file in (*sorted(folder.glob("*.py")), *others)]
+    images = sorted((folder.parent / "images").glob("*.py"))
+    code = [file.read_bytes() for file in (*sorted(folder.glob("*.py")), *images)]
     for part in (repr((settings, libraries)).encode(), *code):
         digest.update(part)
     for part in content:

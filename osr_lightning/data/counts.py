@@ -6,33 +6,33 @@ from typing import Any
 
 import torch
 
-from osr_lightning.data.tables import Tables
+from osr_lightning.data.image_table import ImageTables
 
 FEW, UNEVEN = 20, 5  # training images of a class; times as many in another
 
 
-def counts(tables: Tables) -> dict[str, Any]:
+def counts(tables: ImageTables) -> dict[str, Any]:
     """How many images each set that is loaded has, for ``results.json``."""
-    known: dict[str, Any] = {"source": tables.selection.known}
+    known: dict[str, Any] = {"source": tables.options["known"]}
     for name, table in (("train", tables.train), ("validation", tables.val)):
         known[name] = None if table is None else len(table)
-    by_source = [None] * len(tables.selection.source_names)
+    by_source = [None] * len(tables.source_names)
     if tables.test is not None:
-        by_source = torch.bincount(tables.test.sources, minlength=len(tables.selection.source_names)).tolist()
+        by_source = torch.bincount(tables.test.sources, minlength=len(tables.source_names)).tolist()
     known["test"] = by_source[0]
     unknown = {
         name: {"source": source, "test": count}
-        for (name, source), count in zip(tables.selection.sets.items(), by_source[1:], strict=True)
+        for (name, source), count in zip(tables.sets.items(), by_source[1:], strict=True)
     }
     return {"known": known, "unknown": unknown}
 
 
-def describe(tables: Tables) -> list[str]:
+def image_lines(tables: ImageTables) -> list[str]:
     """What is loaded, a line for the known set and one for the unknown ones."""
     found = counts(tables)
     parts = [found["known"][name] for name in ("train", "validation", "test")]
     numbers = "/".join("-" if count is None else f"{count:,}" for count in parts)
-    classes, _, shape = str(tables.facts).rpartition(", ")
+    classes, _, shape = str(tables.spec).rpartition(", ")
     lines = [f"known: {classes}, {numbers} train/val/test, {shape}"]
     sets = [f"{name} {one['test']:,}" for name, one in found["unknown"].items() if one["test"]]
     if sets:
@@ -40,12 +40,12 @@ def describe(tables: Tables) -> list[str]:
     return lines + ([f"note: {tables.note}"] if tables.note else []) + _worries(tables)
 
 
-def _worries(tables: Tables) -> list[str]:
+def _worries(tables: ImageTables) -> list[str]:
     """What the numbers of training images per class should make a user think of."""
     if tables.train is None:
         return []
-    counts = torch.bincount(tables.train.labels, minlength=tables.facts.num_classes).tolist()
-    named = sorted(zip(counts, tables.facts.classes, strict=True))
+    counts = torch.bincount(tables.train.labels, minlength=tables.spec.num_classes).tolist()
+    named = sorted(zip(counts, tables.spec.classes, strict=True))
     lines = []
     if few := [f"{name} {count}" for count, name in named if count < FEW]:
         shown = ", ".join(few[:5]) + ", …" * (len(few) > 5)

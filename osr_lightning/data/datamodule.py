@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,14 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from osr_lightning.data.batch import Batch
-from osr_lightning.data.named import paths_of, remember
-from osr_lightning.data.resumable import ResumableLoader
-from osr_lightning.data.selection import REST, Selection, numbers
+from osr_lightning.data.image_table import ImageTable, ImageTables, even_batch_size, per_channel, whole_batch
+from osr_lightning.data.resumable_loader import ResumableLoader
 from osr_lightning.data.stream import Images
-from osr_lightning.data.table import ImageTable, even_batch_size, whole_batch
-from osr_lightning.data.tables import Tables
+from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.facts import Facts
 
 
 class OpenSetDataModule(LightningDataModule):
@@ -84,60 +82,39 @@ class OpenSetDataModule(LightningDataModule):
         test_seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
-            if value is not None and value < 1:
-                raise UserError(f"data.{name} must be at least 1, got {value}")
-        if num_workers is not None and num_workers < 0:
-            raise UserError(f"data.num_workers must not be below 0, got {num_workers}")
-        self.save_hyperparameters()
+        # what the command line adds would have Lightning parse a checkpoint as a configuration
+        self.save_hyperparameters(ignore=["_class_path", "_instantiator"])
+        check_options(self.hparams)
+        self.tables = ImageTables(self.hparams)
         self.predict_set: ImageTable | None = None
-        self.tables = Tables(
-            Selection(
-                known=known,
-                known_classes=known_classes,
-                unknown={REST: REST} if unknown is None and known_classes is not None else unknown or {},
-                calibration_unknown=calibration_unknown or {},
-                calibrate_on=calibrate_on,
-                allow_overlap=allow_overlap,
-                predict=predict,
-                root=Path(root),
-                image_size=image_size,
-                channels=channels,
-                mean=numbers(mean),
-                std=numbers(std),
-                val_fraction=val_fraction,
-                unknown_fraction=unknown_fraction,
-                memory_limit=memory_limit,
-                seed=seed,
-                test_seed=test_seed,
-            )
-        )
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.num_workers = num_workers
         self.planned_batch_size = 128
         self.loader_state: dict[str, Any] | None = None  # of a training that goes on
 
     @property
-    def facts(self) -> Facts:
+    def spec(self) -> DataSpec:
         """What the training split says of the known images."""
-        return self.tables.facts
+        return self.tables.spec
 
     def prepare_data(self) -> None:
         """Fetch what is missing, on one process only; the others then find it on disk."""
         if self.trainer is not None and self.trainer.state.fn is not None:
-            self.setup(self.trainer.state.fn.value)
+            self._load(self.trainer.state.fn.value)
 
     def setup(self, stage: str) -> None:
-        """Load what ``stage`` (fit, validate, calibrate, test or predict) needs, once.
+        """Load what ``stage`` (fit, validate, calibrate, test or predict) needs, once, and tell the model.
 
         Raises:
-            UserError: for a source that does not exist or cannot be read.
+            UserError: for a source that does not exist or cannot be read, or that does not serve the model.
         """
-        if self.trainer is None or self.trainer.is_global_zero:
-            remember(path for name, value in self.hparams.items() for path in paths_of(name, value))
+        self._load(stage)
+        model = getattr(self.trainer, "lightning_module", None)
+        if model is not None and hasattr(model, "prepare"):
+            model.prepare(self, stage)
+
+    def _load(self, stage: str) -> None:
+        model = getattr(self.trainer, "lightning_module", None)
         # a trained model says what its images are like
-        expected = getattr(getattr(self.trainer, "lightning_module", None), "expected_facts", lambda: None)()
-        if expected is not None:
+        if (expected := getattr(model, "expected_spec", None)) is not None:
             self.tables.expect(expected)
         if stage in ("fit", "validate"):
             self.tables.load_training()
@@ -150,7 +127,7 @@ class OpenSetDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled known training images."""
-        size = self.batch_size or self.planned_batch_size
+        size = self.hparams["batch_size"] or self.planned_batch_size
         table, trainer = self.tables.load_training()[0], self.trainer
         options: dict[str, Any] = {"shuffle": True}
         if trainer is not None and trainer.world_size > 1:
@@ -184,11 +161,11 @@ class OpenSetDataModule(LightningDataModule):
 
     def fitting_dataloader(self) -> DataLoader[Batch]:
         """All training images in order, for every process alike: what detectors are fitted to."""
-        return self._plain_loader(self.tables.load_training()[0], self.eval_batch_size)
+        return self._plain_loader(self.tables.load_training()[0], self.hparams["eval_batch_size"])
 
     def calibration_dataloader(self) -> DataLoader[Batch]:
         """The images that choose the threshold, in order; a trainer deals them out to its processes."""
-        return self._plain_loader(self.tables.load_calibration(), self.eval_batch_size)
+        return self._plain_loader(self.tables.load_calibration(), self.hparams["eval_batch_size"])
 
     def _shared_loader(self, table: ImageTable) -> DataLoader[Batch]:
         """Each process's share, every image once."""
@@ -197,20 +174,21 @@ class OpenSetDataModule(LightningDataModule):
         if len(table) < processes:
             raise UserError(f"{len(table)} images are too few for {processes} processes; use fewer devices")
         if processes == 1:
-            return self._plain_loader(table, self.eval_batch_size)
+            return self._plain_loader(table, self.hparams["eval_batch_size"])
         # Lightning's own sampler would pad the shards with duplicates
         assert trainer is not None
         sampler = UnrepeatedDistributedSampler(
             table, num_replicas=processes, rank=trainer.global_rank, shuffle=False
         )
-        batch_size = even_batch_size(len(table), processes, self.eval_batch_size)
+        batch_size = even_batch_size(len(table), processes, self.hparams["eval_batch_size"])
         return self._plain_loader(table, batch_size, sampler=sampler)
 
     def _workers(self, images: Images) -> int:
         if isinstance(images, Tensor):  # they are there sooner than a worker could send them
             return 0
-        if self.num_workers is not None:
-            return self.num_workers
+        workers: int | None = self.hparams["num_workers"]
+        if workers is not None:
+            return workers
         return 0 if getattr(images, "quick", False) else min(8, os.cpu_count() or 1)
 
     def _plain_loader(
@@ -228,3 +206,34 @@ class OpenSetDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **options,
         )
+
+
+LARGEST = 4096  # pixels a side
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of a datamodule that are out of range.
+
+    Args:
+        options: of `OpenSetDataModule`, which explains them.
+
+    Raises:
+        UserError: naming the first that is.
+    """
+
+    def require(name: str, holds: bool, range_: str) -> None:
+        if options[name] is not None and not holds:
+            raise UserError(f"data.{name} must {range_}, got {options[name]}")
+
+    def number(name: str) -> float:
+        return math.nan if options[name] is None else options[name]
+
+    for name in ("batch_size", "eval_batch_size"):
+        require(name, number(name) >= 1, "be at least 1")
+    require("num_workers", number("num_workers") >= 0, "not be below 0")
+    require("image_size", 1 <= number("image_size") <= LARGEST, f"lie between 1 and {LARGEST}")
+    require("val_fraction", 0 < number("val_fraction") < 1, "lie between 0 and 1")
+    require("unknown_fraction", 0 < number("unknown_fraction") <= 1, "lie in (0, 1]")
+    std = per_channel(options["std"], 1)
+    if std is not None and not min(std, default=0) > 0:
+        raise UserError(f"data.std must be above 0, got {list(std)}")

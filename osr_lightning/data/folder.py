@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from osr_lightning.data.audit import pixel_digests
+from osr_lightning.atomic_write import as_text
 from osr_lightning.data.cache import cached, mapped, read_rows
-from osr_lightning.data.facts import natural_file_shape
 from osr_lightning.data.image_set import ImageSet, Split
+from osr_lightning.data.leaks import pixel_digests
+from osr_lightning.data.measure_spec import natural_file_shape
 from osr_lightning.data.splits import copies, join_copies
 from osr_lightning.data.stream import Images, StreamedImages
-from osr_lightning.decoding import EXTENSIONS, read_image
 from osr_lightning.errors import UserError
-from osr_lightning.files import as_text, find
-from osr_lightning.tensors import to_uint8_images
+from osr_lightning.images.decode import EXTENSIONS, read_image
+from osr_lightning.images.find import find
+from osr_lightning.images.tensors import to_uint8_images
 
 _ENDS = 2**23  # bytes of a huge file's beginning and end that tell it from others
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from osr_lightning.data.audit import pixel_digests
+from osr_lightning.atomic_write import as_text
 from osr_lightning.data.image_set import ImageSet
+from osr_lightning.data.leaks import pixel_digests
 from osr_lightning.errors import UserError
-from osr_lightning.files import as_text
 
 MOST_CLASSES = 2**16  # a name is made for every number up to the largest label
 

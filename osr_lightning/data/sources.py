@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data.cache import cached
-from osr_lightning.data.facts import natural_shape
 from osr_lightning.data.folder import has_splits, load_folder
 from osr_lightning.data.image_set import ImageSet, Split
+from osr_lightning.data.measure_spec import natural_shape
 from osr_lightning.data.npz import load_npz
 from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
 from osr_lightning.errors import UserError
-from osr_lightning.tensors import to_uint8_images
+from osr_lightning.images.tensors import to_uint8_images
 
 __all__ = ["SOURCES", "SOURCES_OF", "ImageSet", "Request", "Split", "load_source"]
 
@@ -44,6 +44,7 @@ class Request:
     test_seed: int
     as_known: bool
     memory_limit: float
+    download: bool = True
     argument: str = ""
 
 
@@ -75,6 +76,7 @@ def load_source(
     test_seed: int = 0,
     as_known: bool = False,
     memory_limit: float = math.inf,
+    download: bool = True,
 ) -> ImageSet:
     """Load one split of a source, preprocessed.
 
@@ -97,6 +99,7 @@ def load_source(
         as_known: The network learns this source: where it has no test split of its own, hold out 20%
             of each class as test and give the rest for the other splits.
         memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
+        download: Whether a set that is missing may be downloaded into ``root``.
 
     Returns:
         The images ``(N, channels, size, size)`` with ``N > 0``, their labels and classes.
@@ -105,7 +108,9 @@ def load_source(
         UserError: There is no such source, or its files are missing, damaged or of the wrong kind.
     """
     kind, _, argument = name.partition(":")
-    request = Request(split, root, size, channels, seed, test_seed, as_known, memory_limit, argument)
+    request = Request(
+        split, root, size, channels, seed, test_seed, as_known, memory_limit, download, argument
+    )
     shared = _shared.get()
     if shared is None:
         return _load(name, kind, request)
@@ -144,7 +149,7 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
 
 
 def _torchvision(name: str, request: Request) -> ImageSet:
-    return load_torchvision_set(name, request.split, request.root)
+    return load_torchvision_set(name, request.split, request.root, download=request.download)
 
 
 for _name in TORCHVISION_SETS:

@@ -117,7 +117,7 @@ TORCHVISION_SETS = {
 }
 
 
-def load_torchvision_set(name: str, split: Split, root: Path) -> ImageSet:
+def load_torchvision_set(name: str, split: Split, root: Path, *, download: bool = True) -> ImageSet:
     """Load a set from torchvision's own layout under ``root``, downloading it only if it is missing.
 
     Args:
@@ -125,6 +125,7 @@ def load_torchvision_set(name: str, split: Split, root: Path) -> ImageSet:
         split: ``test`` is the published test split, anything else the training split: what is
             calibrated on a set's ``validation`` images shares nothing with its test images.
         root: The folder of all torchvision sets.
+        download: Whether a set that is missing may be written there.
 
     Returns:
         The images as published, ``(N, C, H, W)`` uint8.
@@ -149,6 +150,11 @@ def load_torchvision_set(name: str, split: Split, root: Path) -> ImageSet:
     except Exception as error:  # a truncated file can fail anywhere in its parser
         if not (isinstance(error, RuntimeError) and "not found" in str(error)):
             raise damaged(error) from error
+        if not download:
+            raise UserError(
+                f"{name} is missing in {root}, which the checkpoint names: name the folder yourself with "
+                "--data.root, and what is missing is downloaded into it"
+            ) from error
         dataset = _download(name, kept, train, root, files)
 
     try:

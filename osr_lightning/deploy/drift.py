@@ -1,15 +1,27 @@
-"""Whether what a deployment sees still looks like the known images that chose its threshold."""
+"""Whether what a deployment sees still looks like the known images that chose its threshold.
+
+The tests, the scores in ``predictions.csv`` that they take, and the figure of both distributions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import math
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from osr_lightning.scoring.calibration import Calibration
+from osr_lightning.errors import UserError
+from osr_lightning.recogniser.rows import COLUMNS
+from osr_lightning.scoring.calibration import Calibration, order_statistics
+from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.sweep import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ def drift(calibration: Calibration, scores: Floats, alpha: float = 0.01) -> Drif
         scores: ``(m,)`` of the predictions, ``m > 0``.
         alpha: share in (0, 1), of each test.
     """
-    rejected = int((scores > calibration.value).sum())
+    rejected = int(is_unknown(scores, calibration.value).sum())
     assert calibration.rejected_known is not None
     among = round(calibration.rejected_known * calibration.count_known)
     return Drift(
@@ -180,3 +192,129 @@ def to_dict(found: Drift) -> dict[str, Any]:
         "share": {**vars(share), "share": share.rejected / share.images},
         "distribution": vars(distribution),
     }
+
+
+class Scores(NamedTuple):
+    """What the rows of all files hold.
+
+    Attributes:
+        values: ``(m,)`` float64, of the rows without an error, in order.
+        errors: how many rows were left out, as their file could not be read.
+    """
+
+    values: Floats
+    errors: int
+
+
+def read(paths: Sequence[str], score: str, threshold: float) -> Scores:
+    """Read predictions that were decided by ``score`` and ``threshold``.
+
+    Raises:
+        UserError: where a file is missing, damaged, no such table, or was decided otherwise; or where no row
+            has a score.
+    """
+    values, errors = array("d"), 0
+    for path in paths:
+        for value in _scores(path, score, threshold):
+            if value is None:
+                errors += 1
+            else:
+                values.append(value)
+    if not values:
+        beside = f", only {errors:,} rows with an error" if errors else ""
+        raise UserError(f"there are no predictions in {', '.join(paths)}{beside}: predict some images first")
+    return Scores(np.frombuffer(values), errors)
+
+
+def _scores(path: str, score: str, threshold: float) -> Iterator[float | None]:
+    """The score of each row; None for one with an error."""
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            reader = csv.DictReader(file, strict=True)
+            header = tuple(reader.fieldnames or ())
+            if header[: len(COLUMNS)] != COLUMNS:
+                columns = ", ".join(COLUMNS)
+                raise UserError(f"{path}: its first columns are not {columns}; give what osr predict wrote")
+            if score in header:
+                raise UserError(
+                    f"{path}: another score than {score} called its images unknown; name it with --score, or "
+                    f"predict again with {score}"
+                )
+            for row in reader:
+                if row["error"]:
+                    yield None
+                    continue
+                where = f"{path}, line {reader.line_num}"
+                found = _number(row["threshold"], where)
+                if not math.isclose(found, threshold, rel_tol=1e-9):
+                    raise UserError(
+                        f"{where}: the threshold was {found:g}, that of the checkpoint for {score} is "
+                        f"{threshold:g}; predict again with this checkpoint and without --threshold"
+                    )
+                yield _number(row["score"], where)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}; write it with osr predict --output {path}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a file of osr predict") from error
+    except csv.Error as error:
+        raise UserError(f"{path} is damaged ({error}); write it again with osr predict") from error
+
+
+def _number(text: str | None, where: str) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where}: {text!r} is no finite number; write the file again with osr predict")
+    return value
+
+
+def draw(found: Drift, calibration: Calibration, scores: Floats, name: str) -> Figure:
+    """Both distributions, as histograms above and as empirical distribution functions below.
+
+    Args:
+        found: what the tests found.
+        calibration: of the deciding score.
+        scores: ``(m,)`` of the predictions.
+        name: of the score.
+    """
+    from matplotlib.figure import Figure
+
+    from osr_lightning.evaluation.figures.images import bin_edges
+    from osr_lightning.evaluation.figures.style import COLORS, KNOWN_COLOR, SCORE_LABEL, dress
+
+    known = np.array(calibration.known_scores)
+    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
+    top, bottom = (dress(axes) for axes in figure.subplots(2, 1, sharex=True))
+    edges, log = bin_edges(np.concatenate([known, scores]), calibration.value, 40)
+    drawn = (
+        (known, f"known calibration images ({calibration.count_known:,})", KNOWN_COLOR, "-"),
+        (scores, f"predictions ({len(scores):,})", COLORS[1], "--"),
+    )
+    for values, label, color, line in drawn:
+        # what lies outside the axis is counted in its last bin
+        inside = np.clip(values, edges[0], edges[-1])
+        weights = np.histogram(inside, edges)[0] / len(values)
+        top.stairs(weights, edges, fill=True, color=color, alpha=0.25)
+        top.stairs(weights, edges, color=color, linestyle=line, linewidth=1.4, label=label)
+        bottom.ecdf(order_statistics(inside), color=color, linestyle=line, linewidth=1.4)
+    for axes in (top, bottom):
+        axes.axvline(
+            calibration.value, color="black", linewidth=1.5, label=f"threshold {calibration.value:.4g}"
+        )
+    share, distribution = found.share, found.distribution
+    top.set(
+        title=f"Called unknown: {share.rejected / share.images:.2%}, calibration {share.expected:.2%}, "
+        f"p = {share.p_value:.2g}",
+        ylabel="share of the images per bin",
+    )
+    bottom.set(
+        title=f"Kolmogorov-Smirnov distance {distribution.statistic:.3f}, p = {distribution.p_value:.2g}",
+        xlabel=SCORE_LABEL.format(name),
+        ylabel="share of the images up to this score",
+        xscale="log" if log else "linear",
+        xlim=(edges[0], edges[-1]),
+    )
+    top.legend(fontsize="small")
+    return figure

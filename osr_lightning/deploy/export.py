@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,14 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-import osr_lightning
-from osr_lightning.deploy.export_check import Check, Run, compare, compare_int8
-from osr_lightning.deploy.quantising import AT_LEAST, quantise
-from osr_lightning.deploy.runtime import DECISION, FACTS, INPUTS, OUTPUTS, ExportedRecogniser
-from osr_lightning.errors import UserError
+from osr_lightning.atomic_write import replacing
+from osr_lightning.deploy.onnx_runtime import DECISION, INPUTS, SPEC, ExportedRecogniser
+from osr_lightning.errors import Failure, UserError
 from osr_lightning.models.mc_dropout import MCDropout
-from osr_lightning.recogniser import Recogniser
-from osr_lightning.writing import replacing
+from osr_lightning.recogniser.prediction import OUTPUTS
+from osr_lightning.recogniser.recogniser import Recogniser
 
 FORMATS = (".onnx", ".pt2")
 OPSET = 18
@@ -39,7 +38,7 @@ PREPROCESSING = (
 
 
 class Graph(nn.Module):
-    """What is exported: pixels and a threshold to a decision.
+    """What is exported: the recogniser's `Recogniser.forward`, as a plain tuple.
 
     Args:
         recogniser: in eval mode.
@@ -48,20 +47,11 @@ class Graph(nn.Module):
     def __init__(self, recogniser: Recogniser) -> None:
         super().__init__()
         self.recogniser = recogniser
-        self.unknown_class = recogniser.facts.num_classes
 
     def forward(self, images: Tensor, threshold: Tensor) -> tuple[Tensor, ...]:
-        """Pixels ``(B, C, H, W)`` uint8 and ``()`` float64 -> ``OUTPUTS``.
-
-        Returns:
-            ``prediction`` ``(B,)`` int64 in ``0 .. K``, ``K`` for unknown; ``unknown`` ``(B,)`` bool;
-            ``score`` and ``confidence`` ``(B,)`` float64; ``probabilities`` ``(B, K)`` float64.
-        """
-        log_probability, score = self.recogniser.judge(images)
-        confidence, predicted = log_probability.max(dim=-1)
-        unknown = ~(score <= threshold)
-        prediction = predicted.where(~unknown, self.unknown_class)
-        return prediction, unknown, score, confidence.exp(), log_probability.exp()
+        """Pixels ``(B, C, H, W)`` uint8 and ``()`` float64 -> ``OUTPUTS``."""
+        answers: tuple[Tensor, ...] = self.recogniser(images, threshold)[: len(OUTPUTS)]
+        return answers
 
 
 def export(
@@ -79,7 +69,7 @@ def export(
         int8: known images by whose activations the graph is quantised; it is not, if not given.
 
     Returns:
-        How they compare; see `osr_lightning.deploy.export_check.compare`, and ``compare_int8`` for a
+        How they compare; see `osr_lightning.deploy.export.compare`, and ``compare_int8`` for a
         quantised graph.
 
     Raises:
@@ -128,11 +118,11 @@ def metadata(recogniser: Recogniser) -> dict[str, Any]:
     """What a user of the graph needs beside it, in plain values."""
     record = asdict(recogniser.threshold.record)
     return {
-        "classes": list(recogniser.facts.classes),
-        FACTS: recogniser.facts.to_dict(),
+        "classes": list(recogniser.spec.classes),
+        SPEC: recogniser.spec.to_dict(),
         DECISION: {"score": recogniser.threshold.score, **record},
         "preprocessing": PREPROCESSING,
-        "osr_lightning": osr_lightning.__version__,
+        "osr_lightning": version("osr_lightning"),
         "license": "MIT (osr_lightning); weights: as their training images allow",
     }
 
@@ -173,7 +163,7 @@ def _write_onnx(program: ExportedProgram, recogniser: Recogniser, target: Path) 
         model = made.model_proto
     default = np.array(recogniser.threshold.value, np.float64)
     model.graph.initializer.append(onnx.numpy_helper.from_array(default, INPUTS[1]))
-    model.producer_name, model.producer_version = "osr_lightning", osr_lightning.__version__
+    model.producer_name, model.producer_version = "osr_lightning", version("osr_lightning")
     onnx.helper.set_model_props(
         model, {name: json.dumps(value) for name, value in metadata(recogniser).items()}
     )
@@ -202,3 +192,144 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+TOLERANCE = 1e-4  # of a score, or of its size where that is above 1
+FAR, FAR_TOLERANCE = 100, 1e-3  # a score that many times the threshold hangs on float32's last digits
+BATCHES = (1, 2, 7)
+MOST_OTHERWISE = 0.02  # share of images that a quantised graph may decide otherwise
+
+Run: TypeAlias = Callable[[NDArray[np.uint8]], Sequence[NDArray[np.generic]]]
+"""Prepared images ``(B, C, size, size)`` -> the graph's outputs, in their order."""
+
+
+class Check(NamedTuple):
+    """How a graph compares with its recogniser.
+
+    Attributes:
+        images: how many it was asked about.
+        difference: the greatest of two scores, in units of the score where that is above 1, and a tenth of
+            it where the score is more than 100 times the threshold.
+        within: images so near to the threshold that they need not be decided alike.
+        otherwise: images that a quantised graph decides otherwise; others decide none.
+    """
+
+    images: int
+    difference: float
+    within: int
+    otherwise: int = 0
+
+
+def compare(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: str) -> Check:
+    """Ask both about the same images, the graph in batches of 1, 2 and 7.
+
+    Args:
+        recogniser: what the graph was made of.
+        run: asks the graph.
+        images: prepared, ``(N, C, size, size)``.
+        name: of the graph, for the sentence.
+
+    Raises:
+        Failure: where a score differs by more than ``TOLERANCE``, or an image that is further than that from
+            the threshold is decided otherwise.
+    """
+    expected, threshold = recogniser.answer(images), recogniser.threshold
+    score, prediction = expected.score, expected.prediction
+    scale = np.maximum(1, np.abs(score))
+    near = np.abs(score - threshold.value) <= TOLERANCE * np.maximum(scale, abs(threshold.value))
+    scale[scale > FAR * max(1, abs(threshold.value))] *= FAR_TOLERANCE / TOLERANCE
+    worst = np.float64(0)
+    for size in BATCHES:
+        parts = [run(images[start : start + size]) for start in range(0, len(images), size)]
+        found = dict(zip(OUTPUTS, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+        worst = np.maximum(worst, (np.abs(found["score"] - score) / scale).max())  # keeps NaN
+        other = int(((found["prediction"] != prediction) & ~near).sum())
+        if not worst <= TOLERANCE or other:
+            raise Failure(
+                f"{name} is not written: asked in batches of {size}, its scores differ from the "
+                f"recogniser's by up to {worst:.1e} and {other} of {len(images)} images are decided otherwise"
+            )
+    return Check(len(images), float(worst), int(near.sum()))
+
+
+def compare_int8(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: str) -> Check:
+    """Ask a quantised graph about images: its scores differ, its decisions may on few of them.
+
+    Raises:
+        Failure: where more than one image in fifty is decided otherwise.
+    """
+    expected = recogniser.answer(images)
+    score, prediction = expected.score, expected.prediction
+    parts = [run(images[start : start + 64]) for start in range(0, len(images), 64)]
+    found = dict(zip(OUTPUTS, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+    otherwise = int((found["prediction"] != prediction).sum())
+    difference = float((np.abs(found["score"] - score) / np.maximum(1, np.abs(score))).max())
+    if otherwise > MOST_OTHERWISE * len(images):
+        raise Failure(
+            f"{name} is not written: in 8 bits {otherwise} of {len(images)} images are decided otherwise; "
+            "export it without --int8, or give --int8 more of the known images"
+        )
+    return Check(len(images), difference, 0, otherwise)
+
+
+def example_images() -> Iterator[NDArray[np.uint8]]:
+    """Real images that every installation has: 40 of scikit-learn's digits and 32 parts of its two photos.
+
+    Yields:
+        Grey ``(8, 8)`` and colour ``(106, 160, 3)``, as `Recogniser.prepare` takes them.
+    """
+    from sklearn.datasets import load_digits, load_sample_images
+
+    yield from (load_digits().images[:40] * (255 / 16)).round().astype(np.uint8)
+    for photo in load_sample_images().images:
+        height, width = (size // 4 for size in photo.shape[:2])
+        for row in range(4):
+            for column in range(4):
+                yield photo[row * height :, column * width :][:height, :width]
+
+
+AT_LEAST = 100  # images, whose activations set the ranges
+_AT_ONCE = 64
+
+
+def quantise(path: Path, images: NDArray[np.uint8]) -> None:
+    """Write a graph again with 8-bit weights and activations where it multiplies 32-bit matrices.
+
+    Standardisation, softmax and the score stay as they are; see onnxruntime's ``quantize_static``.
+
+    Args:
+        path: of the ``.onnx`` file.
+        images: known ones, prepared, ``(N, C, size, size)``; the ranges of activations are those seen here.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Batches(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.rest: Iterator[NDArray[np.uint8]] = iter(
+                images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)
+            )
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            some = next(self.rest, None)
+            return None if some is None else {INPUTS[0]: some}
+
+    model = onnx.load(path)
+    about = {prop.key: prop.value for prop in model.metadata_props}
+    # a matrix for each sample: of these only the newest onnxruntime multiplies 8-bit ones by channel
+    stacks = {one.name for one in model.graph.initializer if len(one.dims) > 2}
+    left = [n.name for n in model.graph.node if n.op_type == "MatMul" and stacks.intersection(n.input)]
+    quantize_static(
+        path,
+        path,
+        Batches(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        nodes_to_exclude=left,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        activation_type=QuantType.QUInt8,
+    )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {**about, "weights": '"int8"'})  # which it forgets
+    path.write_bytes(model.SerializeToString())

@@ -1,4 +1,4 @@
-"""The command ``osr predict --ckpt_path CKPT PATH…``: a row for every image file, whatever is in it."""
+"""A row for every image file, whatever is in it: what ``osr predict`` does with the files it is given."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from osr_lightning.answers import AT_ONCE, COLUMNS, Answering, as_rows, further_scores
-from osr_lightning.deploy.sinks import Row, Sink
+from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError
-from osr_lightning.facts import UNKNOWN
-from osr_lightning.files import as_text, find
+from osr_lightning.images.find import find
+from osr_lightning.recogniser.prediction import AT_ONCE, Answering
+from osr_lightning.recogniser.rows import COLUMNS, Row, Sink, answer_cells, error_cells, path_cell
 
 T = TypeVar("T")
 Pixels: TypeAlias = NDArray[np.uint8]
+_PREDICTION, _ERROR = COLUMNS.index("prediction"), COLUMNS.index("error")
 _AHEAD = 4  # tasks per worker that are read before they are needed
 
 
@@ -105,22 +106,16 @@ def classify(
     index = 0
     with ThreadPoolExecutor(workers) as pool:
         for some, pixels in _ahead(pool, reading, _parts(found, rank, world), workers * _AHEAD):
-            rows = _rows(recogniser, some, pixels)
-            for part in _in_order(rows, world):
-                for row in part:
-                    row["index"] = index
-                    index += 1
-                    counts.unreadable += bool(row["error"])
-                    counts.predicted += not row["error"]
-                    counts.unknown += row["prediction"] == UNKNOWN
-                if rank == 0 and part:
-                    sink(part)
-                    advance(len(part))
-
-
-def columns(recogniser: Answering) -> list[str]:
-    """The columns of every row: those of a test's ``predictions.csv``."""
-    return [*COLUMNS, *further_scores(recogniser)]
+            for part in _in_order(_rows(recogniser, some, pixels), world):
+                rows = [(index + place, *row) for place, row in enumerate(part)]
+                index += len(rows)
+                unreadable = sum(bool(row[_ERROR]) for row in rows)
+                counts.unreadable += unreadable
+                counts.predicted += len(rows) - unreadable
+                counts.unknown += sum(row[_PREDICTION] == UNKNOWN for row in rows)
+                if rank == 0 and rows:
+                    sink(rows)
+                    advance(len(rows))
 
 
 def _parts(found: Iterable[Image], rank: int, world: int) -> Iterator[list[Image]]:
@@ -145,19 +140,19 @@ def _ahead(
 
 
 def _rows(recogniser: Answering, some: Sequence[Image], pixels: Sequence[Pixels | str]) -> list[Row]:
+    """The rows of some files, but for their index."""
     readable = [image for image in pixels if not isinstance(image, str)]
-    answers = iter(as_rows(recogniser, recogniser.answer(np.stack(readable))) if readable else ())
-    empty = dict.fromkeys(("prediction", "confidence", "score", "threshold"), "")
-    rows = []
-    for image, found in zip(some, pixels, strict=True):
-        row: Row = {"file": shown(image.path), "source": shown(Path(image.source)), "label": "", "error": ""}
-        if isinstance(found, str):
-            row |= empty | dict.fromkeys(further_scores(recogniser), "") | {"error": found}
-        else:
-            values = next(answers)._asdict()
-            row |= values.pop("further") | values
-        rows.append(row)
-    return rows
+    answers = iter(answer_cells(recogniser, recogniser.answer(np.stack(readable))) if readable else ())
+    further = len(recogniser.score_names) - 1
+    return [
+        (
+            path_cell(image.path),
+            path_cell(image.source),
+            "",
+            *(error_cells(found, further) if isinstance(found, str) else next(answers)),
+        )
+        for image, found in zip(some, pixels, strict=True)
+    ]
 
 
 def _in_order(rows: list[Row], world: int) -> list[list[Row]]:
@@ -169,9 +164,3 @@ def _in_order(rows: list[Row], world: int) -> list[list[Row]]:
     parts: list[list[Row]] | None = [[]] * world if distributed.get_rank() == 0 else None
     distributed.gather_object(rows, parts)
     return parts or []
-
-
-def shown(path: Path) -> str:
-    """A path as text that any file can hold and that no spreadsheet takes for a formula."""
-    text = as_text(path)
-    return f"./{text}" if text[:1] in "=+-@\t\r" else text

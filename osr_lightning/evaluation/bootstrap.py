@@ -8,7 +8,7 @@ import numpy as np
 
 from osr_lightning.evaluation.acceptance import Acceptance, FloatArray, IntArray, area
 from osr_lightning.evaluation.measures.ranking import share95
-from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.evaluation.prediction_table import PredictionTable
 
 HEADLINE = ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc", "oscr", "fpr95_known")
 # Draws held at once: bounds the memory at some tens of MB whatever the number of images.

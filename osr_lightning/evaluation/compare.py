@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from osr_lightning.atomic_write import as_text, replacing_rows, write_text
+from osr_lightning.data_spec import same_classes
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.evaluation.bootstrap import interval, resample
-from osr_lightning.evaluation.groups import Group, group, headline, print_groups, titles, unknown_sets
-from osr_lightning.evaluation.places import link, short_names
-from osr_lightning.evaluation.printing import new_table
-from osr_lightning.evaluation.render import is_number, percent, rate, read_results, render, seconds, text
-from osr_lightning.evaluation.table import PredictionTable
-from osr_lightning.facts import same_classes
-from osr_lightning.files import as_text
-from osr_lightning.writing import replacing_rows, write_text
+from osr_lightning.evaluation.console import new_table
+from osr_lightning.evaluation.prediction_table import PredictionTable
+from osr_lightning.evaluation.report.places import link, short_names
+from osr_lightning.evaluation.report.render import (
+    is_number,
+    percent,
+    rate,
+    read_results,
+    render,
+    seconds,
+    text,
+)
+from osr_lightning.evaluation.run_groups import RunGroup, group, headline, print_groups, titles, unknown_sets
 
 # Column of the table -> where results.json has it.
 COLUMNS = {
@@ -56,7 +62,7 @@ class Comparison:
 
     rows: list[dict[str, Any]]
     differences: list[dict[str, Any]]
-    groups: list[Group]
+    groups: list[RunGroup]
 
 
 def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int = 0) -> Comparison:
@@ -138,7 +144,7 @@ def print_comparison(comparison: Comparison) -> None:
     print_groups(comparison.groups, "every unknown set, in percent; mean ± deviation over seeds")
 
 
-def _by_seed(run_dirs: list[Path], results: list[dict[str, Any]]) -> list[Group]:
+def _by_seed(run_dirs: list[Path], results: list[dict[str, Any]]) -> list[RunGroup]:
     """Group the runs whose seeds all differ and all else that names them does not."""
     names = [
         " ".join(str(part) for part in (r.get("experiment"), _at(r, "model"), _at(r, "score")))
@@ -169,27 +175,6 @@ def difference(entry: dict[str, Any], name: str) -> str:
         return "-"
     middle, low, high = (100 * value for value in entry[name])
     return f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
-
-
-def main(arguments: list[str]) -> None:
-    """The command ``osr compare``.
-
-    Args:
-        arguments: those after the command's name.
-    """
-    parser = argparse.ArgumentParser("osr compare", description="Put finished runs side by side.")
-    parser.add_argument(
-        "run", nargs="+", type=Path, help="run folders; the others are measured against the first"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("lightning_logs/comparison"),
-        help="folder of comparison.csv and comparison.html (default: %(default)s)",
-    )
-    options = parser.parse_args(arguments)
-    print_comparison(compare(options.run, options.output))
-    print(options.output / "comparison.html")
 
 
 def _at(results: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - whatever the JSON holds

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from osr_lightning.evaluation.acceptance import BoolArray, FloatArray, IntArray
-from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.evaluation.prediction_table import PredictionTable
 
 Needs = Literal["nothing", "known", "unknown", "both"]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from osr_lightning.data.stream import Images
 from osr_lightning.errors import one_line
-from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.evaluation.prediction_table import PredictionTable
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
-from osr_lightning.models.sampling import LOGITS, NOT_TRAINED, Sampled, Sampler
+from osr_lightning.models.sampling import LOGITS, NOT_TRAINED, LogitSampler, Sampled
 
 _OF = ":"  # behind a member's number, before the name of its layer
 
 
-class Ensemble(Sampler):
+class Ensemble(LogitSampler):
     """Several samplers whose samples stand side by side on the axis ``S``.
 
     Features of a layer are the members' end to end, and ``"1:penultimate"`` are those of the second member
@@ -24,7 +24,7 @@ class Ensemble(Sampler):
         members: at least one; each is a network trained by itself.
     """
 
-    def __init__(self, members: Sequence[Sampler]) -> None:
+    def __init__(self, members: Sequence[LogitSampler]) -> None:
         super().__init__()
         if not members:
             raise UserError("an ensemble needs at least one member")
@@ -60,13 +60,13 @@ class Ensemble(Sampler):
         return tuple(
             tuple(f"{number}{_OF}{name}" for name in names)
             for number, member in enumerate(self.members)
-            for names in cast(Sampler, member).layers_by_network
+            for names in cast(LogitSampler, member).layers_by_network
         )
 
     @property
     def last_layer(self) -> nn.Linear:
         """One layer that makes the mean logits of the features end to end."""
-        layers = [cast(Sampler, member).last_layer for member in self.members]
+        layers = [cast(LogitSampler, member).last_layer for member in self.members]
         weight = torch.cat([layer.weight for layer in layers], dim=1) / len(layers)
         # without initial values, which would be drawn from the global generator
         merged: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
@@ -80,7 +80,7 @@ class Ensemble(Sampler):
     def restart(self) -> None:
         """Each member begins again."""
         for member in self.members:
-            cast(Sampler, member).restart()
+            cast(LogitSampler, member).restart()
 
 
 def own_name(layer: str) -> str:

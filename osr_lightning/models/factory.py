@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.facts import Facts
 from osr_lightning.models import networks
 from osr_lightning.models.networks import NETWORKS
 from osr_lightning.models.torchvision_networks import Torchvision, classifier_names
@@ -76,7 +76,7 @@ def _is_torchvisions(path: str) -> bool:
     return name == Torchvision.__name__ or (name not in NETWORKS and "." not in name.removeprefix(_MODELS))
 
 
-def build_network(network: NetworkLike, facts: Facts, *, trust: bool = False) -> nn.Module:
+def build_network(network: NetworkLike, spec: DataSpec, *, trust: bool = False) -> nn.Module:
     """Build the network for the known images: a factory gets their number of classes and its like.
 
     A factory gets ``num_classes`` (or, under another name, its first parameter), and ``in_channels`` and
@@ -84,7 +84,7 @@ def build_network(network: NetworkLike, facts: Facts, *, trust: bool = False) ->
 
     Args:
         network: see `network_recipe`; of a module, a copy is taken.
-        facts: of the known images.
+        spec: of the known images.
         trust: whether a name outside of ``NETWORKS`` may be imported, which runs code.
 
     Raises:
@@ -108,16 +108,16 @@ def build_network(network: NetworkLike, facts: Facts, *, trust: bool = False) ->
             f"the network {name} says nothing of its arguments; give a class or function"
         ) from error
     kinds = [parameter.kind for parameter in parameters.values()]
-    offered = dict(zip(_OF_DATA, (facts.channels, facts.image_size), strict=True))
+    offered = dict(zip(_OF_DATA, (spec.channels, spec.image_size), strict=True))
     # the command line's parser puts None where a parameter without default is not given
     arguments = {k: v for k, v in arguments.items() if k not in offered or v is not None}
     given = {key: value for key, value in offered.items() if key in parameters} | arguments
     positional: list[int] = []
     first = next(iter(parameters), None)
     if "num_classes" in parameters or first is None or kinds[0] == inspect.Parameter.KEYWORD_ONLY:
-        given.setdefault("num_classes", facts.num_classes)
+        given.setdefault("num_classes", spec.num_classes)
     elif first not in given:
-        positional = [facts.num_classes]
+        positional = [spec.num_classes]
     try:
         inspect.signature(function).bind(*positional, **given)
         built = function(*positional, **given)
@@ -125,7 +125,7 @@ def build_network(network: NetworkLike, facts: Facts, *, trust: bool = False) ->
         raise
     except Exception as error:  # whatever a user's code raises
         raise UserError(
-            f"the network {name} cannot be built for {facts.num_classes} classes: {error}; "
+            f"the network {name} cannot be built for {spec.num_classes} classes: {error}; "
             "its factory takes num_classes, and in_channels and image_size if it needs them"
         ) from error
     if not isinstance(built, nn.Module):

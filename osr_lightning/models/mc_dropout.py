@@ -21,14 +21,14 @@ from osr_lightning.models.dropout import (
 from osr_lightning.models.fold import chunk_size, fold, is_foldable, mixes_images
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import SplitNetwork
-from osr_lightning.models.sampling import Sampled, Sampler
+from osr_lightning.models.sampling import LogitSampler, Sampled
 
 MaskKind: TypeAlias = Literal["shared", "independent"]
 Method: TypeAlias = Literal["auto", "fold", "trunk", "loop"]
 MAX_SAMPLES = 100_000
 
 
-class MCDropout(Sampler):
+class MCDropout(LogitSampler):
     """Monte-Carlo dropout (Gal & Ghahramani, ICML 2016): ``S`` passes with dropout on, whatever the mode.
 
     A batch norm in eval mode stays there. With ``shared`` masks an image's logits do not depend on the batch

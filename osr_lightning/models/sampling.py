@@ -41,7 +41,7 @@ class Sampled(NamedTuple):
     features: dict[str, Tensor]
 
 
-class Sampler(nn.Module):
+class LogitSampler(nn.Module):
     """What all samplers share.
 
     Attributes:
@@ -158,7 +158,7 @@ class Sampler(nn.Module):
         return head[last + 1 :](raw).unflatten(0, shape).movedim(samples, 0), features
 
 
-class Single(Sampler):
+class Single(LogitSampler):
     """One pass, without the dropout between trunk and head: one sample.
 
     It is deterministic in eval mode; in training mode dropouts inside trunk and head act.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from osr_lightning.errors import UserError
+from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.sweep import Bools, Costs, Floats, min_cost, optuna_search
 
 CalibrationMethod = Literal["known_quantile", "max_accuracy", "min_cost", "optuna", "fixed"]
@@ -178,7 +179,7 @@ def calibrate(
     chosen: dict[str, Calibration] = {}
 
     def record(score: str, value: float, target: float | dict[str, float] | None, guarantee: str) -> None:
-        rejected = scores[score] > value
+        rejected = is_unknown(scores[score], value)
         chosen[score] = Calibration(
             value,
             method,

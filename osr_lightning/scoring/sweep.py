@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osr_lightning.errors import UserError
+from osr_lightning.scoring.decision import is_unknown
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -95,7 +96,7 @@ def optuna_search(
     import optuna
 
     def total_accuracy(trial: optuna.Trial) -> float:
-        rejected = scores > 1 - trial.suggest_float("confidence_threshold", 0.1, 0.9)
+        rejected = is_unknown(scores, 1 - trial.suggest_float("confidence_threshold", 0.1, 0.9))
         return float(np.mean(np.where(known, correct & ~rejected, rejected)))
 
     verbosity = optuna.logging.get_verbosity()

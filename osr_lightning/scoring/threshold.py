@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
 from osr_lightning.scoring.calibration import Calibration, CalibrationMethod, fixed_calibration
+from osr_lightning.scoring.decision import is_unknown
 
 
 class Threshold(nn.Module):
@@ -58,8 +59,8 @@ class Threshold(nn.Module):
         return self.record.value
 
     def forward(self, score: Tensor) -> Tensor:
-        """Scores ``(B,)`` -> whether each image is unknown, ``(B,)`` bool; a score of NaN is."""
-        return ~(score <= self.value)
+        """Scores ``(B,)`` -> whether each image is unknown, ``(B,)`` bool; see `is_unknown`."""
+        return is_unknown(score, self.value)
 
     def get_extra_state(self) -> dict[str, Any]:
         """What the checkpoint keeps."""

@@ -1,136 +1,212 @@
-"""``osr study``: configs x seeds x class splits in one process, and one table of what they reached."""
+"""Studies: configs x seeds x class splits in one process, and one table of what they reached."""
 
 from __future__ import annotations
 
-import argparse
+import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
-from osr_lightning.data.class_splits import NAMES
+from osr_lightning.atomic_write import folder_name, replacing_rows, write_text
+from osr_lightning.data.class_splits import known_classes
+from osr_lightning.data.sources import shared_sets
 from osr_lightning.errors import UserError
-from osr_lightning.studies.arguments import options_of, parse
-from osr_lightning.studies.plan import Run, plan, shard
-from osr_lightning.studies.tables import Finished, write_tables
-from osr_lightning.writing import write_text
+from osr_lightning.evaluation.report.places import link
+from osr_lightning.evaluation.report.render import read_results, render
+from osr_lightning.evaluation.run_groups import (
+    RATES,
+    RunGroup,
+    group,
+    headline,
+    mean_text,
+    print_groups,
+    score_rows,
+    titles,
+    unknown_sets,
+)
 
 _LAST = "report.html"  # the last file that a run writes
 _KEPT = "arguments.json"  # in a run's folder: what it was started with
 
 
-def parser() -> argparse.ArgumentParser:
-    """The study's own options; all others are those of ``osr run``."""
-    options = argparse.ArgumentParser(
-        "osr study",
-        usage="osr study CONFIG [CONFIG ...] [--seeds SEED ...] [--splits arpl|neal] [--shard I/N] "
-        "[--ensemble] [--name NAME] [options of osr run]",
-        description="Every CONFIG (YAML of osr run; the first words) with every seed (and class split), "
-        "each run in a folder of its own below lightning_logs/NAME, and one table of means and standard "
-        "deviations, study.csv and study.html. Started again, it skips finished runs and goes on with one "
-        "that was stopped. All further options are those of osr run, and hold for every run.",
-        allow_abbrev=False,
-    )
-    options.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="0 if not given")
-    options.add_argument(
-        "--splits",
-        choices=NAMES,
-        help="six known classes and four unknown, five times: of Chen et al. (arpl) or Neal et al. (neal)",
-    )
-    options.add_argument(
-        "--shard", metavar="I/N", help="the I-th of N parts of the runs, for several machines or jobs"
-    )
-    options.add_argument(
-        "--ensemble",
-        action="store_true",
-        help="join the seeds of each config (and split), once all are there, and test that as well",
-    )
-    options.add_argument("--name", help="of the study; made of the configs' names if not given")
-    return options
+COLUMNS = ("config", "measure", "score", "unknown_set", "mean", "deviation", "runs")
+PAIRED = ("difference", "difference_deviation", "pairs")
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run a study, or a part of it.
+class StudyRun(NamedTuple):
+    """One run of a study.
+
+    Attributes:
+        config: its YAML file.
+        split: e.g. ``arpl1``; empty without splits.
+        seed: of the training.
+        folder: its run folder.
+        arguments: of ``osr run``.
+    """
+
+    config: Path
+    split: str
+    seed: int
+    folder: Path
+    arguments: list[str]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.name
+
+
+def plan_runs(
+    configs: Sequence[Path],
+    seeds: Sequence[int],
+    splits: str | None,
+    name: str | None,
+    further: Sequence[str],
+    *,
+    root: Path = Path(),
+    known: str | None = None,
+) -> list[StudyRun]:
+    """The runs of a study, in order.
 
     Args:
-        arguments: of the command line, after ``study``.
+        configs: YAML files.
+        seeds: of the trainings.
+        splits: name of class splits.
+        name: of the study.
+        further: options of ``osr run``.
+        root: the folder that holds lightning_logs.
+        known: source of the known images, where the options name one; else the config does.
 
     Raises:
-        UserError: for a mistake in them, or runs that were made with other options.
+        UserError: for a config that is missing, or two of one name.
     """
-    configs, options, further = parse(parser(), arguments, "the configs first, as in osr study CONFIG ...")
-    runs = plan([Path(config) for config in configs], options.seeds, options.splits, options.name, further)
-    mine = shard(runs, options.shard)
+    if missing := [path for path in configs if not path.is_file()]:
+        raise UserError(f"there is no config {missing[0]}; name a YAML file as for osr run --config")
+    stems = [path.stem for path in configs]
+    if len({*stems}) < len(stems):
+        raise UserError("two configs have the same file name, and so would their runs; rename one of them")
+    name = name or "-".join([*stems, *([splits] if splits else [])])
+    folder = root / "lightning_logs" / folder_name("--name", name)
+    runs = []
+    parts = [(config, *part) for config in configs for part in _classes(config, splits, known)]
+    for (config, split, classes), seed in product(parts, seeds):
+        run = "-".join([config.stem, *([split] if split else []), f"seed{seed}"])
+        chosen = [] if classes is None else [f"--data.known_classes={list(classes)}"]
+        arguments = [
+            f"--config={config}",
+            "--trainer.devices=1",
+            *further,
+            *chosen,
+            f"--seed_everything={seed}",
+            f"--trainer.experiment={name}",
+            f"--trainer.version={run}",
+        ]
+        runs.append(StudyRun(config, split, seed, folder / run, arguments))
+    return runs
+
+
+def _classes(config: Path, splits: str | None, known: str | None) -> list[tuple[str, tuple[int, ...] | None]]:
+    if splits is None:
+        return [("", None)]
+    try:
+        named = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["known"]
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        named = "mnist"
+    lists = known_classes(splits, known or str(named))
+    return [(f"{splits}{number}", classes) for number, classes in enumerate(lists, start=1)]
+
+
+def shard(runs: Sequence[StudyRun], part: str | None) -> list[StudyRun]:
+    """The runs of one part ``I/N``, every N-th.
+
+    Raises:
+        UserError: for what is no part.
+    """
+    if part is None:
+        return list(runs)
+    index, _, count = part.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise UserError(f"--shard {part} is no part: write I/N with I from 1 to N, as in 2/8")
+    return list(runs[int(index) - 1 :: int(count)])
+
+
+def run_study(
+    runs: Sequence[StudyRun],
+    mine: Sequence[StudyRun],
+    train: Callable[[list[str]], object],
+    join: Callable[[list[Path], Path], Path] | None = None,
+) -> list[Path]:
+    """Train what is not finished, join the seeds of each config if asked, and write and print the table.
+
+    Args:
+        runs: of the whole study.
+        mine: those that this process is to make.
+        train: ``osr run`` with these options.
+        join: makes an ensemble of checkpoints and tests it, into a run folder; None for no ensembles.
+
+    Returns:
+        ``study.csv`` and ``study.html``.
+
+    Raises:
+        UserError: where runs were made with other options.
+    """
     for run in mine:
         _refuse_other(run)
-    from osr_lightning.data.sources import shared_sets
-
     with shared_sets():
         for number, run in enumerate(mine, start=1):
             state = "finished before" if _is_finished(run) else str(run.folder)
             print(f"run {number} of {len(mine)}: {run.name}, {state}", flush=True)
             if not _is_finished(run):
-                start(run)
+                _start(run, train)
             table(runs)
-        joined = ensembles(runs, further) if options.ensemble else []
-    print("\n".join(str(path) for path in table(runs, joined, say=True)))
+        joined = [] if join is None else _ensembles(runs, join)
+    return table(runs, joined, say=True)
 
 
-def start(run: Run) -> None:
+def _start(run: StudyRun, train: Callable[[list[str]], object]) -> None:
     """Train, calibrate and test; or go on with it, from its last checkpoint."""
-    from osr_lightning.cli import OpenSetCLI
-
     last = run.folder / "checkpoints" / "last.ckpt"
     resumed = [f"--ckpt_path={last}"] if last.is_file() else []
     if not resumed and run.folder.exists():
         shutil.rmtree(run.folder)  # it was stopped before its first checkpoint
     write_text(run.folder / _KEPT, json.dumps(_description(run), indent=2) + "\n")
-    OpenSetCLI(["run", *run.arguments, *resumed])
+    train([*run.arguments, *resumed])
 
 
-def ensembles(runs: Sequence[Run], further: Sequence[str]) -> list[Finished]:
-    """Join and test the seeds of each config and split, where all are finished.
-
-    Args:
-        runs: of the whole study.
-        further: options of ``osr run``, of which those of the trainer, the data and the evaluation count.
-    """
-    from osr_lightning.cli import OpenSetCLI
-    from osr_lightning.studies.ensemble import ensemble
-
+def _ensembles(runs: Sequence[StudyRun], join: Callable[[list[Path], Path], Path]) -> list[Finished]:
+    """Join and test the seeds of each config and split, where all are finished."""
     found = []
-    for (config, split), group in groupby(runs, key=lambda run: (run.config, run.split)):
-        members = list(group)
+    for (config, split), same in groupby(runs, key=lambda run: (run.config, run.split)):
+        members = list(same)
         if not all(map(_is_finished, members)):
             continue
         first = members[0]
         name = "-".join([config.stem, *([split] if split else []), f"ensemble{len(members)}"])
         folder = first.folder.with_name(name)
         if not (folder / _LAST).is_file():
-            place = [f"--trainer.experiment={folder.parent.name}", f"--trainer.version={name}"]
-            options = [*options_of(further, ("--trainer.", "--data.", "--evaluation.")), *place]
-            path = ensemble([run.folder / "checkpoints" / "best.ckpt" for run in members], options=options)
-            OpenSetCLI(["test", f"--ckpt_path={path}", *options])
+            join([run.folder / "checkpoints" / "best.ckpt" for run in members], folder)
         found.append(Finished(f"{config.stem}, {len(members)} joined", split, first.seed, folder))
     return found
 
 
-def table(runs: Sequence[Run], joined: Sequence[Finished] = (), *, say: bool = False) -> list[Path]:
+def table(runs: Sequence[StudyRun], joined: Sequence[Finished] = (), *, say: bool = False) -> list[Path]:
     """Write the table of the runs that are finished, and of ensembles of them; see `write_tables`."""
     done = [Finished(run.config.stem, run.split, run.seed, run.folder) for run in runs if _is_finished(run)]
     return write_tables([*done, *joined], f"{len(done)} of {len(runs)} runs", runs[0].folder.parent, say=say)
 
 
-def _is_finished(run: Run) -> bool:
+def _is_finished(run: StudyRun) -> bool:
     return (run.folder / _LAST).is_file()
 
 
-def _description(run: Run) -> dict[str, object]:
+def _description(run: StudyRun) -> dict[str, object]:
     arguments = [a for a in run.arguments if not a.startswith("--config=")]
     return {"arguments": arguments, "config_sha256": _digest(run.config)}
 
@@ -144,7 +220,7 @@ def _digest(config: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _refuse_other(run: Run) -> None:
+def _refuse_other(run: StudyRun) -> None:
     try:
         before = json.loads((run.folder / _KEPT).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -158,3 +234,65 @@ def _refuse_other(run: Run) -> None:
             f"{run.folder} was made with other options or another {run.config.name}; give the study another "
             "--name, or remove that folder"
         )
+
+
+class Finished(NamedTuple):
+    """A run that is done.
+
+    Attributes:
+        config: name of its config.
+        split: name of its class split, or empty.
+        seed: of its training.
+        folder: its run folder.
+    """
+
+    config: str
+    split: str
+    seed: int
+    folder: Path
+
+
+def groups_of(runs: Sequence[Finished]) -> list[RunGroup]:
+    """One group per config, in the order of the runs."""
+    return group([(run.config, (run.split, run.seed), read_results(run.folder)) for run in runs])
+
+
+def write_tables(runs: Sequence[Finished], count: str, folder: Path, *, say: bool) -> list[Path]:
+    """Write ``study.csv`` and ``study.html`` of the runs that are finished.
+
+    Args:
+        runs: those.
+        count: how many of the study's runs these are, in words.
+        folder: of the two files.
+        say: whether to print the table as well.
+
+    Returns:
+        The files.
+    """
+    groups = groups_of(runs)
+    with replacing_rows(folder / "study.csv") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, *PAIRED])
+        for one in groups:
+            for measure, mean in one.means.items():
+                paired = one.paired.get(measure, ("", "", ""))
+                writer.writerow([one.name, measure.name, measure.score, measure.unknown_set, *mean, *paired])
+    sets = unknown_sets(groups)
+    path = folder / "study.html"
+    page = render(
+        "study.html.j2",
+        groups=groups,
+        runs=[(run, link(path, run.folder / "report.html")) for run in runs],
+        count=count,
+        rates=RATES,
+        sets=sets,
+        titles=titles(sets),
+        rows=[(one, headline(one, sets)) for one in groups],
+        scores=[(one, score_rows(one, sets)) for one in groups],
+        mean_text=mean_text,
+        name=folder.name,
+    )
+    write_text(path, page)
+    if say:
+        print_groups(groups, f"{count}, mean ± deviation, percent")
+    return [folder / "study.csv", path]

@@ -7,18 +7,13 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from osr_lightning.training.hardware import TrainingBFloat16
-from osr_lightning.training.module import network_name
-
-if TYPE_CHECKING:
-    from osr_lightning.training.base import OpenSetClassifier
+from osr_lightning.training.precision import TrainingBFloat16
 
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # the images are in memory
@@ -77,35 +72,16 @@ def say(text: str, *, always: bool = False) -> None:
         print(text, flush=True)  # above the progress bar, which stands in for sys.stdout
 
 
-def say_start(model: OpenSetClassifier) -> None:
-    """What is trained, how, on what, and where its files go; every process must ask."""
-    trainer, plan = model.trainer, model.plan
-    folder = trainer.log_dir if trainer.loggers else None  # broadcast
-    own = f"{'AdamW' if plan.weight_decay else 'Adam'} {plan.learning_rate:g}, {plan.schedule}"
-    count = sum(weight.numel() for weight in model.trained.sampler.parameters())
-    epochs = (
-        ""
-        if trainer.max_epochs in (None, -1)
-        else f", {trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}"
-    )
-    say(
-        f"training: {network_name(model.trained.sampler)} ({count:,} weights), "
-        f"augmentation {plan.augment}, {model.own_optimizer or own}{epochs}"
-    )
-    processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
-    say(f"device: {_device(model.device)}{processes}, {_precision(model)}")
-    if folder is not None:
-        say(f"run folder: {Path(folder)}")
-
-
-def _device(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """A GPU's own name, or the kind of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _precision(model: OpenSetClassifier) -> str:
-    if isinstance(model.trainer.precision_plugin, TrainingBFloat16):
+def precision_name(trainer: Trainer) -> str:
+    """In which precision a trainer's steps are."""
+    if isinstance(trainer.precision_plugin, TrainingBFloat16):
         return "training steps in bf16-mixed (trainer.precision 32-true makes them float32)"
-    return {"32-true": "float32"}.get(str(model.trainer.precision), str(model.trainer.precision))
+    return {"32-true": "float32"}.get(str(trainer.precision), str(trainer.precision))
 
 
 def epoch_line(
@@ -117,7 +93,7 @@ def epoch_line(
         epoch: its number, from 1 on.
         epochs: how many there will be; None where nobody knows.
         metrics: by name, of which those of `OpenSetClassifier` are shown.
-        left: seconds until the command ends; None where nobody knows.
+        left: seconds until the training ends; None where nobody knows.
         width: in characters.
     """
     said = {name: float(value) for name, value in metrics.items()}

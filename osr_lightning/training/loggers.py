@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
+from osr_lightning.atomic_write import replacing_rows, report_write_errors
 from osr_lightning.training.console import say
-from osr_lightning.writing import replacing_rows, telling
 
 
 def run_folder(trainer: Trainer) -> Path | None:
@@ -61,35 +61,6 @@ class ClaimingTensorBoardLogger(TensorBoardLogger):
             folder.parent.parent.rmdir()
 
 
-class Begun(Callback):
-    """Leaves no run folder of a command that failed before its first step."""
-
-    def __init__(self) -> None:
-        self._begun = False
-
-    def on_train_batch_end(self, *args: Any) -> None:  # noqa: ANN401
-        """From now on there is something to keep."""
-        self._begun = True
-
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
-        """The same."""
-        self._begun |= not trainer.sanity_checking
-
-    def on_test_batch_end(self, *args: Any) -> None:  # noqa: ANN401
-        """The same."""
-        self._begun = True
-
-    def on_predict_batch_end(self, *args: Any) -> None:  # noqa: ANN401
-        """The same."""
-        self._begun = True
-
-    def on_exception(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
-        """Take the folder back."""
-        for logger in () if self._begun else trainer.loggers:
-            if isinstance(logger, ClaimingTensorBoardLogger):
-                logger.withdraw()
-
-
 def claim_version(experiment: Path) -> int:
     """Make the next run folder of an experiment, which no other process then can.
 
@@ -98,7 +69,7 @@ def claim_version(experiment: Path) -> int:
     Raises:
         Failure: if the folder cannot be written.
     """
-    with telling(experiment):
+    with report_write_errors(experiment):
         while True:
             taken = [int(n) for p in experiment.glob("version_*") if (n := p.name[8:]).isdecimal()]
             number = max(taken, default=-1) + 1
@@ -136,7 +107,7 @@ class ResumableCSVLogger(CSVLogger):
     def experiment(self) -> Any:  # noqa: ANN401
         """The writer, holding the rows that the run folder has."""
         if self._experiment is None and not _is_another():
-            with telling(self.log_dir):
+            with report_write_errors(self.log_dir):
                 self._experiment = RowsWriter(self.log_dir)
         return super().experiment  # processes other than rank 0 get a dummy
 

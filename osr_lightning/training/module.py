@@ -1,60 +1,162 @@
-"""A LightningModule around a recogniser: building it, its checkpoints, and its answers to a batch."""
+"""The LightningModule that trains, calibrates and tests a recogniser, and its three kinds.
+
+The hooks stand in the order in which Lightning calls them.
+"""
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
-from typing import TYPE_CHECKING, Any, cast
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
+import torch.nn.functional as F
+from jsonargparse.typing import register_type
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
 
-from osr_lightning import checkpoint as checkpoints
-from osr_lightning.data.audit import Seen
+from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.datamodule import OpenSetDataModule
-from osr_lightning.errors import UserError
-from osr_lightning.facts import Facts
+from osr_lightning.data.leaks import ImageDigests, read_digests
+from osr_lightning.data_spec import DataSpec, same_classes
+from osr_lightning.errors import Diverged, UserError
 from osr_lightning.models.ensemble import Ensemble
-from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
+from osr_lightning.models.factory import Recipe, saved_recipe
+from osr_lightning.models.mc_dropout import MaskKind
 from osr_lightning.models.networks import SplitNetwork
-from osr_lightning.models.sampling import Sampler
-from osr_lightning.recogniser import Recogniser, not_fitted
-from osr_lightning.training import restoring
-from osr_lightning.training.defaults import Plan, plan
+from osr_lightning.models.sampling import NOT_TRAINED, LogitSampler
+from osr_lightning.recogniser import checkpoint as checkpoints
+from osr_lightning.recogniser.migrate import migrate
+from osr_lightning.recogniser.recogniser import Recogniser, not_fitted
+from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS, CalibrationMethod
+from osr_lightning.scoring.detectors import Detector
+from osr_lightning.scoring.sweep import Costs
+from osr_lightning.training.calibration import check_images, choose_thresholds
+from osr_lightning.training.console import device_name, precision_name, say
+from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
-from osr_lightning.training.options import Options
+from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
+from osr_lightning.training.plan import Plan, check_options, plan_training
+from osr_lightning.training.precision import keep_freed_memory
+from osr_lightning.training.resume import EpochSteps, accept, resume, training_state
 
 if TYPE_CHECKING:
     from typing import Self
 
+_EVERY = 50  # steps between two looks at losses on a GPU, each of which waits for it
+_MANY_IMAGES = 10**9  # the plan of a network that is built before its images are known
 
-class RecogniserModule(LightningModule):
-    """Holds a recogniser, which is built once the known images are known.
+
+def _bare(name: object) -> str:
+    """A name as resnet18, which the command line's parser must not take for a function's path."""
+    if not isinstance(name, str) or re.fullmatch(r"[a-z]\w*", name) is None:
+        raise ValueError("no bare name")
+    return name
+
+
+if TYPE_CHECKING:
+    BareName: TypeAlias = str
+else:
+    BareName = type("BareName", (), {})
+    register_type(BareName, serializer=_bare, deserializer=_bare)
+Network: TypeAlias = BareName | Callable[[int], nn.Module] | str | dict[str, Any]
+
+
+class OpenSetClassifier(LightningModule):
+    """Trains a recogniser, which is built once the known images are known.
 
     A subclass says what its samples are (``sampler`` and :meth:`sampler_options`).
 
     Args:
-        network: see `osr_lightning.models.factory.network_recipe`; the sampler's default if not given.
-        options: of score, calibration and training.
+        network: what makes the network; what suits the known images if not given. A name (BaselineCNN,
+            MCDropoutCNN, ConvNet, or one of torchvision's classifiers, as resnet18), a class path, a class or
+            a function: it gets the number of classes, and in_channels and image_size where it has such
+            parameters. Of a module, a copy is taken.
+        score: what tells unknown images from known ones; higher means more unknown.
+        detectors: scores to fit to the training images as well (each the score may also be): fisher,
+            mahalanobis, relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features
+            of passes without dropout; fit does so once it is done.
+        calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
+            images is rejected; max_accuracy and min_cost: best on validation images with
+            data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
+        alpha: largest share of known images that known_quantile may reject, in (0, 1).
+        threshold: an image is called unknown when its score is greater than this; for calibration fixed, in
+            units of the score.
+        costs: of a wrong label, a false alarm and a missed unknown, for min_cost.
+        unknown_prior: share of unknown images to expect, in (0, 1), for max_accuracy and min_cost.
+        learning_rate: of the optimizer; the peak of one_cycle. What suits the network if not given.
+        weight_decay: of AdamW; 0 for Adam. What suits the network if not given.
+        label_smoothing: share of the label that is spread over all classes; what suits if not given.
+        schedule: step halves the learning rate every 10 epochs, as the study did; one_cycle (Smith & Topin
+            2019) raises it over the first 30% of the steps and then lowers it to almost 0. What suits if not
+            given.
+        augment: how training images are varied: none, digits (small turns and shifts), photos (mirrored and
+            shifted), photos_strong (brightness, contrast and a missing square too). What suits the known
+            images if not given.
+        balance_classes: whether classes weigh the same in the loss, however many images they have.
+        compile: whether torch.compile speeds up the training's passes; it pays on GPUs and large networks.
+
+    Attributes:
+        plan: how the training goes, once its images are known.
+        trust_checkpoint: whether a checkpoint may name code to import beside this package's own.
+        own_optimizer: of the command line; None for the plan's.
+        images_seen: digests of the images that trained and calibrated these weights.
+        search_trials: ``(threshold, value)`` of the last calibration by optuna.
+
+    Raises:
+        UserError: for an option that is out of range.
     """
 
     sampler: str  # name of a sampler in a recipe
+    plan: Plan | None = None
+    trust_checkpoint = False
 
-    def __init__(self, network: NetworkLike | None, options: Options) -> None:
+    def __init__(
+        self,
+        network: Network | None = None,
+        score: str = "fisher",
+        detectors: list[str] | None = None,
+        calibration: CalibrationMethod = "known_quantile",
+        alpha: float = 0.05,
+        threshold: float = 0.5,
+        costs: Costs | None = None,
+        unknown_prior: float = 0.5,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        label_smoothing: float | None = None,
+        schedule: Schedule | None = None,
+        augment: str | None = None,
+        balance_classes: bool = False,
+        compile: bool = False,
+    ) -> None:
         super().__init__()
         # in a tuple, as a module would be registered here beside its place in the recogniser
         self._given = (network,)
-        self.options = options
-        # plain values alone: what a checkpoint says is never parsed as a configuration
-        recipe = None if network is None else saved_recipe(network)
-        self.save_hyperparameters({"network": recipe, **options.to_dict(), **self.sampler_options()})
+        # what the command line adds would have Lightning parse a checkpoint as a configuration
+        self.save_hyperparameters(ignore=["network", "_class_path", "_instantiator"])
+        costs = Costs(**costs) if isinstance(costs, dict) else costs or Costs()
+        plain = {
+            "network": None if network is None else saved_recipe(network),
+            "detectors": list(detectors or []),
+            "costs": asdict(costs),
+        }
+        self.save_hyperparameters(plain)  # in place of what is no plain value
+        check_options(self.hparams)
         self.recogniser: Recogniser | None = None
-        self.images_seen: Seen | None = None
-
-    def sampler_options(self, recipe: Recipe | None = None) -> dict[str, Any]:
-        """The sampler's part of the recipe, in plain values; ``recipe`` is that of a checkpoint."""
-        return {}
+        self.images_seen: ImageDigests | None = None
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
+        self.own_optimizer: OwnOptimizer | None = None
+        self.search_trials: list[tuple[float, float]] = []
+        self._steps = EpochSteps()
+        self._resumed: dict[str, Any] = {}
+        self._val_batches: list[dict[str, Tensor]] = []
 
     @property
     def trained(self) -> Recogniser:
@@ -64,68 +166,420 @@ class RecogniserModule(LightningModule):
             UserError: before it is built.
         """
         if self.recogniser is None:
-            raise UserError(
-                "the model is built once its known images are known: fit it, or call build(facts)"
-            )
+            raise UserError("the model is built once its known images are known: fit it, or call build(spec)")
         return self.recogniser
 
     @property
     def num_classes(self) -> int:
         """``K``."""
-        return self.trained.facts.num_classes
+        return self.trained.spec.num_classes
 
-    def decide(self, facts: Facts, images: int) -> Plan:
-        """Decide how to train ``images`` of these facts, and keep it as ``plan``."""
-        (given,) = self._given
-        if given is None and self.recogniser is not None:  # that of a checkpoint
-            given = self.recogniser.sampler.recipe.get("network")
-        self.plan = plan(given, self.sampler, facts, images).with_given(self.options.to_dict())
-        return self.plan
+    @property
+    def expected_spec(self) -> DataSpec | None:
+        """What this model was built for, which a datamodule then does not measure."""
+        return None if self.recogniser is None else self.recogniser.spec
 
-    def decide_on(self, datamodule: OpenSetDataModule) -> Plan:
-        """Decide how to train on a datamodule's images, and in which batches it brings them."""
-        if self.recogniser is not None:
-            datamodule.tables.expect(self.recogniser.facts)
-        train, _ = datamodule.tables.load_training()
-        plan = self.decide(datamodule.facts, len(train))
-        datamodule.planned_batch_size = plan.batch_size
-        return plan
-
-    def plan_for(self, facts: Facts) -> Plan:
-        """The plan that was decided, or that of very many images."""
-        return getattr(self, "plan", None) or self.decide(facts, 10**9)
-
-    def build(self, facts: Facts, recipe: Recipe | None = None, *, trust: bool = False) -> None:
-        """Build the recogniser.
-
-        Args:
-            facts: of the known images.
-            recipe: of a checkpoint, whose network is taken where this model was given none.
-            trust: whether that recipe may name code to import.
-
-        Raises:
-            UserError: where the network does not fit the images.
-        """
-        # one that was named by its path in Python or on the command line was named by the user
-        (given,) = self._given
-        trusted = trust or not isinstance(given, (dict, type(None)))
-        options = self.options
-        own = {
-            "sampler": self.sampler,
-            "network": self.plan_for(facts).network if recipe is None else recipe.get("network"),
-            "score": options.score,
-            "detectors": options.detectors,
-            "fixed": options.fixed,
-            **self.sampler_options(recipe),
-        }
-        self.recogniser = checkpoints.build(own, facts, network=given, trust=trusted)
-        self.train_metrics = EpochMetrics(facts.num_classes)
-        self.val_metrics = EpochMetrics(facts.num_classes)
-        self.test_metrics = OpenSetMetrics(facts.num_classes)
+    def sampler_options(self, recipe: Recipe | None = None) -> dict[str, Any]:
+        """The sampler's part of the recipe, in plain values; ``recipe`` is that of a checkpoint."""
+        return {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, K)`` of one pass over pixels ``(B, C, H, W)`` uint8, in the mode the network is in."""
         return self.trained.sampler.training_logits(self.trained.standardise(images))
+
+    # before the first step ----------------------------------------------------------------------------
+
+    def prepare(self, datamodule: OpenSetDataModule, stage: str) -> None:
+        """Plan the training and build the recogniser for a datamodule's known images, once it has them.
+
+        The datamodule asks for this when it is set up: what Lightning sets up afterwards, as a callback that
+        averages weights, finds the network.
+
+        Args:
+            datamodule: with the images of the stage.
+            stage: fit, validate, test or predict.
+
+        Raises:
+            UserError: where the images do not serve the model.
+        """
+        if stage == "fit":
+            self._plan_on(datamodule)
+        if self.recogniser is None:
+            self.build(datamodule.spec)
+        same_classes(self.trained.spec.classes, datamodule.spec.classes, "the known set")
+
+    def _plan_on(self, datamodule: OpenSetDataModule) -> None:
+        tables, options = datamodule.tables, self.hparams
+        train, val = tables.load_training()
+        if options["calibration"] != "fixed":
+            shared = datamodule.hparams["calibrate_on"] == "validation"
+            check_images(options["alpha"], (options["score"], *options["detectors"]), len(val), shared=shared)
+        plan = self.decide(datamodule.spec, len(train))
+        datamodule.planned_batch_size = plan.batch_size
+        if getattr(self._trainer, "epochs_open", False):
+            self.trainer.fit_loop.max_epochs = plan.epochs
+        if options["balance_classes"]:
+            counts = torch.bincount(train.labels, minlength=datamodule.spec.num_classes).clamp(min=1)
+            self.class_weights = len(train) / datamodule.spec.num_classes / counts
+
+    def decide(self, spec: DataSpec, images: int) -> Plan:
+        """Decide how to train on so many ``images`` of this data spec, and keep it as ``plan``."""
+        (given,) = self._given
+        if given is None and self.recogniser is not None:  # that of a checkpoint
+            given = self.recogniser.sampler.recipe.get("network")
+        self.plan = plan_training(given, self.sampler, spec, images).with_given(self.hparams)
+        return self.plan
+
+    def build(self, spec: DataSpec, recipe: Recipe | None = None) -> None:
+        """Build the recogniser.
+
+        Args:
+            spec: of the known images.
+            recipe: of a checkpoint, whose network is taken where this model was given none.
+
+        Raises:
+            UserError: where the network does not fit the images, or the checkpoint names code of others and
+                is not trusted.
+        """
+        # one that was named by its path in Python or on the command line was named by the user
+        (given,) = self._given
+        trusted = self.trust_checkpoint or not isinstance(given, (dict, type(None)))
+        own = self._recipe(spec, recipe)
+        self.recogniser = checkpoints.build(own, spec, network=given, trust=trusted)
+        self.train_metrics = EpochMetrics(spec.num_classes)
+        self.val_metrics = EpochMetrics(spec.num_classes)
+        self.test_metrics = OpenSetMetrics(spec.num_classes)
+
+    def _recipe(self, spec: DataSpec, recipe: Recipe | None) -> Recipe:
+        options = self.hparams
+        if recipe is None:
+            network = (self.plan or self.decide(spec, _MANY_IMAGES)).network
+        else:
+            network = recipe.get("network")
+        return {
+            "sampler": self.sampler,
+            "network": network,
+            "score": options["score"],
+            "detectors": options["detectors"],
+            "fixed": options["threshold"] if options["calibration"] == "fixed" else None,
+            **self.sampler_options(recipe),
+        }
+
+    # checkpoints --------------------------------------------------------------------------------------
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | os.PathLike[str],
+        map_location: str | torch.device = "cpu",
+        trust: bool = False,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Self:
+        """Load a trained model; nothing in the file is run.
+
+        Args:
+            checkpoint_path: the checkpoint.
+            map_location: where to put the model.
+            trust: whether the checkpoint may name code to import beside this package's own.
+            kwargs: arguments of the class that go before the checkpoint's.
+
+        Raises:
+            UserError: where the checkpoint is damaged or does not fit.
+        """
+        checkpoint = checkpoints.read(checkpoint_path)
+        model = cls(**cls.options_of(checkpoint) | kwargs)
+        model.trust_checkpoint = trust
+        model.restore(checkpoint)
+        return model.to(map_location)
+
+    @classmethod
+    def options_of(cls, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """The checkpoint's arguments of this class, its network left to the recipe."""
+        bases = [base for base in cls.__mro__ if base.__module__ == __name__]
+        known = {name for base in bases for name in inspect.signature(base).parameters} - {"network"}
+        kept = checkpoint.get("hyper_parameters") or {}
+        return {name: value for name, value in kept.items() if name in known}
+
+    def build_for(self, checkpoint: dict[str, Any]) -> None:
+        """Build what a checkpoint holds, with this model's options in place of its own, unless it is built.
+
+        Raises:
+            UserError: for a checkpoint of another class, or whose network cannot be built.
+        """
+        kept = checkpoint["recogniser"]
+        recipe, spec = kept["recipe"], DataSpec.from_dict(kept["facts"])
+        if recipe.get("sampler") != self.sampler:
+            kinds = {kind.sampler: kind.__name__ for kind in CLASSIFIERS.values()}
+            saved = kinds.get(str(recipe.get("sampler")), "recogniser of another kind")
+            raise UserError(
+                f"the checkpoint holds a {saved}, but the model is a {type(self).__name__}; "
+                "pass the matching --model or leave --config and --model out"
+            )
+        if self.recogniser is not None:
+            same_classes(spec.classes, self.recogniser.spec.classes, "the model")
+            network = self.recogniser.sampler.recipe.get("network")
+            if self._given[0] is None and (network, self.recogniser.spec) != (recipe.get("network"), spec):
+                self.recogniser = None  # Lightning has the images set up before it reads a checkpoint
+        if self.recogniser is None:
+            self.build(spec, recipe)
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Build what a checkpoint holds and take its weights; the checkpoint's become the model's, in place.
+
+        Raises:
+            UserError: for a checkpoint of another class, of other sizes or classes, or damaged.
+        """
+        self.build_for(checkpoint)
+        self.images_seen = read_digests(checkpoint.get("images"))
+        weights = {
+            name.removeprefix(checkpoints.PREFIX): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith(checkpoints.PREFIX)
+        }
+        kept = checkpoint["recogniser"]["recipe"]
+        if kept.get("mask_seed") != self.sampler_options().get("mask_seed"):  # others were asked for
+            masks = checkpoints.mask_names(self.trained)
+            weights = {name: value for name, value in weights.items() if name not in masks}
+        checkpoints.take_weights(self.trained, weights)
+        checkpoint["state_dict"] = {checkpoints.PREFIX + name: value for name, value in weights.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the checkpoint's recogniser, and go on with its training where that is the command.
+
+        Raises:
+            UserError: see :meth:`restore`; or where the datamodule was told of other images.
+        """
+        checkpoint |= migrate(checkpoint)
+        self.restore(checkpoint)
+        datamodule = self._datamodule()
+        if datamodule is not None:
+            datamodule.tables.expect(self.trained.spec)
+        if self._fn() == "fit":
+            self._resumed = accept(self.trainer, checkpoint)
+        else:  # Lightning would go on with loops and callbacks of the training
+            checkpoint.pop("loops", None)
+            checkpoint.pop("callbacks", None)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the recogniser, and beside it the training, to go on with it to the bit."""
+        checkpoint["recogniser"] = checkpoints.content(self.trained)
+        if self.images_seen is not None:
+            checkpoint["images"] = self.images_seen._asdict()
+        checkpoint["experiment"] = getattr(self._trainer, "experiment", "default")
+        checkpoint["seed"] = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        if self._fn() == "fit":
+            checkpoint["training"] = training_state(self.trainer, self._steps)
+
+    # training -----------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam and the schedule, or `own_optimizer` in their place."""
+        if self.own_optimizer is not None:
+            return self.own_optimizer.configure(self)
+        plan = self.plan or self.decide(self.trained.spec, _MANY_IMAGES)
+        return configure(self, plan.learning_rate, plan.weight_decay, plan.schedule)
+
+    def on_fit_start(self) -> None:
+        """Prepare the process and the network for many steps."""
+        datamodule = self._datamodule()
+        if datamodule is not None:
+            datamodule.tables.refuse_seen(self.images_seen, "fit")
+            self.images_seen = datamodule.tables.seen(self.images_seen)
+        if self.plan is None:
+            self.decide(self.trained.spec, _MANY_IMAGES)
+        resume(self.trainer, self._resumed, self._steps, self.device)
+        self._resumed = {}
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        for detector in self.trained.detectors.values():  # fitted to the weights of before
+            assert isinstance(detector, Detector)
+            detector.forget()
+        self._say_start()
+        if self.hparams["compile"]:
+            self.trained.sampler.network.compile()  # in place, which leaves the names of its weights
+
+    def _say_start(self) -> None:
+        """Say what is trained, how, on what, and where its files go; every process must ask."""
+        trainer, plan, sampler = self.trainer, self.plan, self.trained.sampler
+        folder = trainer.log_dir if trainer.loggers else None  # broadcast
+        count = sum(weight.numel() for weight in sampler.parameters())
+        parts = [f"training: {network_name(sampler)} ({count:,} weights)"]
+        if plan is not None:
+            own = f"{'AdamW' if plan.weight_decay else 'Adam'} {plan.learning_rate:g}, {plan.schedule}"
+            parts += [f"augmentation {plan.augment}", str(self.own_optimizer or own)]
+        if trainer.max_epochs not in (None, -1):
+            parts.append(f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}")
+        say(", ".join(parts))
+        processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+        say(f"device: {device_name(self.device)}{processes}, {precision_name(trainer)}")
+        if folder is not None:
+            say(f"run folder: {os.path.normpath(folder)}")
+
+    def on_train_start(self) -> None:
+        """Refuse to resume beyond the end of a one-cycle schedule."""
+        refuse_to_stretch(self.trainer)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of one pass."""
+        assert self.plan is not None
+        images = AUGMENTATIONS[self.plan.augment](self.trained.standardise(batch.image))
+        logits = self.trained.sampler.training_logits(images)
+        loss = F.cross_entropy(
+            logits, batch.label, self.class_weights, label_smoothing=self.plan.label_smoothing
+        )
+        # metric updates wait for the end of the epoch: one call instead of one a step
+        self._steps.add(loss.detach(), logits.detach().argmax(dim=-1), batch.label)
+        self._refuse_nan_loss(batch_idx)
+        return loss
+
+    def _refuse_nan_loss(self, batch_idx: int) -> None:
+        """Stop at a loss that is no number, before its weights reach a checkpoint.
+
+        Raises:
+            Diverged: naming the first such step.
+        """
+        losses, on_cpu = self._steps.losses, self.device.type == "cpu"
+        if on_cpu:
+            if math.isfinite(float(losses[-1])):
+                return
+        elif batch_idx % _EVERY != _EVERY - 1:
+            return  # on a GPU a look makes the processor wait
+        new = list(losses[-1:] if on_cpu else losses[-_EVERY:])
+        finite = torch.stack(new).isfinite()
+        if not bool(finite.all()):
+            before = len(new) - 1 - int((~finite).nonzero()[0])
+            raise Diverged(
+                f"the training loss is no finite number at batch {batch_idx - before} of epoch "
+                f"{self.current_epoch} (step {self.global_step - before}); the last checkpoint is of before "
+                "that: lower model.learning_rate, or set trainer.gradient_clip_val"
+            )
+
+    def refuse_nan_weights(self) -> None:
+        """Stop where the last step made weights that are no numbers, before a checkpoint keeps them.
+
+        Raises:
+            Diverged: naming the step.
+        """
+        for name, weight in self.named_parameters():
+            if not bool(weight.isfinite().all()):
+                raise Diverged(
+                    f"the weight {name} is no finite number after step {self.global_step}; the last "
+                    "checkpoint is of before that: lower model.learning_rate, or set "
+                    "trainer.gradient_clip_val"
+                )
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss and accuracy, each image weighing the same."""
+        self.refuse_nan_weights()
+        self.train_metrics.update(*self._steps.take())
+        self.log("train/loss", self.train_metrics.loss, prog_bar=True)
+        self.log("train/accuracy", self.train_metrics.accuracy, prog_bar=True)
+
+    # validation ---------------------------------------------------------------------------------------
+
+    def _restart_sampling(self) -> None:
+        if self._fn() == "fit":
+            self.refuse_nan_weights()
+        self.trained.sampler.restart()
+
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _restart_sampling
+
+    def on_validation_start(self) -> None:
+        """Refuse held-out images that the checkpoint was trained on."""
+        if self._fn() == "validate":
+            self._refuse_seen("validate")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Per-image results of held-out images."""
+        results = self.classify(batch)
+        self._val_batches.append(results)
+        return results
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and accuracy of the known images and set the threshold that fits these weights."""
+        batches, self._val_batches = self._val_batches, []
+        if self.trainer.sanity_checking:
+            return
+        for results in batches:
+            known = results["label"] < self.num_classes
+            if known.any():
+                loss, label = results["nll"][known], results["label"][known]
+                self.val_metrics.update(loss, None, results["predicted_class"][known], label)
+        self.log("val/loss", self.val_metrics.loss, prog_bar=True)
+        self.log("val/accuracy", self.val_metrics.accuracy, prog_bar=True)
+        if self._fn() == "fit":
+            # a fit validates on known images alone; `calibrate` brings the unknown
+            method: CalibrationMethod = self.hparams["calibration"]
+            if method in NEEDS_UNKNOWNS:
+                method = "known_quantile"
+            self.calibrate(gather_rows(batches, self.device), "validation images", method, optimistic=False)
+            threshold = self.trained.threshold
+            if threshold.score in threshold.records:  # a detector's is fitted after the training
+                self.log("val/threshold", threshold.value, sync_dist=True)
+
+    def calibrate(
+        self,
+        rows: dict[str, Tensor],
+        calibrated_on: str,
+        method: CalibrationMethod,
+        *,
+        optimistic: bool,
+        taken: Tensor | None = None,
+    ) -> None:
+        """Choose the threshold of every score; all processes end with rank 0's choice.
+
+        Args:
+            rows: of :meth:`classify`, gathered over batches and processes.
+            calibrated_on: said of the images in the records.
+            method: how.
+            optimistic: whether test images are among them.
+            taken: ``(N,)`` bool, the rows that are references of scores which take held-out images.
+
+        Raises:
+            UserError: where the images cannot serve the method.
+        """
+        chosen = None
+        if self.trainer.is_global_zero:
+            chosen = choose_thresholds(
+                rows,
+                self.trained.score_names,
+                self.num_classes,
+                self.hparams,
+                method=method,
+                calibrated_on=calibrated_on,
+                optimistic=optimistic,
+                taken=taken,
+            )
+        chosen = self.trainer.strategy.broadcast(chosen)
+        assert chosen is not None
+        self.trained.threshold.records, self.search_trials = chosen
+
+    # test and prediction ------------------------------------------------------------------------------
+
+    def on_test_start(self) -> None:
+        """Refuse test images that trained or calibrated the checkpoint."""
+        self._refuse_seen("test")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Per-image results, for the metrics here and for the evaluation callback."""
+        results = self.classify(batch)
+        rejected, score = self.rejected(results), results[f"score/{self.trained.threshold.score}"]
+        self.test_metrics.update(results["predicted_class"], rejected, score, results["label"])
+        return results
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics that the images at hand define."""
+        self.log_dict(self.test_metrics.compute())
+        self.test_metrics.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Per-image results; once there is a threshold, with the decision in ``0 .. K``."""
+        results = self.classify(batch)
+        threshold = self.trained.threshold
+        if threshold.fixed is not None or threshold.score in threshold.records:
+            unknown = self.rejected(results)
+            results["prediction"] = results["predicted_class"].where(~unknown, self.num_classes)
+        return results
 
     def classify(self, batch: Batch) -> dict[str, Tensor]:
         """Per-image results of ``B`` images, on the module's device.
@@ -158,52 +612,104 @@ class RecogniserModule(LightningModule):
         rejected: Tensor = threshold(results[f"score/{threshold.score}"])
         return rejected
 
-    def expected_facts(self) -> Facts | None:
-        """Those that this model was built for, which a datamodule then does not measure."""
-        return None if self.recogniser is None else self.recogniser.facts
+    # the trainer's part -------------------------------------------------------------------------------
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep recipe, facts and the run beside the weights and their thresholds."""
-        checkpoint["recogniser"] = checkpoints.content(self.trained)
-        if self.images_seen is not None:
-            checkpoint["images"] = self.images_seen._asdict()
-        checkpoint["experiment"] = getattr(self._trainer, "experiment", "default")
-        checkpoint["seed"] = int(os.environ.get("PL_GLOBAL_SEED", 0))
+    def _fn(self) -> str | None:
+        """What the trainer is doing: fit, validate, test or predict; None without a trainer."""
+        return None if self._trainer is None or self.trainer.state.fn is None else self.trainer.state.fn.value
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build what the checkpoint holds, and check that it fits.
+    def _datamodule(self) -> OpenSetDataModule | None:
+        found = getattr(self._trainer, "datamodule", None)
+        return found if isinstance(found, OpenSetDataModule) else None
 
-        Raises:
-            UserError: for a checkpoint of another class, of other sizes or classes, or damaged.
-        """
-        restoring.restore(self, checkpoint, trust=getattr(self._trainer, "trust_checkpoint", False))
+    def _refuse_seen(self, stage: str) -> None:
+        datamodule = self._datamodule()
+        if datamodule is not None:
+            datamodule.tables.refuse_seen(self.images_seen, stage)
 
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls,
-        checkpoint_path: str | os.PathLike[str],
-        map_location: str | torch.device = "cpu",
-        trust: bool = False,
+
+class BaselineClassifier(OpenSetClassifier):
+    """A deterministic network; one pass is its only sample."""
+
+    sampler = "single"
+
+
+class MCDropoutClassifier(OpenSetClassifier):
+    """Monte-Carlo dropout (Gal & Ghahramani, ICML 2016): dropout stays on when predicting.
+
+    Args:
+        network: see :class:`OpenSetClassifier`.
+        num_samples: stochastic passes per image, S.
+        dropout: probability, in (0, 1), that a feature is dropped before the last layer of a network that has
+            no dropout of its own, or only that one; 0.3, or as it is, if not given.
+        masks: shared (one dropout mask per sample for all images: results do not depend on batches,
+            order or number of processes) or independent (one per image and sample).
+        mask_seed: seed of the dropout masks when predicting.
+        kwargs: see :class:`OpenSetClassifier`.
+    """
+
+    sampler = "mc_dropout"
+
+    def __init__(
+        self,
+        network: Network | None = None,
+        num_samples: int = 10,
+        dropout: float | None = None,
+        masks: MaskKind = "shared",
+        mask_seed: int = 0,
         **kwargs: Any,  # noqa: ANN401
-    ) -> Self:
-        """Load a trained model; nothing in the file is run.
+    ) -> None:
+        super().__init__(network, **kwargs)
 
-        Args:
-            checkpoint_path: the checkpoint.
-            map_location: where to put the model.
-            trust: whether the checkpoint may name code to import beside this package's own.
-            kwargs: arguments of the class that go before the checkpoint's.
+    def sampler_options(self, recipe: Recipe | None = None) -> dict[str, Any]:
+        """Samples, masks and their seed."""
+        return {name: self.hparams[name] for name in ("num_samples", "dropout", "masks", "mask_seed")}
+
+
+class EnsembleClassifier(OpenSetClassifier):
+    """Several trained networks, joined by ``osr ensemble``; it is asked and calibrated, but not trained."""
+
+    sampler = "ensemble"
+
+    def sampler_options(self, recipe: Recipe | None = None) -> dict[str, Any]:
+        """The members, which the checkpoint alone knows."""
+        return {} if recipe is None else {"members": recipe.get("members")}
+
+    def prepare(self, datamodule: OpenSetDataModule, stage: str) -> None:
+        """Check that the images are those of the members; a checkpoint that is to come brings these.
 
         Raises:
-            UserError: where the checkpoint is damaged or does not fit.
+            UserError: where they are not, or a training begins.
         """
-        return restoring.load(cls, checkpoint_path, trust, kwargs).to(map_location)
+        if self.recogniser is not None or stage == "fit":
+            super().prepare(datamodule, stage)
+
+    def decide(self, spec: DataSpec, images: int) -> Plan:
+        """There is nothing to decide.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(NOT_TRAINED)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """There is nothing to optimise.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(NOT_TRAINED)
 
 
-def network_name(sampler: Sampler) -> str:
+CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
+    kind.__name__: kind for kind in (MCDropoutClassifier, BaselineClassifier, EnsembleClassifier)
+}
+
+
+def network_name(sampler: LogitSampler) -> str:
     """The class of the network, of one that was split its own; of an ensemble its members'."""
     if isinstance(sampler, Ensemble):
-        return ", ".join(dict.fromkeys(network_name(cast(Sampler, member)) for member in sampler.members))
+        return ", ".join(dict.fromkeys(network_name(cast(LogitSampler, one)) for one in sampler.members))
     network = getattr(sampler, "network", sampler)
     own = network.trunk if type(network) is SplitNetwork else network
     return str(getattr(own, "label", type(own).__name__))

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from osr_lightning.atomic_write import folder_name, write_text
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
-from osr_lightning.files import folder_name
-from osr_lightning.training.base import OpenSetClassifier
-from osr_lightning.training.calibrating import calibrate_checkpoint, require_unknowns, tell
-from osr_lightning.training.console import hush
-from osr_lightning.training.defaults import check_epochs, check_limits, require_best
-from osr_lightning.training.evaluator import Evaluator
-from osr_lightning.training.finishing import calibrate_kept, fits_scores
-from osr_lightning.training.hardware import choose_accelerator, train_in_bfloat16
-from osr_lightning.training.keeping import WholeCheckpoints, checkpoint_callbacks
-from osr_lightning.training.loggers import Begun, run_folder_loggers
-from osr_lightning.training.progress import Progress
-from osr_lightning.training.restoring_trainer import RestoringTrainer
-from osr_lightning.training.waiting import watch
+from osr_lightning.evaluation.prediction_table import CSV_NAME
+from osr_lightning.recogniser import checkpoint as checkpoints
+from osr_lightning.recogniser.rows import write_rows
+from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS
+from osr_lightning.training.calibration import (
+    calibrated_path,
+    check_images,
+    fit_detectors,
+    references,
+    require_unknowns,
+    threshold_lines,
+)
+from osr_lightning.training.callbacks.checkpointing import WholeCheckpointIO, checkpoint_callbacks
+from osr_lightning.training.callbacks.evaluator import Evaluator
+from osr_lightning.training.callbacks.loader_watch import LoaderWatch
+from osr_lightning.training.callbacks.progress import Progress, begin_stage
+from osr_lightning.training.callbacks.run_folder import WithdrawUnused
+from osr_lightning.training.console import hush, say
+from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.loggers import run_folder, run_folder_loggers
+from osr_lightning.training.module import OpenSetClassifier
+from osr_lightning.training.plan import STUDY_EPOCHS
+from osr_lightning.training.precision import choose_accelerator, train_in_bfloat16
 
 
-class OpenSetTrainer(RestoringTrainer):
+class OpenSetTrainer(Trainer):
     """Lightning's Trainer with a complete run folder and the commands run and calibrate.
 
     Args:
@@ -50,6 +65,10 @@ class OpenSetTrainer(RestoringTrainer):
         enable_model_summary: Lightning's table of the modules; with verbose alone if not given.
         verbose: whether Lightning tells of its own doings too.
         kwargs: all other arguments of lightning.pytorch.Trainer.
+
+    Attributes:
+        epochs_open: whether a classifier's plan says how many epochs there are.
+        timing: seconds of fit and calibrate, for results.json.
     """
 
     def __init__(
@@ -72,13 +91,9 @@ class OpenSetTrainer(RestoringTrainer):
         hush(verbose=verbose)
         ends = ("max_time", "fast_dev_run")
         unlimited = kwargs.get("max_steps", -1) == -1 and not any(kwargs.get(name) for name in ends)
-        self._epochs_open = max_epochs is None and unlimited
+        self.epochs_open = max_epochs is None and unlimited
         self.experiment = experiment
-        self.stages: tuple[str, ...] = ()  # that follow the training
-        self.timing: dict[str, float | None] = {
-            "fit_s": None,
-            "calibrate_s": None,
-        }  # seconds, for results.json
+        self.timing: dict[str, float | None] = {"fit_s": None, "calibrate_s": None}
         check_limits(checkpoint_minutes, kwargs)
         if isinstance(version, str):
             folder_name("trainer.version", version)
@@ -91,11 +106,12 @@ class OpenSetTrainer(RestoringTrainer):
             given.append(Evaluator())
         if enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in given):
             given.insert(0, Progress())
+        own = [WithdrawUnused(), *checkpoint_callbacks(checkpoint_minutes, keep=keep), LoaderWatch()]
         super().__init__(
             default_root_dir=default_root_dir,
             max_epochs=check_epochs(max_epochs),
             logger=logger,
-            callbacks=[Begun(), *checkpoint_callbacks(checkpoint_minutes, keep=keep), *given],
+            callbacks=[*own, *given],
             # a callback of the user's still writes where it was told to
             enable_checkpointing=keep or any(isinstance(one, Checkpoint) for one in given),
             enable_progress_bar=enable_progress_bar is not False,
@@ -107,7 +123,9 @@ class OpenSetTrainer(RestoringTrainer):
         if precision == "auto":
             train_in_bfloat16(self)
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
-            self.strategy.checkpoint_io = WholeCheckpoints()
+            self.strategy.checkpoint_io = WholeCheckpointIO()
+
+    # the commands -------------------------------------------------------------------------------------
 
     def run(
         self, model: OpenSetClassifier, datamodule: OpenSetDataModule, ckpt_path: str | None = None
@@ -122,12 +140,10 @@ class OpenSetTrainer(RestoringTrainer):
         Returns:
             The content of results.json, on the first process.
         """
-        require_unknowns(model, datamodule)  # before the training, not after it
+        _require_unknowns(model, datamodule)  # before the training, not after it
         require_best(self)
-        drawn = any(isinstance(c, Evaluator) and c.figures for c in self.callbacks)  # type: ignore[attr-defined]
-        self.stages = ("calibrate", "test", "report") if drawn else ("calibrate", "test")
         begin = time.perf_counter()
-        self._fit(model, datamodule, ckpt_path)
+        self._fit(model, (None, None), datamodule, ckpt_path)
         self.timing["fit_s"] = time.perf_counter() - begin
         if not (best := getattr(self.checkpoint_callback, "best_model_path", "")):
             raise UserError("run tests the best checkpoint, and none was written: train a whole epoch")
@@ -135,6 +151,31 @@ class OpenSetTrainer(RestoringTrainer):
         self.test(model, datamodule=datamodule, ckpt_path=best, verbose=False)
         found = (c.outcome for c in self.callbacks if isinstance(c, Evaluator))  # type: ignore[attr-defined]
         return next((outcome[0] for outcome in found if outcome is not None), {})
+
+    def fit(  # type: ignore[override]
+        self,
+        model: LightningModule,
+        train_dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
+        val_dataloaders: Any | None = None,  # noqa: ANN401
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
+    ) -> None:
+        """Train, and fit what is to be fitted to the weights that were kept.
+
+        Args:
+            model: the classifier.
+            train_dataloaders: batches, instead of a datamodule.
+            val_dataloaders: batches, instead of a datamodule.
+            datamodule: the images.
+            ckpt_path: a checkpoint to resume from; last for the newest one of this experiment.
+            kwargs: see lightning.pytorch.Trainer.fit.
+        """
+        if isinstance(train_dataloaders, LightningDataModule):  # Lightning takes it here too
+            train_dataloaders, datamodule = None, train_dataloaders
+        self._fit(model, (train_dataloaders, val_dataloaders), datamodule, ckpt_path, **kwargs)
+        if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
+            self._calibrate_kept(model, datamodule)
 
     def calibrate(
         self,
@@ -158,49 +199,230 @@ class OpenSetTrainer(RestoringTrainer):
             in_place: write over ckpt_path, and test it again, so that the results of its run fit.
         """
         begin = time.perf_counter()
-        tell(model, calibrate_checkpoint(self, model, datamodule, ckpt_path, output, in_place))
+        target = calibrated_path(ckpt_path, output, in_place)
+        self.write_calibrated(model, datamodule, ckpt_path, target)
+        threshold = model.trained.threshold
+        for line in threshold_lines(threshold.score, threshold.record, target):
+            say(line)
         self.timing["calibrate_s"] = time.perf_counter() - begin
         if in_place:
             self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
 
-    def fit(  # type: ignore[override]
+    def predict(  # type: ignore[override]
         self,
-        model: LightningModule,
-        train_dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
-        val_dataloaders: Any | None = None,  # noqa: ANN401
+        model: LightningModule | None = None,
+        dataloaders: Any | LightningDataModule | None = None,  # noqa: ANN401
         datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
         ckpt_path: str | Path | None = None,
+        output: str | None = None,
         **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
-    ) -> None:
-        """Train, and fit what is to be fitted to the weights that were kept.
+    ) -> list[Any] | None:
+        """Classify images and write one row per image.
 
         Args:
             model: the classifier.
-            train_dataloaders: batches, instead of a datamodule.
-            val_dataloaders: batches, instead of a datamodule.
+            dataloaders: batches, instead of a datamodule.
             datamodule: the images.
-            ckpt_path: a checkpoint to resume from; last for the newest one of this experiment.
-            kwargs: see lightning.pytorch.Trainer.fit.
+            return_predictions: whether to return the rows too; true if not given.
+            ckpt_path: the checkpoint whose weights and threshold decide.
+            output: file of the rows, ending in .csv, .jsonl or .parquet; predictions.csv in the run folder if
+                not given.
+            kwargs: see lightning.pytorch.Trainer.predict.
         """
-        if isinstance(train_dataloaders, LightningDataModule):  # Lightning takes it here too
-            train_dataloaders, datamodule = None, train_dataloaders
-        self.stages = ("calibrate",) if isinstance(model, OpenSetClassifier) and fits_scores(model) else ()
-        self._fit(model, datamodule, ckpt_path, (train_dataloaders, val_dataloaders), **kwargs)
-        if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
-            calibrate_kept(self, model, datamodule)
+        batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, **kwargs)
+        folder = run_folder(self)
+        where = output or (None if folder is None else folder / CSV_NAME)
+        if batches and where is not None and isinstance(self.lightning_module, OpenSetClassifier):
+            rows = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
+            if self.is_global_zero:
+                threshold = self.lightning_module.trained.threshold
+                names: Sequence[str] = ()
+                if isinstance(datamodule, OpenSetDataModule):
+                    source = datamodule.hparams["predict"]
+                    names = (source,) if source else datamodule.tables.source_names
+                write_rows(
+                    where,
+                    rows,
+                    {n.removeprefix("score/"): v for n, v in rows.items() if n.startswith("score/")},
+                    classes=self.lightning_module.trained.spec.classes,
+                    deciding=threshold.score,
+                    threshold=threshold.value,
+                    sources=names,
+                    files=getattr(getattr(datamodule, "predict_set", None), "files", ()),
+                )
+                print(f"{len(rows['row'])} predictions: {where}", file=sys.stderr if where == "-" else None)
+        return batches if return_predictions in (None, True) else None
+
+    # their parts --------------------------------------------------------------------------------------
 
     def _fit(
         self,
         model: LightningModule,
+        loaders: tuple[Any, Any],
         datamodule: LightningDataModule | None,
         ckpt_path: str | Path | None,
-        loaders: tuple[Any, Any] = (None, None),
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        self.build(model, ckpt_path)
-        if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
-            plan = model.decide_on(datamodule)
-            watch(self, datamodule)
-            if self._epochs_open:
-                self.fit_loop.max_epochs = plan.epochs
+        """Lightning's fit, for which a resumed network is there before its images are set up."""
+        if isinstance(model, OpenSetClassifier) and ckpt_path is not None and Path(ckpt_path).is_file():
+            model.build_for(self._keeper.read_ahead(ckpt_path))  # a word, as last, names one written here
         super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
+
+    @property
+    def _keeper(self) -> WholeCheckpointIO:
+        """Reads and writes checkpoints; one that stands aside where the user brought another plugin."""
+        keeper = self.strategy.checkpoint_io
+        return keeper if isinstance(keeper, WholeCheckpointIO) else WholeCheckpointIO()
+
+    def hold_checkpoint(self, path: str | Path, checkpoint: dict[str, Any]) -> None:
+        """Take a checkpoint that was read already, which is not read again."""
+        self._keeper.hold(path, checkpoint)
+
+    def write_calibrated(
+        self,
+        model: OpenSetClassifier,
+        datamodule: OpenSetDataModule,
+        ckpt_path: str | Path | None,
+        target: Path | None,
+    ) -> None:
+        """One pass over the images that calibrate, and the files that keep what it finds.
+
+        Args:
+            model: of the checkpoint's class; it ends with the checkpoint's weights.
+            datamodule: the images.
+            ckpt_path: the checkpoint to calibrate; the model as it is if not given.
+            target: where to write the calibrated checkpoint; None for nowhere.
+
+        Raises:
+            UserError: where the images cannot serve the method.
+        """
+        _require_unknowns(model, datamodule)
+        source, options, tables = None, model.hparams, datamodule.tables
+        if ckpt_path is not None:
+            source = self._keeper.take(ckpt_path)
+            model.restore(source)
+        method, on_validation = options["calibration"], datamodule.hparams["calibrate_on"] == "validation"
+        tables.expect(model.trained.spec)
+        tables.refuse_seen(model.images_seen, "calibrate")
+        alpha = options["alpha"] if method == "known_quantile" else None
+        if alpha is not None:
+            known = int((tables.load_calibration().labels < model.num_classes).sum())
+            check_images(alpha, (options["score"], *options["detectors"]), known, shared=on_validation)
+        fitted = len(tables.load_training()[0]) if model.trained.detectors else 0
+        begin_stage(self, "calibrate", fitted + len(tables.load_calibration()))
+        device = self.strategy.root_device
+        model.trained.to(device)
+        held_out, taken = references(tables, model.trained, alpha)
+        fit_detectors(model.trained, datamodule.fitting_dataloader(), held_out)
+        # a limit on the images of predict is none on these
+        limit, self.limit_predict_batches = self.limit_predict_batches, 1.0
+        batches = Trainer.predict(self, model, datamodule.calibration_dataloader())
+        self.limit_predict_batches = limit
+        rows = gather_rows(batches, device)  # type: ignore[arg-type]
+        calibrated_on = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
+        model.calibrate(rows, calibrated_on, method, optimistic=tables.optimistic, taken=taken)
+        if model.images_seen is not None and on_validation:
+            model.images_seen = model.images_seen.with_calibration(tables.load_calibration().images)
+        folder = run_folder(self)
+        if self.is_global_zero:
+            if target is not None:
+                _write_checkpoint(model, datamodule, source, target)
+            if folder is not None:
+                records = {n: record.summary() for n, record in model.trained.threshold.records.items()}
+                write_text(folder / "calibration.json", json.dumps(records, indent=2) + "\n")
+        self.strategy.barrier("calibrated")
+
+    def _calibrate_kept(self, model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:
+        """Fit the scores that are fitted to the weights that a training kept, and choose their thresholds.
+
+        Each epoch would have to look at all training images for that; so it is done once, for the checkpoints
+        that are there at the end, or for the model itself where there are none. A method that needs unknown
+        images is left to the command calibrate, which brings them.
+        """
+        dry = getattr(self, "fast_dev_run", False)
+        if dry or not model.trained.detectors or model.hparams["calibration"] in NEEDS_UNKNOWNS:
+            return
+        metrics = dict(self.callback_metrics)
+        paths = [getattr(callback, "best_model_path", "") for callback in self.checkpoint_callbacks]
+        kept = list(dict.fromkeys(path for path in paths if path and Path(path).is_file()))
+        step = None
+        for path in kept or [None]:
+            source = None if path is None else self._keeper.read_ahead(path)
+            if source is None or source.get("global_step") != step:
+                self.write_calibrated(model, datamodule, path, None if path is None else Path(path))
+                step = None if source is None else source.get("global_step")
+            elif self.is_global_zero:  # the best weights are the last, and the model has them
+                _write_checkpoint(model, datamodule, source, Path(str(path)))
+        record = model.trained.threshold.record
+        say(f"threshold {record.value:.6g} on {model.hparams['score']}, from {record.calibrated_on}")
+        self.callback_metrics.update(metrics)
+
+
+def _require_unknowns(model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:
+    data = datamodule.hparams
+    require_unknowns(model.hparams["calibration"], data["calibrate_on"], data["calibration_unknown"])
+
+
+def _write_checkpoint(
+    model: OpenSetClassifier, datamodule: OpenSetDataModule, source: dict[str, Any] | None, target: Path
+) -> None:
+    """Write the checkpoint ``source`` with the model's thresholds and detectors to ``target``."""
+    if source is None:
+        checkpoints.save(model.trained, target)
+        return
+    # the weights as they were, the new thresholds, and fitted detectors if there are any
+    state = {
+        name: value.cpu() if isinstance(value, torch.Tensor) else value
+        for name, value in model.state_dict().items()
+    }
+    kept = {**source, "state_dict": state, "recogniser": checkpoints.content(model.trained)}
+    # a later test starts from these settings, and its leak audit must know what calibrated
+    if model.images_seen is not None:
+        kept["images"] = model.images_seen._asdict()
+    kept["hyper_parameters"] = dict(model.hparams)
+    kept["datamodule_hyper_parameters"] = dict(datamodule.hparams)
+    checkpoints.write(kept, target)
+
+
+def check_epochs(epochs: int | None) -> int:
+    """The number of epochs that was given, or the study's until there is a plan.
+
+    Raises:
+        UserError: for what is no number of epochs.
+    """
+    if epochs is None:
+        return STUDY_EPOCHS
+    if epochs < -1 or epochs == 0:
+        raise UserError(f"trainer.max_epochs must be at least 1 (or -1 for no end), got {epochs}")
+    return epochs
+
+
+def check_limits(checkpoint_minutes: float | None, options: Mapping[str, Any]) -> None:
+    """Refuse what would end a training before it begins.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if checkpoint_minutes is not None and not 0 < checkpoint_minutes < math.inf:
+        raise UserError(f"trainer.checkpoint_minutes must be above 0, got {checkpoint_minutes}")
+    steps = options.get("max_steps", -1)
+    if steps < -1 or steps == 0:
+        raise UserError(f"trainer.max_steps must be at least 1 (or -1 for no end), got {steps}")
+    if options.get("limit_train_batches") == 0:
+        raise UserError("trainer.limit_train_batches 0 leaves nothing to train on; raise it or leave it out")
+
+
+def require_best(trainer: Trainer) -> None:
+    """Stop where no best checkpoint would be written.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if trainer.limit_val_batches == 0:
+        raise UserError("the best checkpoint is chosen on validation images: raise trainer.limit_val_batches")
+    if not any(getattr(one, "monitor", None) for one in trainer.checkpoint_callbacks):
+        raise UserError(
+            "run tests the best checkpoint, and none would be written: leave trainer.logger, fast_dev_run "
+            "and enable_checkpointing as they are, or use fit"
+        )

@@ -14,7 +14,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.folder import load_folder, read_images
 from osr_lightning.data.stream import ChainedImages, StreamedImages, chain
 from osr_lightning.errors import UserError
-from osr_lightning.training.classifiers import BaselineClassifier
+from osr_lightning.training.module import BaselineClassifier
 from osr_lightning.training.trainer import OpenSetTrainer
 
 
@@ -152,10 +152,10 @@ def test_a_set_above_the_memory_limit_gives_the_same_batches(tmp_path):
     assert isinstance(streamed.tables.train.images, StreamedImages)
     for one, other in zip(expected, found, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert streamed.facts == in_memory.facts
-    assert streamed.facts.channels == 3
+    assert streamed.spec == in_memory.spec
+    assert streamed.spec.channels == 3
     # 20 to 22 by 25 pixels: the shorter side of the middle file
-    assert streamed.facts.image_size == 21
+    assert streamed.spec.image_size == 21
 
 
 # one file of resized images ---------------------------------------------------------------------------

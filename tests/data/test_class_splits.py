@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from osr_lightning.data.audit import overlaps
-from osr_lightning.data.counts import describe
+from osr_lightning.data.counts import image_lines
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.image_set import ImageSet, resolve
+from osr_lightning.data.image_table import ImageTable
+from osr_lightning.data.leaks import overlaps
 from osr_lightning.data.sources import load_source
-from osr_lightning.data.table import ImageTable
 from osr_lightning.errors import UserError
 
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -136,10 +136,10 @@ def test_known_and_rest_are_the_test_split_exactly(source):
     name, classes, root = source
     data = module(name, classes, root)
     official = load_source(
-        name, "test", root=data.tables.selection.root, size=data.facts.image_size, as_known=True
+        name, "test", root=data.tables.options.root, size=data.spec.image_size, as_known=True
     )
     test = data.tables.test
-    assert data.tables.selection.source_names == (name, "rest")
+    assert data.tables.source_names == (name, "rest")
     assert sorted(rows_of(test.images)) == sorted(rows_of(official.images))
     of_class = dict(zip(rows_of(official.images), official.labels.tolist(), strict=True))
     for pixels, label, owner in zip(rows_of(test.images), test.labels, test.sources, strict=True):
@@ -147,15 +147,13 @@ def test_known_and_rest_are_the_test_split_exactly(source):
         # known labels are places in known_classes, as they were given; all others are K
         assert (classes.index(number) if number in classes else 3) == label
         assert owner == (number not in classes)
-    assert data.facts.classes == tuple(official.classes[number] for number in classes)
+    assert data.spec.classes == tuple(official.classes[number] for number in classes)
 
 
 def test_training_sees_the_known_classes_alone(source):
     name, classes, root = source
     data = module(name, classes, root)
-    pool = load_source(
-        name, "train", root=data.tables.selection.root, size=data.facts.image_size, as_known=True
-    )
+    pool = load_source(name, "train", root=data.tables.options.root, size=data.spec.image_size, as_known=True)
     expected = {
         pixels: classes.index(label)
         for pixels, label in zip(rows_of(pool.images), pool.labels.tolist(), strict=True)
@@ -171,8 +169,8 @@ def test_training_sees_the_known_classes_alone(source):
 
 def test_names_choose_what_their_numbers_choose(folder):
     one, other = (module(f"folder:{folder}", c) for c in ([2, 0], ["cat", "ant"]))
-    assert one.facts == other.facts
-    assert one.facts.classes == ("cat", "ant")
+    assert one.spec == other.spec
+    assert one.spec.classes == ("cat", "ant")
     assert torch.equal(one.tables.test.images, other.tables.test.images)
     assert torch.equal(one.tables.test.labels, other.tables.test.labels)
 
@@ -192,7 +190,7 @@ def test_a_folder_with_a_test_part_of_its_own_is_divided_by_class_too(tmp_path):
 
 
 def test_a_checkpoints_order_of_classes_is_kept(folder):
-    trained = module(f"folder:{folder}", ["cat", "ant", "dog"]).facts
+    trained = module(f"folder:{folder}", ["cat", "ant", "dog"]).spec
     data = OpenSetDataModule(known=f"folder:{folder}", known_classes=["ant", "dog", "cat"])
     data.tables.expect(trained)
     data.setup("test")
@@ -212,7 +210,7 @@ def test_rest_may_stand_beside_other_unknown_sets(folder):
 
 def test_an_unknown_set_that_is_given_takes_the_place_of_rest(folder):
     data = module(f"folder:{folder}", ["ant", "bee"], unknown={"noise": "noise:uniform"})
-    assert data.tables.selection.source_names == (f"folder:{folder}", "noise")
+    assert data.tables.source_names == (f"folder:{folder}", "noise")
 
 
 @pytest.mark.parametrize("unknown", [{"rest": "rest"}, {"near": {"others": "rest"}}])
@@ -303,7 +301,7 @@ def test_copies_in_a_folder_are_named_and_stay_in_one_part(folder, tmp_path):
     data.setup("test")  # which the leak audit would refuse
     found = [set(rows_of(t.images)) for t in (data.tables.train, data.tables.val, data.tables.test)]
     assert sum(map(len, found)) == len(set.union(*found)) == 70
-    (note,) = [line for line in describe(data.tables) if line.startswith("note: ")]
+    (note,) = [line for line in image_lines(data.tables) if line.startswith("note: ")]
     assert note.startswith("note: 35 images are copies of others")
     assert "_copy.bmp" in note
 
@@ -312,7 +310,7 @@ def test_few_and_uneven_classes_are_pointed_out(folder, tmp_path):
     data = OpenSetDataModule(known=f"folder:{folder}")
     data.setup("fit")
     counts = torch.bincount(data.tables.train.labels).tolist()
-    (few,) = [line for line in describe(data.tables) if line.startswith("warning")]
+    (few,) = [line for line in image_lines(data.tables) if line.startswith("warning")]
     named = [f"{name} {count}" for count, name in sorted(zip(counts, CLASSES, strict=True)) if count < 20]
     assert few == f"warning: {len(named)} classes have fewer than 20 training images ({', '.join(named)})"
     np.savez(
@@ -325,7 +323,7 @@ def test_few_and_uneven_classes_are_pointed_out(folder, tmp_path):
     many, least = torch.bincount(data.tables.train.labels).tolist()
     assert least >= 20
     assert many >= 5 * least  # or else this test would say nothing
-    (uneven,) = [line for line in describe(data.tables) if line.startswith("warning")]
+    (uneven,) = [line for line in image_lines(data.tables) if line.startswith("warning")]
     assert f"from 1 with {least} training images to 0 with {many}" in uneven
     assert "--model.balance_classes true" in uneven
 
@@ -333,7 +331,7 @@ def test_few_and_uneven_classes_are_pointed_out(folder, tmp_path):
 def test_many_even_classes_without_copies_are_passed_over_in_silence(tiny_root):
     data = OpenSetDataModule(root=str(tiny_root))
     data.setup("fit")
-    assert not [line for line in describe(data.tables) if line.startswith(("warning", "note"))]
+    assert not [line for line in image_lines(data.tables) if line.startswith(("warning", "note"))]
 
 
 # the audit --------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from osr_lightning.data.audit import overlaps
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.leaks import overlaps
 from osr_lightning.data.sources import load_source
 from osr_lightning.errors import UserError
 
@@ -28,7 +28,7 @@ def test_train_and_validation_partition_the_pool(tiny_root):
         image.tobytes() for image in pool.images.numpy()
     )
     assert torch.bincount(val.labels).tolist() == [10] * 10  # stratified
-    assert data.facts.classes[3].startswith("3")
+    assert data.spec.classes[3].startswith("3")
 
 
 def test_splits_follow_the_seed(tiny_root):
@@ -44,8 +44,8 @@ def test_test_set_is_known_images_then_each_unknown_set(tiny_root):
     data = module(tiny_root, unknown=unknown, unknown_fraction=0.1)
     data.setup("test")
     tables = data.tables
-    assert tables.selection.source_names == ("mnist", "a", "b")
-    assert tables.selection.groups == {"near": ("a",), "far": ("b",)}
+    assert tables.source_names == ("mnist", "a", "b")
+    assert tables.groups == {"near": ("a",), "far": ("b",)}
     assert torch.bincount(tables.test.sources).tolist() == [101, 5, 200]
     assert tables.test.labels.tolist() == [*(i % 10 for i in range(101)), *[10] * 205]
     batches = list(data.test_dataloader())
@@ -96,8 +96,8 @@ def test_calibration_images_are_validation_images_and_calibration_unknowns(tiny_
     seen = {image.tobytes() for image in table.images[80:].numpy()}
     assert len(seen) == 20
     assert seen <= {image.tobytes() for image in noise.numpy()}
-    assert data.tables.selection.calibrated_on(unknowns=True) == "validation images: mnist + n"
-    assert data.tables.selection.calibrated_on(unknowns=False) == "validation images: mnist"
+    assert data.tables.calibrated_on(unknowns=True) == "validation images: mnist + n"
+    assert data.tables.calibrated_on(unknowns=False) == "validation images: mnist"
     assert not data.tables.optimistic
 
 
@@ -106,7 +106,7 @@ def test_the_notebooks_protocol_calibrates_on_the_test_and_says_so(tiny_root):
     assert data.tables.load_calibration() is data.tables.load_test()
     assert data.tables.optimistic
     assert data.tables.leaks == []
-    assert data.tables.selection.calibrated_on(unknowns=True) == "test images: mnist + noise"
+    assert data.tables.calibrated_on(unknowns=True) == "test images: mnist + noise"
 
 
 def test_audit_finds_planted_images(tiny_root, tmp_path):

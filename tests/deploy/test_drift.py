@@ -15,14 +15,13 @@ from scipy.stats import betabinom, binom, kstwobign
 
 from osr_lightning import save
 from osr_lightning.__main__ import main
-from osr_lightning.answers import COLUMNS
-from osr_lightning.checkpoint import build
-from osr_lightning.deploy import runtime
-from osr_lightning.deploy.drift import distribution_test, drift, share_test
-from osr_lightning.deploy.drift_cli import reference
-from osr_lightning.deploy.drift_rows import read
+from osr_lightning.cli.drift import reference
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.deploy import onnx_runtime
+from osr_lightning.deploy.drift import distribution_test, drift, read, share_test
 from osr_lightning.errors import UserError
-from osr_lightning.facts import Facts
+from osr_lightning.recogniser.checkpoint import build
+from osr_lightning.recogniser.rows import COLUMNS
 from osr_lightning.scoring.calibration import calibrate, fixed_calibration, order_statistics
 from osr_lightning.scoring.sweep import Costs
 
@@ -94,9 +93,8 @@ def test_the_distance_is_the_greatest_between_the_empirical_distributions():
 
 
 def test_it_loads_no_torch():
-    modules = "drift", "drift_rows", "drift_figure", "drift_cli"
-    names = "; ".join(f"import osr_lightning.deploy.{name}" for name in modules)
-    command = f"{names}; import sys; assert not {{'torch', 'lightning'}} & set(sys.modules)"
+    command = "import sys, osr_lightning.cli.drift, osr_lightning.deploy.drift; "
+    command += "assert not {'torch', 'lightning', 'matplotlib'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], timeout=60).returncode == 0
 
 
@@ -159,7 +157,9 @@ def test_files_of_other_kinds_are_refused(content, tmp_path):
 def recogniser():
     """An untrained one, calibrated on images of noise."""
     torch.manual_seed(0)
-    recogniser = build({"sampler": "single", "score": "energy"}, Facts(("cat", "dog"), 1, 20, (0.5,), (0.2,)))
+    recogniser = build(
+        {"sampler": "single", "score": "energy"}, DataSpec(("cat", "dog"), 1, 20, (0.5,), (0.2,))
+    )
     with torch.no_grad():
         score = recogniser.eval().describe(noise(0, 400))["score/energy"].numpy()
     recogniser.threshold.records = {"energy": calibration_of(score)}
@@ -242,7 +242,7 @@ def test_an_exported_graph_keeps_its_calibration(recogniser, monkeypatch):
         decision = SimpleNamespace(score="energy", record=kept)
         return SimpleNamespace(threshold=decision, decide_by=lambda score: None)
 
-    monkeypatch.setattr(runtime, "ExportedRecogniser", graph)
+    monkeypatch.setattr(onnx_runtime, "ExportedRecogniser", graph)
     assert reference("x.onnx") == ("energy", record)
     kept["known_scores"] = [None]
     with pytest.raises(UserError, match=r"x\.onnx is damaged .*; export it again"):

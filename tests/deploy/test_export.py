@@ -13,16 +13,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
-from recognisers import ENSEMBLE, FACTS, SHARED, SINGLE, DeepDropout, make, pictures
+from recognisers import ENSEMBLE, SHARED, SINGLE, SPEC, DeepDropout, make, pictures
 
 from osr_lightning import load, save
 from osr_lightning.__main__ import main
-from osr_lightning.deploy import export_check
-from osr_lightning.deploy.export import Graph, export
-from osr_lightning.deploy.export_check import compare, compare_int8, example_images
-from osr_lightning.deploy.runtime import OUTPUTS
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.deploy import export as export_check
+from osr_lightning.deploy.export import Graph, compare, compare_int8, example_images, export
+from osr_lightning.deploy.onnx_runtime import OUTPUTS
 from osr_lightning.errors import Failure, UserError
-from osr_lightning.facts import Facts
 from osr_lightning.scoring.detectors import DETECTORS
 
 IMAGES = pictures(30, seed=4).numpy()
@@ -71,7 +70,7 @@ def test_outputs_are_as_described(recogniser, exported):
     assert [opset.version >= 18 for opset in onnx.load(exported).opset_import if not opset.domain] == [True]
     found = dict(zip(OUTPUTS, session.run(None, {"images": IMAGES}), strict=True))
     expected = recogniser.answer(IMAGES)
-    assert found["prediction"].tolist() == np.where(expected.unknown, 3, expected.predicted).tolist()
+    assert found["prediction"].tolist() == expected.prediction.tolist()
     assert 0 < expected.unknown.sum() < len(IMAGES)
     assert found["unknown"].tolist() == expected.unknown.tolist()
     assert found["score"] == pytest.approx(expected.scores["fisher"], rel=1e-4)
@@ -90,8 +89,8 @@ def test_the_threshold_is_an_input_with_a_default(exported):
 
 def test_metadata_says_what_it_takes(recogniser, exported):
     kept = {prop.key: json.loads(prop.value) for prop in onnx.load(exported).metadata_props}
-    assert kept["classes"] == list(FACTS.classes)
-    assert Facts.from_dict(kept["facts"]) == FACTS
+    assert kept["classes"] == list(SPEC.classes)
+    assert DataSpec.from_dict(kept["facts"]) == SPEC
     record = json.loads(json.dumps(asdict(recogniser.threshold.record)))
     assert kept["decision"] == {"score": "fisher", **record}
     assert {"preprocessing", "osr_lightning", "license"} <= set(kept)
@@ -115,7 +114,7 @@ def test_a_graph_that_decides_otherwise_is_dropped(recogniser, tmp_path, monkeyp
 def test_other_decisions_and_numbers_that_are_none_are_told(recogniser):
     answers = recogniser.answer(IMAGES)
     score = answers.scores["fisher"]
-    prediction = np.where(answers.unknown, 3, answers.predicted)
+    prediction = answers.prediction
 
     def answering(prediction, score):
         outputs = dict.fromkeys(OUTPUTS, np.zeros(len(IMAGES))) | {"prediction": prediction, "score": score}
@@ -133,7 +132,7 @@ def test_other_decisions_and_numbers_that_are_none_are_told(recogniser):
 
 def test_example_images_are_real_and_fit_any_facts(recogniser):
     prepared = np.stack([recogniser.prepare(image) for image in example_images()])
-    assert prepared.shape == (72, *FACTS.input_shape)
+    assert prepared.shape == (72, *SPEC.input_shape)
     assert len(np.unique(prepared, axis=0)) == 72
 
 
@@ -151,7 +150,7 @@ def test_eight_bits(recogniser, exported, tmp_path, capsys, monkeypatch):
     kinds = {one.data_type for one in onnx.load(small).graph.initializer}
     assert TensorProto.INT8 in kinds
     assert TensorProto.INT8 not in {one.data_type for one in onnx.load(exported).graph.initializer}
-    assert load(small).facts == FACTS
+    assert load(small).spec == SPEC
 
 
 def test_eight_bits_that_decide_otherwise_are_dropped(recogniser):
@@ -220,7 +219,7 @@ def test_more_images_than_are_asked_at_once(recogniser, exported):
     found, expected = load(exported).answer(many), recogniser.answer(many)
     assert len(found.confidence) == 300
     assert found.scores["fisher"] == pytest.approx(expected.scores["fisher"], rel=1e-4)
-    assert load(exported).answer(many[:0]).predicted.shape == (0,)
+    assert load(exported).answer(many[:0]).prediction.shape == (0,)
 
 
 def test_another_threshold_and_no_other_score(exported):
@@ -229,7 +228,7 @@ def test_another_threshold_and_no_other_score(exported):
     graph.decide_by(threshold=-1e9)
     assert [(p.label, p.threshold) for p in graph.predict(image)] == [("unknown", -1e9)]
     graph.decide_by("fisher", 1e9)
-    assert graph.predict(image)[0].label in FACTS.classes
+    assert graph.predict(image)[0].label in SPEC.classes
     with pytest.raises(UserError, match="no score 'msp', only fisher; export the checkpoint again"):
         graph.decide_by("msp")
     with pytest.raises(UserError, match="finite"):

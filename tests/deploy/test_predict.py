@@ -14,12 +14,12 @@ from PIL import Image
 
 from osr_lightning import load, save
 from osr_lightning.__main__ import main
-from osr_lightning.checkpoint import build
-from osr_lightning.deploy import sinks
-from osr_lightning.deploy.predict import Counts, classify, columns, images, shown
-from osr_lightning.deploy.predict_cli import wanted
+from osr_lightning.cli import predict as osr_predict
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.deploy.predict import Counts, classify, images
 from osr_lightning.errors import Failure
-from osr_lightning.facts import Facts
+from osr_lightning.recogniser.checkpoint import build
+from osr_lightning.recogniser.rows import COLUMNS, open_rows, path_cell
 
 HOSTILE_NAMES = [
     "new\nline.png",
@@ -35,8 +35,8 @@ HOSTILE_NAMES = [
 def ckpt(tmp_path_factory):
     """An untrained recogniser of three classes, whose threshold splits random images."""
     torch.manual_seed(0)
-    facts = Facts(("cat", "dog", "frog"), 3, 20, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-    recogniser = build({"sampler": "mc_dropout", "score": "energy"}, facts).eval()
+    spec = DataSpec(("cat", "dog", "frog"), 3, 20, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    recogniser = build({"sampler": "mc_dropout", "score": "energy"}, spec).eval()
     pixels = torch.from_numpy(np.stack([noise(seed, (20, 20)) for seed in range(40)])).permute(0, 3, 1, 2)
     scores = recogniser.describe(pixels)["score/energy"]
     recogniser.threshold.fixed = scores.median().item()
@@ -173,7 +173,7 @@ def test_rows_do_not_depend_on_neighbours_order_or_workers(ckpt, tmp_path):
         kept = []
         with torch.inference_mode():
             classify(recogniser, images(paths), kept.extend, Counts(), workers=workers)
-        return {row["file"]: [row[name] for name in columns(recogniser)[5:8]] for row in kept}
+        return {row[COLUMNS.index("file")]: list(row[5:8]) for row in kept}
 
     whole = scores([str(folder)], 2)
     files = sorted(map(str, folder.iterdir()))
@@ -200,8 +200,8 @@ def test_a_failing_write_leaves_the_file_that_was_there(tmp_path):
     path.write_text("earlier")
 
     def fail():
-        with sinks.opened(str(path), ["a"]) as sink:
-            sink([{"a": 1}])
+        with open_rows(str(path), ["a"]) as sink:
+            sink([[1]])
             raise OSError("no space left")
 
     with pytest.raises(Failure, match="no space"):
@@ -225,12 +225,12 @@ def test_a_name_is_no_formula_and_still_the_file(name, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(b"x")
     from pathlib import Path
 
-    text = shown(Path(name))
+    text = path_cell(Path(name))
     assert text[0] not in "=+-@"
     assert Path(text).read_bytes() == b"x"
 
 
-def test_a_name_that_is_no_text_is_shown(ckpt, tmp_path):
+def test_a_name_that_is_no_text_is_path_cell(ckpt, tmp_path):
     folder = photos(tmp_path / "photos", 1)
     raw = os.fsencode(folder) + b"/caf\xe9.png"
     with open(raw, "wb") as file:
@@ -287,11 +287,12 @@ def test_one_missing_file_among_others_gets_its_row(ckpt, tmp_path):
     [
         (["--ckpt_path", "x", "photos"], True),
         (["photos", "--ckpt_path=x", "--strict"], True),
-        (["--help"], True),
         (["--ckpt_path", "x"], False),
         (["--ckpt_path", "x", "--data.predict", "folder:photos"], False),
         (["--config", "c.yaml", "--ckpt_path=x"], False),
     ],
 )
-def test_paths_are_told_from_options_of_the_datamodule(arguments, files):
-    assert wanted(arguments) == files
+def test_paths_are_told_from_options_of_the_datamodule(arguments, files, monkeypatch):
+    monkeypatch.setattr(osr_predict, "_files", lambda options: 10)
+    monkeypatch.setattr(osr_predict, "_sources", lambda arguments: 20)
+    assert osr_predict.main(arguments) == (10 if files else 20)

@@ -19,22 +19,22 @@ from starlette.testclient import TestClient
 
 from osr_lightning import save
 from osr_lightning.__main__ import main
-from osr_lightning.checkpoint import build
+from osr_lightning.cli.serve import _listen
+from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.app import build_app
-from osr_lightning.deploy.serve.backend import open_backend
 from osr_lightning.deploy.serve.batching import Batcher, Full
 from osr_lightning.deploy.serve.limits import Guard, Limits
-from osr_lightning.deploy.serve.serve_cli import _listen
+from osr_lightning.deploy.serve.open import open_backend
 from osr_lightning.errors import UserError
-from osr_lightning.facts import Facts
+from osr_lightning.recogniser.checkpoint import build
 
 
 def recogniser(masks="shared"):
     """An untrained one of ten digits, whose threshold splits random images."""
     torch.manual_seed(0)
-    facts = Facts(tuple("0123456789"), 1, 28, (0.13,), (0.31,))
+    spec = DataSpec(tuple("0123456789"), 1, 28, (0.13,), (0.31,))
     recipe = {"sampler": "mc_dropout", "score": "energy", "num_samples": 3, "masks": masks}
-    built = build(recipe, facts).eval()
+    built = build(recipe, spec).eval()
     pixels = torch.from_numpy(np.stack([noise(seed) for seed in range(40)]))[:, None]
     built.threshold.fixed = built.describe(pixels)["score/energy"].median().item()
     return built

@@ -13,10 +13,10 @@ from sklearn.datasets import load_sample_images
 from torchvision.datasets import MNIST
 
 from osr_lightning import save
-from osr_lightning.checkpoint import build
+from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.app import build_app
-from osr_lightning.deploy.serve.backend import open_backend
-from osr_lightning.facts import Facts
+from osr_lightning.deploy.serve.open import open_backend
+from osr_lightning.recogniser.checkpoint import build
 
 
 class ServedPage:
@@ -93,7 +93,7 @@ def trained(data_dir):
     """A recogniser of real digits, after seconds of training."""
     torch.manual_seed(0)
     train = MNIST(data_dir)
-    recogniser = build(RECIPE, Facts(tuple("0123456789"), 1, 28, (0.1307,), (0.3081,)))
+    recogniser = build(RECIPE, DataSpec(tuple("0123456789"), 1, 28, (0.1307,), (0.3081,)))
     optimiser = torch.optim.Adam(recogniser.parameters(), 3e-3)
     recogniser.train()
     for batch in torch.randperm(19200).split(64):
@@ -131,15 +131,15 @@ def test_digits_are_drawn_and_photos_dropped(page, data_dir, tmp_path):
     assert sum(a == b for a, b in zip(said, labels, strict=True)) >= 18, (said, labels)
 
 
-def untrained(facts, **recipe):
+def untrained(spec, **recipe):
     torch.manual_seed(0)
-    recogniser = build(RECIPE | recipe, facts).eval()
+    recogniser = build(RECIPE | recipe, spec).eval()
     recogniser.threshold.fixed = 2.0
     return recogniser
 
 
 def test_says_what_is_wrong_and_what_another_threshold_would_decide(page, tmp_path):
-    with served(untrained(Facts(tuple("0123456789"), 1, 28, (0.13,), (0.31,))), tmp_path) as url:
+    with served(untrained(DataSpec(tuple("0123456789"), 1, 28, (0.13,), (0.31,))), tmp_path) as url:
         page.open(url, 1280)
         page.click("Recognise")
         assert page.answer() == "The canvas is empty: draw a digit on it first."
@@ -156,8 +156,8 @@ def test_says_what_is_wrong_and_what_another_threshold_would_decide(page, tmp_pa
 
 
 def test_draws_only_for_grey_digits_and_names_are_text(page, tmp_path):
-    facts = Facts(("<img src=x>", "cat"), 3, 32, (0.5,) * 3, (0.3,) * 3)
-    with served(untrained(facts, sampler="single", num_samples=1), tmp_path) as url:
+    spec = DataSpec(("<img src=x>", "cat"), 3, 32, (0.5,) * 3, (0.3,) * 3)
+    with served(untrained(spec, sampler="single", num_samples=1), tmp_path) as url:
         page.open(url, 390)
         assert page.js("drawing.hidden && centring.hidden")
         assert page.js("[...examples.children].map((b) => b.textContent)") == [
@@ -166,6 +166,6 @@ def test_draws_only_for_grey_digits_and_names_are_text(page, tmp_path):
             "Gradient",
         ]
         page.click("Noise")
-        assert page.answer() in ("unknown", *facts.classes)
+        assert page.answer() in ("unknown", *spec.classes)
         assert page.js("bars.textContent").startswith("<img src=x>")
         assert page.js("[$('samples-part').hidden, bars.querySelectorAll('img').length]") == [True, 0]

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 
+from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation import compare as comparing
 from osr_lightning.evaluation.compare import compare
-from osr_lightning.evaluation.grouping import Measure
+from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.results import evaluate
-from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.evaluation.run_groups import MeasureKey
 
 
 def make_table(seed=0, accuracy=0.8, images=0) -> PredictionTable:
@@ -189,7 +190,7 @@ def test_a_folder_that_is_no_run_folder_is_named(run, tmp_path, missing):
 
 def test_the_command_prints_both_tables(run, tmp_path, capsys):
     paths = [run("one", make_table(), optimistic=True), run("two", make_table(1))]
-    comparing.main([*map(str, paths), "--output", str(tmp_path / "out")])
+    main(["compare", *map(str, paths), "--output", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert f"1  {paths[0]}: Baseline<b>, energy > 1, optimistic: test images chose it" in printed
     assert "difference from run 1" in printed
@@ -244,7 +245,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line_with_every_unknown_se
     comparison = compare(copies, tmp_path / "out", resamples=5)
     (group,) = comparison.groups
     for name in ("noise",):
-        found = group.means[Measure("auroc", group.score, name)]
+        found = group.means[MeasureKey("auroc", group.score, name)]
         assert (found.mean, found.deviation, found.runs) == (pytest.approx(0.7), pytest.approx(0.2), 3)
         assert f"AUROC {name}" in (tmp_path / "out" / "comparison.html").read_text()
     # the same seed twice is no sample of seeds

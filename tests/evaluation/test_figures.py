@@ -15,7 +15,7 @@ from osr_lightning.evaluation.figures.registry import FIGURES
 from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.measures.closed_set import ece
 from osr_lightning.evaluation.outcomes import Outcomes
-from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.evaluation.prediction_table import PredictionTable
 
 OPEN = {"score_histograms", "roc", "precision_recall", "oscr", "binary_confusion", "confusion"}
 CLOSED = {"closed_confusion", "reliability", "risk_coverage"}

@@ -12,14 +12,15 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
-from osr_lightning.evaluation import report
 from osr_lightning.evaluation.caption import Caption, read_caption
-from osr_lightning.evaluation.effects import effects
 from osr_lightning.evaluation.measures import MEASURES
-from osr_lightning.evaluation.places import without_folders
+from osr_lightning.evaluation.prediction_table import PredictionTable
+from osr_lightning.evaluation.report import write as report
+from osr_lightning.evaluation.report.effects import effects
+from osr_lightning.evaluation.report.places import without_folders
 from osr_lightning.evaluation.results import evaluate
-from osr_lightning.evaluation.table import PredictionTable
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -528,7 +529,7 @@ def test_warnings_are_shown_as_sentences(tmp_path):
 
 def test_the_command(tmp_path, capsys):
     make_run(tmp_path, make_table())
-    report.main([str(tmp_path)])
+    main(["report", str(tmp_path)])
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
-    with pytest.raises(UserError, match="does not exist"):
-        report.main([str(tmp_path / "nowhere")])
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err

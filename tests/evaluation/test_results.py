@@ -14,10 +14,10 @@ from osr_lightning.evaluation import bootstrap
 from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.measures.ranking import auroc, fpr95_known, oscr
 from osr_lightning.evaluation.outcomes import Outcomes
+from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.results import achieved, closed_set, evaluate, open_set
-from osr_lightning.evaluation.table import PredictionTable
 from osr_lightning.scoring.calibration import known_quantile, misgivings
-from osr_lightning.training.evaluator import rejected_shares
+from osr_lightning.training.callbacks.evaluator import rejected_shares
 
 OPEN_SET = {
     "count_known", "count_unknown", "known_accuracy", "unknown_accuracy", "total_accuracy", "binary_accuracy",
@@ -241,8 +241,9 @@ def test_equal_images_get_equal_draws():
 
 
 def test_start_up_loads_neither_scikit_learn_nor_matplotlib_nor_jinja():
-    modules = "results, report, compare, table, bootstrap, embedding"
-    check = f"import sys; from osr_lightning.evaluation import {modules}; print(*sys.modules)"
+    modules = "results, compare, prediction_table, bootstrap, embedding"
+    check = f"import sys; from osr_lightning.evaluation import {modules}; "
+    check += "from osr_lightning.evaluation.report import write; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", check], capture_output=True, text=True, check=True
     ).stdout.split()

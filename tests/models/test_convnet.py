@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from osr_lightning.checkpoint import build, load, save
+from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.facts import Facts
 from osr_lightning.models.mc_dropout import MCDropout
 from osr_lightning.models.networks import NETWORKS, ConvNet
 from osr_lightning.models.split import split
+from osr_lightning.recogniser.checkpoint import build, load, save
 
 
 def count(network: nn.Module) -> int:
@@ -171,8 +171,8 @@ def test_the_trunk_runs_once_for_all_samples():
 
 
 def test_a_checkpoint_of_it_needs_no_trust(tmp_path):
-    facts = Facts(tuple("abcd"), 3, 20, (0.5,) * 3, (0.25,) * 3)
-    made = build({"sampler": "mc_dropout", "network": "ConvNet", "score": "msp", "fixed": 0.5}, facts).eval()
+    spec = DataSpec(tuple("abcd"), 3, 20, (0.5,) * 3, (0.25,) * 3)
+    made = build({"sampler": "mc_dropout", "network": "ConvNet", "score": "msp", "fixed": 0.5}, spec).eval()
     assert "ConvNet" in NETWORKS
     save(made, tmp_path / "x.ckpt")
     pixels = torch.randint(256, (3, 3, 20, 20), dtype=torch.uint8)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.facts import Facts
 from osr_lightning.models.factory import NETWORKS, build_network, find, network_recipe
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
 
-FACTS = Facts(("a", "b", "c"), 3, 20, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+SPEC = DataSpec(("a", "b", "c"), 3, 20, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
 
 
 class Noted(nn.Module):
@@ -81,7 +81,7 @@ def elsewhere(monkeypatch):
     ],
 )
 def test_facts_are_given_where_the_signature_has_them_and_given_values_win(factory, given):
-    assert build_network(factory, FACTS).given == given
+    assert build_network(factory, SPEC).given == given
 
 
 SMALLER = {
@@ -99,7 +99,7 @@ def test_the_packages_own_networks_go_by_name(name, path):
     recipes.append({"class_path": path.format(name), "init_args": SMALLER[name]})
     sizes = []
     for recipe in recipes:
-        network = build_network(recipe, FACTS)
+        network = build_network(recipe, SPEC)
         assert type(network) is NETWORKS[name]
         assert network.eval()(torch.zeros(2, 3, 20, 20)).shape == (2, 3)
         sizes.append(sum(parameter.numel() for parameter in network.parameters()))
@@ -108,7 +108,7 @@ def test_the_packages_own_networks_go_by_name(name, path):
 
 def test_of_a_module_a_copy_is_taken():
     network = nn.Linear(2, 2)
-    found = build_network(network, FACTS)
+    found = build_network(network, SPEC)
     assert found is not network
     assert torch.equal(found.weight, network.weight)
     assert found.weight.data_ptr() != network.weight.data_ptr()
@@ -166,9 +166,9 @@ def test_what_cannot_be_named_in_plain_values_has_no_recipe(network):
 def test_a_recipe_builds_what_the_factory_built():
     factory = functools.partial(BaselineCNN, hidden=9, kernel_size=3)
     torch.manual_seed(0)
-    expected = build_network(factory, FACTS)
+    expected = build_network(factory, SPEC)
     torch.manual_seed(0)
-    found = build_network(network_recipe(factory), FACTS)
+    found = build_network(network_recipe(factory), SPEC)
     assert found.state_dict().keys() == expected.state_dict().keys()
     for name, value in found.state_dict().items():
         assert torch.equal(value, expected.state_dict()[name])
@@ -176,7 +176,7 @@ def test_a_recipe_builds_what_the_factory_built():
 
 def test_a_recipe_is_not_changed_by_building():
     recipe = {"class_path": "BaselineCNN", "init_args": {"kernel_size": 3}}
-    build_network(recipe, FACTS)
+    build_network(recipe, SPEC)
     assert recipe == {"class_path": "BaselineCNN", "init_args": {"kernel_size": 3}}
 
 
@@ -190,7 +190,7 @@ def test_a_class_within_a_class_can_be_found_by_its_recipe(monkeypatch):
     module.Outer = Outer
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(Outer.Inner, "__module__", module.__name__)
-    assert build_network(network_recipe(Outer.Inner), FACTS, trust=True).given == {"num_classes": 3}
+    assert build_network(network_recipe(Outer.Inner), SPEC, trust=True).given == {"num_classes": 3}
 
 
 # trust ------------------------------------------------------------------------------------------------
@@ -202,8 +202,8 @@ def test_a_name_from_elsewhere_is_not_imported_without_trust(elsewhere, monkeypa
         patch.setattr("importlib.import_module", lambda name: pytest.fail(f"imported {name}"))
         for named in (path, {"class_path": path, "init_args": {}}):
             with pytest.raises(UserError, match=rf"{path}, code from outside .*trust=True"):
-                build_network(named, FACTS)
-    assert build_network({"class_path": path, "init_args": {"width": 2}}, FACTS, trust=True).given == {
+                build_network(named, SPEC)
+    assert build_network({"class_path": path, "init_args": {"width": 2}}, SPEC, trust=True).given == {
         "num_classes": 3,
         "in_channels": 3,
         "image_size": 20,
@@ -213,7 +213,12 @@ def test_a_name_from_elsewhere_is_not_imported_without_trust(elsewhere, monkeypa
 
 @pytest.mark.parametrize(
     "path",
-    ["osr_lightning.models.networks.torch.hub.load", "osr_lightning.cli.main", "os.system", ".BaselineCNN"],
+    [
+        "osr_lightning.models.networks.torch.hub.load",
+        "osr_lightning.cli.lightning_cli.main",
+        "os.system",
+        ".BaselineCNN",
+    ],
 )
 def test_a_path_through_this_package_needs_trust_too(path):
     with pytest.raises(UserError, match="trust=True"):
@@ -231,7 +236,7 @@ def test_a_path_through_this_package_needs_trust_too(path):
 )
 def test_a_trusted_name_that_is_no_factory_is_refused(path, message, elsewhere):
     with pytest.raises(UserError, match=message):
-        build_network(path.format(elsewhere), FACTS, trust=True)
+        build_network(path.format(elsewhere), SPEC, trust=True)
 
 
 # refusals ---------------------------------------------------------------------------------------------
@@ -242,7 +247,7 @@ def test_a_trusted_name_that_is_no_factory_is_refused(path, message, elsewhere):
 )
 def test_an_unknown_name_is_met_with_those_there_are(name, hint):
     with pytest.raises(UserError, match=f"no network '{name}'.*{hint}.*BaselineCNN"):
-        build_network(name, FACTS)
+        build_network(name, SPEC)
 
 
 @pytest.mark.parametrize("recipe", [{}, {"class_path": 3}, {"class_path": "a.B", "init_args": [1]}])
@@ -257,7 +262,7 @@ def test_a_damaged_recipe_is_refused(recipe):
 )
 def test_what_makes_no_network_is_refused(factory):
     with pytest.raises(UserError, match=r"no network \(nn\.Module\)|cannot be built"):
-        build_network(factory, FACTS)
+        build_network(factory, SPEC)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +278,7 @@ def test_what_makes_no_network_is_refused(factory):
 )
 def test_what_cannot_be_built_says_why(factory, message):
     with pytest.raises(UserError, match=message):
-        build_network(factory, FACTS)
+        build_network(factory, SPEC)
 
 
 def test_an_error_within_the_factory_names_the_factory():
@@ -281,7 +286,7 @@ def test_an_error_within_the_factory_names_the_factory():
         raise RuntimeError("no weights there")
 
     with pytest.raises(UserError, match="the network own cannot be built for 3 classes: no weights there"):
-        build_network(own, FACTS)
+        build_network(own, SPEC)
 
 
 @pytest.mark.parametrize("error", [ValueError, AssertionError, KeyError])
@@ -290,14 +295,14 @@ def test_any_error_within_the_factory_names_the_factory(error):
         raise error("bad width")
 
     with pytest.raises(UserError, match="the network own cannot be built"):
-        build_network(own, FACTS)
+        build_network(own, SPEC)
 
 
 def test_a_factory_that_takes_the_number_of_classes_among_its_keywords():
     def among(*, weights=None, progress=True, **keywords):
         return ClassesOnly(**keywords)
 
-    assert build_network(among, FACTS).given == {"num_classes": 3}
+    assert build_network(among, SPEC).given == {"num_classes": 3}
 
 
 def test_a_partial_that_binds_a_class_by_position():
@@ -305,8 +310,8 @@ def test_a_partial_that_binds_a_class_by_position():
         assert activation is nn.ReLU
         return ClassesOnly(num_classes)
 
-    assert build_network(functools.partial(with_activation, nn.ReLU), FACTS).given == {"num_classes": 3}
+    assert build_network(functools.partial(with_activation, nn.ReLU), SPEC).given == {"num_classes": 3}
 
 
 def test_a_number_of_classes_of_another_name_that_was_given_wins():
-    assert build_network(functools.partial(OtherName, how_many=7), FACTS).given["how_many"] == 7
+    assert build_network(functools.partial(OtherName, how_many=7), SPEC).given["how_many"] == 7

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torchvision import models
 
-from osr_lightning.checkpoint import build, load, save
+from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.facts import Facts
 from osr_lightning.models.dropout import RATE, give_dropout
 from osr_lightning.models.factory import build_network, find, network_recipe, saved_recipe
 from osr_lightning.models.networks import BaselineCNN, ConvNet, MCDropoutCNN, SplitNetwork
 from osr_lightning.models.split import split
 from osr_lightning.models.torchvision_networks import Torchvision, classifier_names
+from osr_lightning.recogniser.checkpoint import build, load, save
 
 FAMILIES = ["resnet18", "mobilenet_v3_small", "vgg11", "squeezenet1_1", "efficientnet_b0"]
 LIGHT = [name for name in FAMILIES if name != "vgg11"]  # which has 129 million parameters
@@ -25,8 +25,8 @@ SMALL = "squeezenet1_1"  # the fewest parameters, for what any of them can show
 SIZE = 64
 
 
-def facts(channels=3, size=SIZE) -> Facts:
-    return Facts(tuple("abcd"), channels, size, (0.5,) * channels, (0.25,) * channels)
+def spec(channels=3, size=SIZE) -> DataSpec:
+    return DataSpec(tuple("abcd"), channels, size, (0.5,) * channels, (0.25,) * channels)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def weights(original, tmp_path_factory):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_by_name_takes_the_images_and_gives_logits_of_the_classes(name, channels):
-    network = build_network(name, facts(channels)).eval()
+    network = build_network(name, spec(channels)).eval()
     with torch.no_grad():
         logits = network(torch.randn(2, channels, SIZE, SIZE))
     assert logits.shape == (2, 4)
@@ -70,7 +70,7 @@ def test_a_family_by_name_takes_the_images_and_gives_logits_of_the_classes(name,
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_it_computes_what_torchvisions_own_does(name):
-    mine = build_network(name, facts()).eval()
+    mine = build_network(name, spec()).eval()
     own = models.get_model(name, weights=None, num_classes=4).eval()
     own.load_state_dict(mine.network.state_dict())
     images = torch.randn(2, 3, SIZE, SIZE)
@@ -80,7 +80,7 @@ def test_it_computes_what_torchvisions_own_does(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_splitting_leaves_what_it_computes(name):
-    network = build_network(name, facts()).eval()
+    network = build_network(name, spec()).eval()
     images = torch.randn(2, 3, SIZE, SIZE)
     with torch.no_grad():
         expected = copy.deepcopy(network)(images)
@@ -108,7 +108,7 @@ def test_all_ways_of_naming_one_make_the_same_network_without_trust(given):
     torch.manual_seed(1)
     expected = Torchvision(4, 1, SMALL).state_dict()
     torch.manual_seed(1)
-    network = build_network(given, facts(1), trust=False)
+    network = build_network(given, spec(1), trust=False)
     assert type(network) is Torchvision
     assert network.label == SMALL
     assert network.state_dict().keys() == expected.keys()
@@ -141,7 +141,7 @@ def test_a_typo_is_met_with_the_classifier_that_is_like_it():
 
 def test_a_network_that_wants_other_images_is_refused_in_a_sentence():
     with pytest.raises(UserError, match=r"(?s)64 pixels.*224.*data\.image_size"):
-        build({"sampler": "single", "network": "vit_b_16", "score": "msp", "fixed": 0.5}, facts())
+        build({"sampler": "single", "network": "vit_b_16", "score": "msp", "fixed": 0.5}, spec())
 
 
 # channels ---------------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_a_checkpoint_needs_neither_trust_nor_the_weights_file(sampler, original
     torch.save(original.state_dict(), path)
     network = {"class_path": "Torchvision", "init_args": {"name": "resnet18", "weights": str(path)}}
     recipe = {"sampler": sampler, "score": "msp", "fixed": 0.5}
-    made = build(recipe, facts(), network=network).eval()
+    made = build(recipe, spec(), network=network).eval()
     save(made, tmp_path / "x.ckpt")
     path.unlink()
     found = load(tmp_path / "x.ckpt")
@@ -334,7 +334,7 @@ def test_an_argument_named_weights_of_a_users_network_is_kept():
 
 def sampled(network, **options):
     recipe = {"sampler": "mc_dropout", "network": network, "num_samples": 10, "score": "msp", "fixed": 0.5}
-    return build({**recipe, **options}, facts()).eval()
+    return build({**recipe, **options}, spec()).eval()
 
 
 def test_ten_samples_of_a_network_without_dropout_differ():

@@ -10,11 +10,13 @@ import pytest
 import torch
 from quick import EVALUATION, QUIET
 
-from osr_lightning import EnsembleClassifier, OpenSetDataModule, OpenSetTrainer, checkpoint, load
+from osr_lightning import EnsembleClassifier, OpenSetDataModule, OpenSetTrainer, load
 from osr_lightning.__main__ import main
+from osr_lightning.cli.ensemble import ensemble
 from osr_lightning.errors import UserError
+from osr_lightning.recogniser import checkpoint
 from osr_lightning.scoring.scores import SCORES
-from osr_lightning.studies.ensemble import ensemble, join
+from osr_lightning.studies.ensemble import join
 
 FAST = [*QUIET, *EVALUATION]
 SMALL = ["--model.network.channels=[2, 3]", "--model.network.hidden=8"]
@@ -193,14 +195,14 @@ def test_two_classes_are_enough(tiny_root, runs, images):
     options = (*PLAIN, classes, "--model.alpha=0.4", "--data.val_fraction=0.4")
     paths = [train(tiny_root, runs, f"pair{n}", *options, f"--seed_everything={n}") for n in (1, 2)]
     joined = ensemble(paths, runs / "pair.ckpt", here(runs))
-    assert load(joined).facts.num_classes == 2
+    assert load(joined).spec.num_classes == 2
     assert len(load(joined).predict(list(images))) == len(images)
 
 
-def changed(path: Path, target: Path, **facts: object) -> Path:
+def changed(path: Path, target: Path, **spec: object) -> Path:
     """A copy of a checkpoint that says otherwise of its images."""
     kept = torch.load(path, weights_only=True)
-    kept["recogniser"]["facts"] |= facts
+    kept["recogniser"]["facts"] |= spec
     torch.save(kept, target)
     return target
 

@@ -23,13 +23,13 @@ from optuna.trial import TrialState
 
 from osr_lightning.__main__ import main
 from osr_lightning.data.image_set import ImageSet
-from osr_lightning.data.table import ImageTable
+from osr_lightning.data.image_table import ImageTable
 from osr_lightning.errors import Diverged, UserError
-from osr_lightning.studies import objective
-from osr_lightning.studies.generated import MOST, generate, mixed, other_class, permuted, shifted
-from osr_lightning.studies.objective import judge
-from osr_lightning.studies.space import as_arguments, corners, read_space
-from osr_lightning.studies.storage import finished, mend, open_study, running_elsewhere, started
+from osr_lightning.studies.search import objective
+from osr_lightning.studies.search.generated import MOST, generate, mixed, other_class, permuted, shifted
+from osr_lightning.studies.search.objective import judge
+from osr_lightning.studies.search.space import as_arguments, corners, read_space
+from osr_lightning.studies.search.storage import finished, mend, open_study, running_elsewhere, started
 
 SPACE = "model.learning_rate: {low: 1e-3, high: 2e-3, log: true}\nmodel.num_samples: {choices: [2, 3]}\n"
 EXAMPLE = Path(__file__).parents[2] / "docs" / "search_space.yaml"
@@ -274,7 +274,7 @@ def test_a_search_leaves_a_table_figures_and_a_folder_for_each_trial(searched):
 
 
 def test_figures_are_drawn_of_what_there_are_enough_trials_for(tmp_path):
-    from osr_lightning.studies.figures import draw, parallel_coordinates
+    from osr_lightning.studies.search.figures import draw, parallel_coordinates
 
     study = open_study(None, tmp_path, "s", 0)
     assert draw(study) == {}

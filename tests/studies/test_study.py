@@ -10,14 +10,21 @@ import pytest
 from quick import FAST as _FAST
 
 from osr_lightning.__main__ import main
-from osr_lightning.arguments import value_of
+from osr_lightning.cli.arguments import split_words, value_of
+from osr_lightning.cli.study import build_parser
 from osr_lightning.data.class_splits import ARPL, NEAL, known_classes
 from osr_lightning.data.sources import load_source, shared_sets
 from osr_lightning.errors import UserError
-from osr_lightning.evaluation.grouping import Mean, Measure, differences, mean_of, means, measures, shown
-from osr_lightning.studies.arguments import parse
-from osr_lightning.studies.plan import plan, shard
-from osr_lightning.studies.study import parser
+from osr_lightning.evaluation.run_groups import (
+    Mean,
+    MeasureKey,
+    differences,
+    mean_of,
+    mean_text,
+    means,
+    run_measures,
+)
+from osr_lightning.studies.study import plan_runs, shard
 
 FAST = [*_FAST, "--trainer.max_epochs=1", "--model.alpha=0.1"]
 
@@ -118,7 +125,9 @@ def test_a_config_may_change_in_its_comments_alone(done, tiny_root, configs, tmp
 
 
 def test_runs_of_a_plan():
-    (first, *_, last) = runs = plan([CONFIG], [0, 3], "arpl", None, ["--trainer.default_root_dir", "x"])
+    (first, *_, last) = runs = plan_runs(
+        [CONFIG], [0, 3], "arpl", None, ["--trainer.default_root_dir", "x"], root=Path("x")
+    )
     assert len(runs) == 10
     assert [first.name, last.name] == ["mnist-arpl1-seed0", "mnist-arpl5-seed3"]
     assert first.folder == Path("x/lightning_logs/mnist-arpl/mnist-arpl1-seed0")
@@ -131,7 +140,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "open_set" / "mnist.yaml"
 
 def test_each_config_has_the_splits_of_its_own_known_set():
     cifar10 = CONFIG.with_name("cifar10.yaml")
-    runs = plan([CONFIG, cifar10], [0], "arpl", None, [])
+    runs = plan_runs([CONFIG, cifar10], [0], "arpl", None, [])
     known = [next(a for a in run.arguments if a.startswith("--data.known_classes=")) for run in runs]
     expected = [*ARPL["mnist"], *ARPL["cifar10"]]
     assert known == [f"--data.known_classes={list(classes)}" for classes in expected]
@@ -139,7 +148,7 @@ def test_each_config_has_the_splits_of_its_own_known_set():
 
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_shards_are_all_runs_once(count):
-    runs = plan([CONFIG], [0, 1, 2], None, None, [])
+    runs = plan_runs([CONFIG], [0, 1, 2], None, None, [])
     parts = [shard(runs, f"{index}/{count}") for index in range(1, count + 1)]
     assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in runs)
 
@@ -175,8 +184,8 @@ def test_mistakes_get_one_sentence(tmp_path, capsys):
 
 
 def test_own_options_are_told_from_those_of_run():
-    configs, own, further = parse(
-        parser(),
+    configs, own, further = split_words(
+        build_parser(),
         ["a.yaml", "b.yaml", "--seeds", "0", "1", "--model.alpha", "0.1", "--name=n", "--data.root=x"],
         "configs",
     )
@@ -197,7 +206,7 @@ def test_sets_are_loaded_once_where_runs_share_them(tiny_root):
 
 
 def test_means_against_numbers_by_hand():
-    one, two = Measure("auroc", "msp", "a"), Measure("oscr", "", "all")
+    one, two = MeasureKey("auroc", "msp", "a"), MeasureKey("oscr", "", "all")
     assert mean_of([0.5, 0.7, 0.9]) == (pytest.approx(0.7), pytest.approx(0.2), 3)
     assert mean_of([0.5]) == (0.5, None, 1)
     assert means([{one: 1.0, two: 0.5}, {one: 0.0}])[one].mean == 0.5
@@ -205,11 +214,13 @@ def test_means_against_numbers_by_hand():
     paired = differences({0: {one: 0.9}, 1: {one: 0.8}, 2: {one: 0.1}}, {0: {one: 0.5}, 1: {one: 0.6}})
     assert paired[one].mean == pytest.approx(0.3)
     assert paired[one].runs == 2
-    assert shown(Mean(0.98765, 0.00123, 3)) == "98.77 ± 0.12"
-    assert shown(Mean(0.5, None, 1)) == "50.00"
-    assert shown(None) == "-"
+    assert mean_text(Mean(0.98765, 0.00123, 3)) == "98.77 ± 0.12"
+    assert mean_text(Mean(0.5, None, 1)) == "50.00"
+    assert mean_text(None) == "-"
 
 
 def test_measures_leave_out_what_is_undefined():
-    found = measures({"score": {"name": "msp"}, "open_set": {"auroc": None, "oscr": 0.5}, "closed_set": None})
-    assert found == {Measure("oscr", "", "all"): 0.5}
+    found = run_measures(
+        {"score": {"name": "msp"}, "open_set": {"auroc": None, "oscr": 0.5}, "closed_set": None}
+    )
+    assert found == {MeasureKey("oscr", "", "all"): 0.5}

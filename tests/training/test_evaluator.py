@@ -3,7 +3,7 @@
 import pytest
 
 from osr_lightning.errors import UserError
-from osr_lightning.training.evaluator import Evaluator
+from osr_lightning.training.callbacks.evaluator import Evaluator
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

@@ -23,7 +23,7 @@ from osr_lightning import (
 )
 from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
-from osr_lightning.training.evaluator import Evaluator
+from osr_lightning.training.callbacks.evaluator import Evaluator
 
 
 class UserNet(nn.Module):
@@ -123,7 +123,7 @@ def test_a_network_of_ones_own_needs_trust_to_come_back(tiny_root, tmp_path, mon
     assert main([*command, "--trust_checkpoint"]) == 0
     # what the user names on the command line is the user's own word
     assert main([*command, *network]) == 0
-    assert MCDropoutClassifier.load_from_checkpoint(ckpt, trust=True).trained.facts.channels == 1
+    assert MCDropoutClassifier.load_from_checkpoint(ckpt, trust=True).trained.spec.channels == 1
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_network_named_on_the_command_line_takes_the_shape_of_the_data(
     assert main([*command, *FAST, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]) == 0
     ckpt = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints" / "best.ckpt"
     recogniser = load(ckpt)
-    assert recogniser.facts.input_shape == (shape[0], shape[1], shape[1])
+    assert recogniser.spec.input_shape == (shape[0], shape[1], shape[1])
     first = next(m for m in recogniser.sampler.network.modules() if isinstance(m, torch.nn.Conv2d))
     assert first.in_channels == shape[0]
 
@@ -208,8 +208,8 @@ def test_given_facts_win_and_others_are_refused_at_the_test(shapes, tmp_path, ca
     known = f"--data.known=folder:{shapes}/known"
     assert main(["run", known, *given, "--trainer.max_epochs=1", "--model.alpha=0.2", *options]) == 0
     ckpt = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints" / "best.ckpt"
-    facts = load(ckpt).facts
-    assert (facts.image_size, facts.channels, facts.mean, facts.std) == (16, 1, (0.5,), (0.25,))
+    spec = load(ckpt).spec
+    assert (spec.image_size, spec.channels, spec.mean, spec.std) == (16, 1, (0.5,), (0.25,))
     assert main(["test", f"--ckpt_path={ckpt}", "--data.image_size=20", *options]) == 2
     assert "image_size 16, not 20" in capsys.readouterr().err
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from python_multipart.exceptions import FormParserError
@@ -18,18 +17,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from osr_lightning.deploy.predict import shown
-from osr_lightning.deploy.serve import answers, page
+from osr_lightning.deploy.serve import page, responses
 from osr_lightning.deploy.serve.batching import Batcher, Full
 from osr_lightning.deploy.serve.limits import BUSY, Guard, Limits
 from osr_lightning.deploy.serve.metrics import Metrics
 from osr_lightning.deploy.serve.openapi import document
-from osr_lightning.deploy.sinks import Row
+from osr_lightning.recogniser.rows import COLUMNS, Row, error_cells, path_cell
 
 if TYPE_CHECKING:
     from osr_lightning.deploy.serve.backend import Backend
 
 _NO_IMAGE = "the request has no image: send a file's bytes as the body, or files as multipart/form-data"
+_PREDICTION, _ERROR = COLUMNS.index("prediction"), COLUMNS.index("error")
 PATHS = ["/", "/predict", "/explain", "/model", "/healthz", "/metrics", "/openapi.json"]
 
 
@@ -61,23 +60,21 @@ def build_app(backend: Backend, limits: Limits | None = None, workers: int = 2) 
     decoders = ThreadPoolExecutor(workers, "decoder")
 
     async def row(index: int, upload: Upload) -> Row:
-        found = {name: "" for name in backend.columns} | {
-            "index": index,
-            "file": shown(Path(upload.name)) if upload.name else "",
-            "source": upload.source,
-        }
-        name = upload.name or f"{index} of the request"
-        pixels = await asyncio.get_running_loop().run_in_executor(decoders, backend.read, upload.data, name)
-        more = {"error": pixels} if isinstance(pixels, str) else await batcher.row(pixels)
-        return found | more
+        loop, name = asyncio.get_running_loop(), upload.name or f"{index} of the request"
+        pixels = await loop.run_in_executor(decoders, backend.read, upload.data, name)
+        if isinstance(pixels, str):
+            answer = error_cells(pixels, len(backend.columns) - len(COLUMNS))
+        else:
+            answer = await batcher.row(pixels)
+        return index, path_cell(upload.name) if upload.name else "", upload.source, "", *answer
 
     async def predict(request: Request) -> Response:
         uploads = await _uploads(request, limits.images)
         with batcher.admit(len(uploads)):
             rows = await asyncio.gather(*(row(index, upload) for index, upload in enumerate(uploads)))
         for one in rows:
-            metrics.predicted(one["prediction"])
-        return _answer({"rows": [answers.as_json(one, backend.columns) for one in rows]}, rows)
+            metrics.predicted(one[_PREDICTION])
+        return _answer({"rows": [responses.row_json(one, backend.columns) for one in rows]}, rows)
 
     async def explain(request: Request) -> Response:
         uploads = await _uploads(request, limits.images)
@@ -85,12 +82,12 @@ def build_app(backend: Backend, limits: Limits | None = None, workers: int = 2) 
             raise HTTPException(400, f"/explain takes one image, not {len(uploads)}: ask for each by itself")
         with batcher.admit(1):
             one = await row(0, uploads[0])
-            content: dict[str, Any] = {"row": answers.as_json(one, backend.columns)}
-            if not one["error"]:
+            content: dict[str, Any] = {"row": responses.row_json(one, backend.columns)}
+            if not one[_ERROR]:
                 pixels = backend.read(uploads[0].data, "")
                 assert not isinstance(pixels, str)  # it was read a moment ago
                 explanation = await batcher.call(backend.explain, pixels[None])
-                content |= answers.explained(explanation, pixels, backend.facts)
+                content |= responses.explained(explanation, pixels, backend.spec)
         return _answer(content, [one])
 
     @contextlib.asynccontextmanager
@@ -103,7 +100,7 @@ def build_app(backend: Backend, limits: Limits | None = None, workers: int = 2) 
             batcher.close()
             decoders.shutdown()
 
-    model = answers.model(backend, limits)
+    model = responses.model(backend, limits)
     fixed = {"/model": model, "/healthz": {"status": "ok"}, "/openapi.json": document(backend, limits)}
     routes = [
         Route("/", _constant(HTMLResponse(*page.load()))),
@@ -171,8 +168,8 @@ def _clean(name: str) -> str:
 
 
 def _answer(content: dict[str, Any], rows: list[Row]) -> Response:
-    if all(row["error"] for row in rows):
-        return JSONResponse(content | {"error": rows[0]["error"]}, 422)
+    if all(row[_ERROR] for row in rows):
+        return JSONResponse(content | {"error": rows[0][_ERROR]}, 422)
     return JSONResponse(content)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from osr_lightning.deploy.sinks import Row
+from osr_lightning.recogniser.rows import Row
 
 if TYPE_CHECKING:
     from osr_lightning.deploy.serve.backend import Pixels

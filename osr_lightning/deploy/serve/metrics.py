@@ -7,7 +7,7 @@ from collections import deque
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from osr_lightning.facts import UNKNOWN
+from osr_lightning.data_spec import UNKNOWN
 
 RECENT = 1000  # images, whose share of unknowns is compared with that of the calibration
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from osr_lightning import __version__
 from osr_lightning.deploy.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def document(backend: Backend, limits: Limits) -> Schema:
     sizes = f"at most {limits.body_bytes / 2**20:g} MiB"
     return {
         "openapi": "3.1.0",
-        "info": {"title": "osr serve", "version": __version__},
+        "info": {"title": "osr serve", "version": version("osr_lightning")},
         "paths": {
             "/predict": _post(f"A row for each of up to {limits.images} images, {sizes}", rows, many=True),
             "/explain": _post(f"One image's row and what stands behind it, {sizes}", explanation, many=False),

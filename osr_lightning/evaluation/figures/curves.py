@@ -22,7 +22,7 @@ from osr_lightning.evaluation.figures.style import (
 )
 from osr_lightning.evaluation.measures import decisions, ranking
 from osr_lightning.evaluation.outcomes import Outcomes
-from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.evaluation.prediction_table import PredictionTable
 
 _LINE = np.concatenate([[0], np.geomspace(1e-5, 1, 61)])  # places on a log axis, for lines of few points
 

@@ -20,7 +20,7 @@ from osr_lightning.evaluation.figures.style import (
     point_style,
     shorten,
 )
-from osr_lightning.evaluation.table import PredictionTable
+from osr_lightning.evaluation.prediction_table import PredictionTable
 
 LEGEND_UP_TO = 20  # classes; more are told apart by a colour scale
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from osr_lightning.atomic_write import replacing
 from osr_lightning.evaluation.acceptance import IntArray
 from osr_lightning.evaluation.caption import Caption
 from osr_lightning.evaluation.outcomes import Needs, enough
-from osr_lightning.evaluation.table import PredictionTable
-from osr_lightning.writing import replacing
+from osr_lightning.evaluation.prediction_table import PredictionTable
 
 _DPI = 120
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
-from osr_lightning.models.sampling import LOGITS, PENULTIMATE, Sampler
+from osr_lightning.models.sampling import LOGITS, PENULTIMATE, LogitSampler
 
 Buffers: TypeAlias = dict[str, Tensor]
-Seen: TypeAlias = Mapping[str, Tensor]
+Activations: TypeAlias = Mapping[str, Tensor]
 LOG_PROBABILITY = "log_probability"
 
 
@@ -53,7 +53,7 @@ class Detector(nn.Module):
         self.register_load_state_dict_pre_hook(_take_shapes)  # type: ignore[no-untyped-call]
 
     @classmethod
-    def of(cls, sampler: Sampler) -> Detector:
+    def of(cls, sampler: LogitSampler) -> Detector:
         """One for the layers that this sampler has."""
         return cls()
 
@@ -64,10 +64,10 @@ class Detector(nn.Module):
 
     def fit(
         self,
-        seen: Seen,
+        seen: Activations,
         labels: Tensor,
         last_layer: nn.Linear | None = None,
-        held_out: Seen | None = None,
+        held_out: Activations | None = None,
     ) -> None:
         """Fit to training images, forgetting any earlier fit.
 
@@ -99,7 +99,7 @@ class Detector(nn.Module):
         for name in self.state:
             setattr(self, name, None)
 
-    def forward(self, seen: Seen) -> Tensor:
+    def forward(self, seen: Activations) -> Tensor:
         """What is seen of ``B`` images -> score ``(B,)`` float64.
 
         Raises:
@@ -113,16 +113,18 @@ class Detector(nn.Module):
     def _asked(self) -> tuple[str, ...]:
         return (*self.layers, LOG_PROBABILITY)
 
-    def _finite(self, seen: Seen) -> Seen:
+    def _finite(self, seen: Activations) -> Activations:
         double = {name: seen[name].double() for name in self._asked}
         if not all(value.isfinite().all() for value in double.values()):
             raise UserError(f"The score {self.name} needs finite features and logits; train again.")
         return double
 
-    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+    def _fit(
+        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
+    ) -> Buffers:
         raise NotImplementedError
 
-    def _score(self, seen: Seen) -> Tensor:
+    def _score(self, seen: Activations) -> Tensor:
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Detector:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.ensemble import own_name
-from osr_lightning.models.sampling import PENULTIMATE, Sampler, pooled_name
-from osr_lightning.scoring.detectors.base import LOG_PROBABILITY, Buffers, Detector, Seen
+from osr_lightning.models.sampling import PENULTIMATE, LogitSampler, pooled_name
+from osr_lightning.scoring.detectors.base import LOG_PROBABILITY, Activations, Buffers, Detector
 from osr_lightning.scoring.detectors.surprise import surprise, tail_slopes
 from osr_lightning.scoring.scores import generalized_entropy
 
@@ -66,7 +66,7 @@ class Fisher(Detector):
         self.weights = given
 
     @classmethod
-    def of(cls, sampler: Sampler) -> Fisher:
+    def of(cls, sampler: LogitSampler) -> Fisher:
         """The first block, averaged over a coarse grid, and the penultimate layer: what there is of them.
 
         A network without named blocks has only that, and one that does not end in an ``nn.Linear`` neither.
@@ -83,7 +83,9 @@ class Fisher(Detector):
             weights += [1 / len(networks)] * len(own)
         return cls(layers, weights)
 
-    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+    def _fit(
+        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
+    ) -> Buffers:
         assert held_out is not None
         classes = seen[LOG_PROBABILITY].shape[1]
         inputs = [direction_and_length(seen[name]) for name in self.layers]
@@ -103,13 +105,13 @@ class Fisher(Detector):
             "slopes": tail_slopes(references),
         }
 
-    def _score(self, seen: Seen) -> Tensor:
+    def _score(self, seen: Activations) -> Tensor:
         statistics = self._statistics(seen, self.means, self.whitening)
         weights = statistics.new_tensor(self.weights).unsqueeze(1)
         score: Tensor = (weights * surprise(statistics, self.references, self.slopes)).sum(0)
         return score
 
-    def _statistics(self, seen: Seen, means: Tensor, whitening: Tensor) -> Tensor:
+    def _statistics(self, seen: Activations, means: Tensor, whitening: Tensor) -> Tensor:
         """``(1 + L, B)``: generalized_entropy, and each layer's distance to the predicted class."""
         logits = seen[LOG_PROBABILITY]
         entropy = generalized_entropy(logits.unsqueeze(0)).unsqueeze(0)

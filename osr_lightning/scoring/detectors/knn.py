@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import PENULTIMATE
-from osr_lightning.scoring.detectors.base import Buffers, Detector, Seen
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector
 
 _CHUNK = 2**22  # distances held at once: 32 MB
 
@@ -38,7 +38,9 @@ class KNN(Detector):
         super().__init__()
         self.k, self.max_points, self.seed = k, max_points, seed
 
-    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+    def _fit(
+        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
+    ) -> Buffers:
         features = seen[PENULTIMATE]
         if self.max_points is not None and self.max_points < len(features):
             generator = torch.Generator().manual_seed(self.seed)
@@ -46,7 +48,7 @@ class KNN(Detector):
             features = features[drawn.to(features.device)]
         return {"neighbours": F.normalize(features).float()}
 
-    def _score(self, seen: Seen) -> Tensor:
+    def _score(self, seen: Activations) -> Tensor:
         features = seen[PENULTIMATE]
         neighbours = self.neighbours.double()
         k, lengths = min(self.k, len(neighbours)), neighbours.square().sum(1)

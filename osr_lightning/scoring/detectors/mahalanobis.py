@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import PENULTIMATE
-from osr_lightning.scoring.detectors.base import Buffers, Detector, Seen, squared_distance
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, squared_distance
 
 
 class Mahalanobis(Detector):
@@ -42,17 +42,19 @@ class Mahalanobis(Detector):
         self.ridge = ridge
         self.normalize = normalize
 
-    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+    def _fit(
+        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
+    ) -> Buffers:
         features = self._prepare(seen)
         classes, index = torch.unique(labels, return_inverse=True)
         means = torch.stack([features[labels == k].mean(0) for k in classes])
         whitening = self._whiten(features - means[index])
         return {"means": means @ whitening, "whitening": whitening}
 
-    def _score(self, seen: Seen) -> Tensor:
+    def _score(self, seen: Activations) -> Tensor:
         return squared_distance(self._prepare(seen) @ self.whitening, self.means).amin(1)
 
-    def _prepare(self, seen: Seen) -> Tensor:
+    def _prepare(self, seen: Activations) -> Tensor:
         features = seen[PENULTIMATE]
         return F.normalize(features) if self.normalize else features
 
@@ -77,13 +79,15 @@ class RelativeMahalanobis(Mahalanobis):
     mean: Tensor  # (1, D), whitened
     total_whitening: Tensor  # (D, D)
 
-    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+    def _fit(
+        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
+    ) -> Buffers:
         classes = super()._fit(seen, labels, layer, held_out)
         features = self._prepare(seen)
         mean = features.mean(0, keepdim=True)
         whitening = self._whiten(features - mean)
         return classes | {"mean": mean @ whitening, "total_whitening": whitening}
 
-    def _score(self, seen: Seen) -> Tensor:
+    def _score(self, seen: Activations) -> Tensor:
         background = squared_distance(self._prepare(seen) @ self.total_whitening, self.mean)
         return super()._score(seen) - background.squeeze(1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import LOGITS
-from osr_lightning.scoring.detectors.base import Buffers, Detector, Seen, squared_distance
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, squared_distance
 
 _SHIFT = 10_000.0  # libMR's: the fit is to distance - smallest + shift
 
@@ -47,7 +47,9 @@ class OpenMax(Detector):
         super().__init__()
         self.tail, self.top = tail, top
 
-    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+    def _fit(
+        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
+    ) -> Buffers:
         logits = seen[LOGITS]
         classes = logits.shape[1]
         means = logits.new_zeros(classes, classes)
@@ -64,7 +66,7 @@ class OpenMax(Detector):
             shape[k], scale[k] = fit_weibull(tail - tail[-1] + _SHIFT)
         return {"means": means, "smallest": smallest, "shape": shape, "scale": scale}
 
-    def _score(self, seen: Seen) -> Tensor:
+    def _score(self, seen: Activations) -> Tensor:
         logits = seen[LOGITS]
         distances = squared_distance(logits, self.means).sqrt() - self.smallest + _SHIFT  # (B, K)
         hazard = ((distances.clamp(min=0) / self.scale).log() * self.shape).exp()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import LOGITS, PENULTIMATE
-from osr_lightning.scoring.detectors.base import Buffers, Detector, Seen
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector
 
 
 class ViM(Detector):
@@ -39,7 +39,9 @@ class ViM(Detector):
         super().__init__()
         self.dimension = dimension
 
-    def _fit(self, seen: Seen, labels: Tensor, layer: nn.Linear | None, held_out: Seen | None) -> Buffers:
+    def _fit(
+        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
+    ) -> Buffers:
         features, logits = seen[PENULTIMATE], seen[LOGITS]
         if layer is None:
             raise UserError("The score vim needs the network's last linear layer; pass last_layer.")
@@ -59,7 +61,7 @@ class ViM(Detector):
         length = (centered @ residual).norm(dim=1).mean().clamp(min=floor)
         return {"origin": origin, "residual": residual, "alpha": logits.amax(1).mean() / length}
 
-    def _score(self, seen: Seen) -> Tensor:
+    def _score(self, seen: Activations) -> Tensor:
         features, logits = seen[PENULTIMATE], seen[LOGITS]
         virtual: Tensor = self.alpha * ((features - self.origin) @ self.residual).norm(dim=1)
         return virtual - logits.logsumexp(1)

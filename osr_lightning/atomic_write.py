@@ -1,0 +1,172 @@
+"""Writing files so that nothing is lost: to another name in the same folder, synced, then renamed.
+
+And what a file or a folder may be called.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from osr_lightning.errors import Failure, UserError
+
+ENDING = ".partial"
+_DAY = 86_400.0  # seconds after which another machine's leftovers are of no run any more
+_underway: set[str] = set()  # of this process
+_numbers = itertools.count()
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file under another name; once the block is done it takes its place, at once or not at all.
+
+    What was there before stays whole until then, whatever happens. A link stays one, and what it leads to is
+    replaced; a pipe or a device is written to.
+
+    Args:
+        path: of the file; its folder is made where there is none.
+
+    Yields:
+        The name to write to, of the same ending, in the same folder.
+
+    Raises:
+        Failure: if the disk is full or cannot be written.
+    """
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    with report_write_errors(path):
+        if target.exists() and not target.is_file():
+            yield target
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent)
+        own = f"{os.getpid()}-{next(_numbers)}"  # threads may write the same file
+        partial = target.with_name(f".{target.stem}.{_host()}.{own}{ENDING}{target.suffix}")
+        _underway.add(os.path.realpath(partial))
+        try:
+            yield partial
+            _sync(partial)
+            partial.replace(target)
+            _sync(target.parent)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+            _underway.discard(os.path.realpath(partial))
+
+
+@contextmanager
+def replacing_rows(path: str | os.PathLike[str], errors: str = "strict") -> Iterator[TextIO]:
+    """The UTF-8 text file to write a table's rows to, whose line ends stay as they are; see `replacing`."""
+    with (
+        replacing(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8", errors=errors) as file,
+    ):
+        yield file
+
+
+def write_text(path: str | os.PathLike[str], text: str, errors: str = "strict") -> None:
+    """Write a text file in UTF-8; see `replacing`."""
+    write_bytes(path, text.encode("utf-8", errors))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes | io.BytesIO) -> None:
+    """Write a file; see `replacing`."""
+    with replacing(path) as partial, open(partial, "wb") as file:
+        file.write(content.getbuffer() if isinstance(content, io.BytesIO) else content)
+
+
+@contextmanager
+def report_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in one sentence what keeps ``path`` from being written.
+
+    Raises:
+        Failure: in place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename
+        if isinstance(named, str) and Path(named).absolute().parent not in Path(path).absolute().parents:
+            raise  # of another file
+        raise Failure(cannot_write(error, path)) from error
+
+
+def cannot_write(error: OSError, path: str | os.PathLike[str]) -> str:
+    """The sentence of `telling`."""
+    way_out = "make room there" if error.errno in _NO_ROOM else "make it writable"
+    return (
+        f"cannot write {os.fspath(path)}: {error.strerror or error}; {way_out}, or write elsewhere "
+        "(--trainer.default_root_dir, --output); what was written before is whole"
+    )
+
+
+def as_text(path: str | os.PathLike[str]) -> str:
+    """A path or name as text that any file can hold, what is no UTF-8 written with backslashes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def folder_name(option: str, name: str) -> str:
+    """The name, if a folder can have it.
+
+    Args:
+        option: whose value it is.
+        name: given for a folder that the command makes.
+
+    Raises:
+        UserError: for a path of several parts, or none.
+    """
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise UserError(f"{option} must be the name of a folder, not {name!r}")
+    return name
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed left behind."""
+    with suppress(OSError):
+        for path in folder.glob(f".*{ENDING}*"):
+            if _left_behind(path):
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _left_behind(path: Path) -> bool:
+    *_, host, process = path.name.partition(ENDING)[0].split(".")
+    if os.path.realpath(path) in _underway:
+        return False
+    process = process.partition("-")[0]
+    if host != _host() or not process.isdigit():
+        return time.time() - path.stat().st_mtime > _DAY
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it runs, for another user
+        return False
+    return int(process) == os.getpid()  # in a container every run may have the same number
+
+
+def _host() -> str:
+    return socket.gethostname().partition(".")[0] or "host"
+
+
+def _sync(path: Path) -> None:
+    """Have the disk keep a file, or the names in a folder, before more is done."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder may be written without being read
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not all file systems can
+            raise
+    finally:
+        os.close(handle)

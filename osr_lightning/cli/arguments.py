@@ -1,0 +1,132 @@
+"""What is checked of the command line before the parser sees it, or beyond what the parser checks."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from osr_lightning.errors import UserError
+from osr_lightning.yaml_files import ENDINGS, check_yaml
+
+TRUST = "the checkpoint may import a network of one's own, which runs its code"
+
+
+def value_of(arguments: Sequence[str], option: str) -> str | None:
+    """The value of an option, the last one if it is given more than once."""
+    found = None
+    for position, word in enumerate(arguments):
+        if word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+        elif word == option and position + 1 < len(arguments):
+            found = arguments[position + 1]
+    return found
+
+
+def no_command(arguments: Sequence[str], commands: Iterable[str]) -> str:
+    """What to say where none of the words is a command."""
+    first = next((word for word in arguments if not word.startswith("-")), None)
+    if first is None:
+        return f"a command is missing; there are {', '.join(commands)}"
+    return f"there is no command {first!r}; {nearest(first, commands)}"
+
+
+def nearest(given: str, names: Iterable[str]) -> str:
+    """The name that was probably meant, or all of them, as the end of a sentence."""
+    names = list(names)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.8)
+    close = close or difflib.get_close_matches(given, names, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        UserError: with the range.
+    """
+    if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
+        raise UserError(f"seed_everything must lie between 0 and {2**32 - 1}, got {seed}")
+
+
+def check_files(arguments: Sequence[str]) -> None:
+    """Refuse configuration files that the parser would misread; see `osr_lightning.yaml_files.check_yaml`.
+
+    Raises:
+        UserError: naming the file, and the option and its line.
+    """
+    for argument in arguments:
+        path = Path(argument.rpartition("=")[2] if argument.startswith("-") else argument)
+        try:
+            if path.suffix.lower() in ENDINGS and path.is_file():
+                check_yaml(path)
+        except UserError:
+            raise
+        except (OSError, ValueError):  # the parser says what is wrong with it
+            continue
+
+
+def split_words(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], what: str
+) -> tuple[list[str], argparse.Namespace, list[str]]:
+    """A command's words before its first option, its own options, and those to hand on in their order.
+
+    Args:
+        parser: of its own options, without abbreviations.
+        arguments: of the command line.
+        what: an example of the words, of which there must be one.
+    """
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    own, further = parser.parse_known_args(arguments[len(words) :])
+    if not words:
+        parser.error(f"name {what}")
+    return words, own, further
+
+
+def beginning_with(arguments: Sequence[str], prefixes: tuple[str, ...]) -> list[str]:
+    """The options that begin in one of these ways, with the words that they own."""
+    found: list[str] = []
+    wanted = False
+    for word in arguments:
+        if word.startswith("--"):
+            wanted = word.startswith(prefixes)
+        if wanted:
+            found.append(word)
+    return found
+
+
+# options that several commands with a parser of their own share ---------------------------------------------
+
+
+def add_checkpoint(parser: argparse.ArgumentParser, text: str, *, required: bool = False) -> None:
+    """Add ``--ckpt_path``."""
+    parser.add_argument("--ckpt_path", metavar="CKPT", required=required, help=text)
+
+
+def add_decision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--score`` and ``--threshold``, which decide in place of the checkpoint's."""
+    parser.add_argument("--score", help="the score that decides; the checkpoint's if not given")
+    parser.add_argument(
+        "--threshold", type=float, help="above it an image is unknown; the calibrated one if not given"
+    )
+
+
+def add_machine(parser: argparse.ArgumentParser, threads: str) -> None:
+    """Add ``--device`` and ``--workers``, which are ``threads``."""
+    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: auto)")
+    parser.add_argument(
+        "--workers", type=int, default=min(8, os.cpu_count() or 1), help=f"{threads} (default: %(default)s)"
+    )
+
+
+def add_name(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Add ``--name`` of the folder in lightning_logs."""
+    parser.add_argument("--name", help=f"of the folder in lightning_logs; {otherwise} if not given")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust_checkpoint``."""
+    parser.add_argument("--trust_checkpoint", action="store_true", help=TRUST)

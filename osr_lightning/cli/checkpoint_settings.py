@@ -1,0 +1,132 @@
+"""What a checkpoint says of the run that made it, as settings of the command line: checked, plain values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.errors import UserError
+from osr_lightning.models.sampling import NOT_TRAINED
+from osr_lightning.training.module import CLASSIFIERS, EnsembleClassifier
+
+
+def newest(runs: Path, name: str) -> Path:
+    """The checkpoint best or last of an experiment's newest run.
+
+    Raises:
+        UserError: where there is none.
+    """
+    found = {
+        int(number): path
+        for path in runs.glob(f"version_*/checkpoints/{name}.ckpt")
+        if (number := path.parent.parent.name.removeprefix("version_")).isdigit()
+    }
+    if not found:
+        raise UserError(
+            f"no {name}.ckpt under {runs}; pass --config or --trainer.experiment of the run, "
+            "or the path of a checkpoint"
+        )
+    return found[max(found)]
+
+
+def checkpoint_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The model, data, seed and experiment that a checkpoint was trained with, as a config.
+
+    Its network is left out: that is built from the recipe, not by the parser, which would import whatever a
+    stranger's checkpoint names. No other option names a class.
+
+    Raises:
+        UserError: where the checkpoint is of no classifier, or holds values that are not plain.
+    """
+    sampler = checkpoint["recogniser"]["recipe"].get("sampler")
+    kind = next((kind for kind in CLASSIFIERS.values() if kind.sampler == sampler), None)
+    if kind is None:
+        raise UserError("the checkpoint holds no classifier that this command knows; a newer version may")
+    model = kind.options_of(checkpoint)
+    parameters = inspect.signature(OpenSetDataModule).parameters
+    data = {
+        name: value
+        for name, value in (checkpoint.get("datamodule_hyper_parameters") or {}).items()
+        if name in parameters
+    }
+    settings: dict[str, Any] = {
+        "model": {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": model},
+        "data": data,
+    }
+    experiment, seed = checkpoint.get("experiment"), checkpoint.get("seed")
+    if isinstance(experiment, str) and Path(experiment).name == experiment and experiment not in ("", ".."):
+        settings["trainer"] = {"experiment": experiment}
+    if isinstance(seed, int):
+        settings["seed_everything"] = seed
+    if not _is_plain(settings):
+        raise UserError("the checkpoint's settings are not plain values; it is damaged")
+    return settings
+
+
+def is_trusted(arguments: Sequence[str]) -> bool:
+    """Whether the user lets a checkpoint name code to import."""
+    return any(word in ("--trust_checkpoint", "--trust_checkpoint=true") for word in arguments)
+
+
+def refuse_ensemble(checkpoint: dict[str, Any]) -> None:
+    """Stop where a training is to go on with an ensemble.
+
+    Raises:
+        UserError: saying what to train.
+    """
+    if checkpoint["recogniser"]["recipe"].get("sampler") == EnsembleClassifier.sampler:
+        raise UserError(NOT_TRAINED)
+
+
+def refuse_idle(checkpoint: dict[str, Any], options: Namespace, command: str) -> None:
+    """Stop where an option chooses a threshold and the command takes the checkpoint's.
+
+    Raises:
+        UserError: naming the option and the command for it.
+    """
+    if command == "calibrate" or options.calibration == "fixed":
+        return
+    trained = checkpoint.get("hyper_parameters") or {}
+    for name in ("alpha", "calibration", "unknown_prior"):
+        if name in trained and trained[name] != options[name]:
+            raise UserError(
+                f"{command} decides by the checkpoint's threshold, which model.{name} {options[name]} would "
+                f"not change: choose another one with osr calibrate --model.{name} {options[name]}"
+            )
+
+
+def same_split(checkpoint: dict[str, Any], data: Namespace, command: str) -> None:
+    """Refuse a split under which images of the training would calibrate or be tested.
+
+    Raises:
+        UserError: where the known images are those of the training, but divided otherwise.
+    """
+    trained = checkpoint.get("datamodule_hyper_parameters") or {}
+    if command == "predict" or trained.get("known") != data.known:
+        return
+    if checkpoint.get("migrated") and (
+        data.known.startswith(("folder:", "npz:")) or (data.known == "mnist_sample" and trained.get("seed"))
+    ):
+        raise UserError(
+            f"the checkpoint is of 0.1, which divided {data.known} in another way: images of its training "
+            "would be tested, so train again; osr predict and load() still take it"
+        )
+    for name in ("seed", "test_seed", "val_fraction"):
+        if name in trained and trained[name] != data[name]:
+            raise UserError(
+                f"the checkpoint was trained with data.{name} {trained[name]}; with {data[name]} some of its "
+                f"training images would be held out, so leave data.{name} as it was"
+            )
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -1,0 +1,186 @@
+"""The command ``osr drift --ckpt_path CKPT predictions.csv``: has what comes in changed?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+from osr_lightning.atomic_write import replacing, write_text
+from osr_lightning.cli.arguments import add_checkpoint
+from osr_lightning.deploy.drift import Distribution, Drift, Scores, Share, drift, read, to_dict
+from osr_lightning.deploy.load import is_exported
+from osr_lightning.errors import UserError, one_line
+from osr_lightning.scoring.calibration import Calibration
+
+ALARM = 3  # the exit status, beside 0 for none and 2 for a mistake
+
+
+class Reference(NamedTuple):
+    """What predictions are compared with: the name of a score, and the calibration of its threshold."""
+
+    score: str
+    calibration: Calibration
+
+
+def reference(path: str, score: str | None = None) -> Reference:
+    """The calibration in a checkpoint or an exported graph, with the scores of its known images.
+
+    Args:
+        path: of the file.
+        score: whose; the score that decides if not given.
+
+    Raises:
+        UserError: if it is neither, or its threshold was not chosen on known images whose scores it
+            keeps.
+    """
+    known = _of_graph(path, score) if is_exported(path) else _of_checkpoint(path, score)
+    if known.calibration.method == "fixed":
+        raise UserError(
+            f"{path}: its threshold is a number that was given, there are no calibration images to compare "
+            "with; choose one with osr calibrate --ckpt_path CKPT --model.calibration known_quantile"
+        )
+    if not known.calibration.known_scores:
+        raise UserError(
+            f"{path} does not keep the scores of its calibration images, as an earlier version wrote it; "
+            "run osr calibrate --ckpt_path CKPT again"
+        )
+    return known
+
+
+def _of_checkpoint(path: str, score: str | None) -> Reference:
+    from osr_lightning.recogniser import checkpoint as checkpoints
+    from osr_lightning.scoring.threshold import Threshold
+
+    kept = checkpoints.read(path)
+    with checkpoints.reading(path):
+        recipe = kept["recogniser"]["recipe"]
+        fixed = recipe.get("fixed") if score in (None, recipe["score"]) else None
+        threshold = Threshold(score or recipe["score"], fixed)
+        threshold.set_extra_state(kept["state_dict"][f"{checkpoints.PREFIX}threshold._extra_state"])
+        return Reference(threshold.score, threshold.record)
+
+
+def _of_graph(path: str, score: str | None) -> Reference:
+    from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
+
+    graph = ExportedRecogniser(path)
+    graph.decide_by(score)
+    record = graph.threshold.record
+    try:
+        values = {field.name: record[field.name] for field in fields(Calibration)}
+        values["known_scores"] = tuple(map(float, values["known_scores"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); export it again") from error
+    return Reference(graph.threshold.score, Calibration(**values))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; it imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        "osr drift",
+        description="Compare predictions with the known images that chose the threshold: the share called "
+        "unknown, and the distribution of the scores.",
+        epilog="Exit status: 0 without, 3 with an alarm, 2 after a mistake. docs/deploy.md says more.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("predictions", nargs="+", metavar="CSV", help="of osr predict; all files together")
+    add_checkpoint(parser, "the checkpoint that was asked", required=True)
+    parser.add_argument("--score", help="the score that decided, where predict was given one")
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=0.01,
+        help="greatest probability of a false alarm, for each of the two tests (default: %(default)s)",
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="where to write drift.json and drift.png")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit status.
+
+    Raises:
+        UserError: for a mistake in the options or files.
+    """
+    options = build_parser().parse_args(arguments)
+    if not 0 < options.alpha < 1:
+        raise UserError(f"--alpha must lie between 0 and 1, got {options.alpha:g}")
+    if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():
+        raise UserError(f"--output {options.output} is a file: name a folder")
+    known = reference(options.ckpt_path, options.score)
+    scores = read(options.predictions, known.score, known.calibration.value)
+    found = drift(known.calibration, scores.values, options.alpha)
+    show(found, known, scores)
+    if options.output is not None:
+        record = {
+            "checkpoint": options.ckpt_path,
+            "predictions": options.predictions,
+            "score": known.score,
+            "errors": scores.errors,
+            **to_dict(found),
+            "calibration": known.calibration.summary(),
+        }
+        write(Path(options.output), record, found, known, scores)
+    return ALARM if found.alarm else 0
+
+
+def write(folder: Path, record: dict[str, object], found: Drift, known: Reference, scores: Scores) -> None:
+    """Write ``drift.json`` and ``drift.png``."""
+    from osr_lightning.deploy.drift import draw
+
+    write_text(folder / "drift.json", json.dumps(record, indent=2) + "\n")
+    figure = draw(found, known.calibration, scores.values, known.score)
+    with replacing(folder / "drift.png") as path:
+        figure.savefig(path, dpi=120)
+
+
+def show(found: Drift, known: Reference, scores: Scores) -> None:
+    """Print what was found."""
+    from rich.console import Console
+
+    from osr_lightning.evaluation.console import new_table
+
+    console, share, distribution = Console(highlight=False, markup=False), found.share, found.distribution
+    table = new_table(console, "", "calibration", "predictions", "no alarm", "p-value")
+    table.add_row("images", f"{known.calibration.count_known:,}", f"{share.images:,}", "", "")
+    table.add_row(
+        "called unknown",
+        f"{share.expected:.2%}",
+        f"{share.rejected / share.images:.2%}",
+        f"{share.low:.2%} to {share.high:.2%}",
+        _p_value(share),
+    )
+    medians = (f"{distribution.median_expected:.4g}", f"{distribution.median:.4g}")
+    table.add_row("median score", *medians, "", "")
+    table.add_row("KS distance", "", f"{distribution.statistic:.3f}", "", _p_value(distribution))
+    console.print(table)
+    lines = [
+        f"threshold {known.calibration.value:.6g} on {known.score}, calibrated on "
+        f"{known.calibration.calibrated_on}"
+    ]
+    if scores.errors:
+        lines.append(f"left out: {scores.errors:,} rows with an error")
+    lines.append(_verdict(found))
+    for line in lines:
+        console.print(one_line(line), soft_wrap=True)
+
+
+def _p_value(test: Share | Distribution) -> str:
+    return f"{test.p_value:.2g}{' ALARM' if test.alarm else ''}"
+
+
+def _verdict(found: Drift) -> str:
+    share = found.share
+    if not found.alarm:
+        return f"no alarm at alpha {found.alpha:g} per test"
+    what = []
+    if share.alarm:
+        more = "more" if share.rejected / share.images > share.high else "fewer"
+        what.append(f"{more} images are called unknown than calibration explains")
+    if found.distribution.alarm:
+        what.append("the scores are distributed otherwise than those of the calibration images")
+    return f"alarm at alpha {found.alpha:g} per test: {', and '.join(what)}"

@@ -1,0 +1,152 @@
+"""How a command ends: its exit status, and the one sentence that says what went wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from osr_lightning.atomic_write import cannot_write
+from osr_lightning.errors import Failure, UserError
+
+_MARK = "OSR_FIRST_FAILURE"  # environment variable: a file that the first process to fail makes
+_PATIENCE = 3.0  # seconds that a process waits for the sentence of the one that failed before it
+_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_RIGHTS = (PermissionError, NotADirectoryError, FileExistsError)
+
+
+def run(command: Callable[[], int | None]) -> int:
+    """Run a command to its end.
+
+    Returns:
+        The exit status: the command's own, or 0; 1 after a `Failure` or a full disk; 2 after a user's
+        mistake. SIGINT (Ctrl-C) and SIGTERM end it with 130 and 143, a reader that has gone away with 141.
+        Of several processes the one that failed first prints its sentence, the others end with its status.
+
+    Raises:
+        Exception: whatever else the command raises: it is a bug or an accident and has a traceback.
+    """
+    with _signals(), _mark() as mark:
+        try:
+            return command() or 0
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except BrokenPipeError:  # `osr predict … | head`: the reader has what it wanted
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+            return 128 + signal.SIGPIPE
+        except Exception as error:
+            found = sentence(error)
+            if found is None and _among_others():
+                _wait_for(mark)  # this may follow from another's failure
+            status, text = found or (1, "")
+            if (first := _claim(mark, status)) is not None:
+                return first
+            if found is None:
+                raise
+            print(f"osr: error: {text}", file=sys.stderr)
+            return status
+
+
+def sentence(error: BaseException) -> tuple[int, str] | None:
+    """The exit status and what to say of an error; None for one that is no user's mistake nor a `Failure`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (UserError, Failure)):
+            return (2 if isinstance(cause, UserError) else 1), _from_worker(str(cause))
+        # by now Lightning is imported if it raised this
+        if type(cause).__name__ == "MisconfigurationException":
+            return 2, str(cause)
+        if isinstance(cause, OSError) and (told := _of_disk(cause)) is not None:
+            return told
+        cause = cause.__cause__
+    return None
+
+
+def _from_worker(message: str) -> str:
+    """The sentence in the traceback that a process which reads images sends."""
+    if not message.startswith("Caught "):
+        return message
+    # its lines are written with backslashes by now
+    return message.replace("\\n", "\n").rstrip().rpartition("Error: ")[2]
+
+
+def _of_disk(error: OSError) -> tuple[int, str] | None:
+    if isinstance(error, _RIGHTS):
+        way_out = "change its rights, or write elsewhere with --trainer.default_root_dir"
+        return 2, f"{error.filename}: {error.strerror}; {way_out}"
+    if error.errno in _ROOM:
+        return 1, cannot_write(error, error.filename or "the run folder")
+    return None
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGINT and SIGTERM unwind the stack, so that what is half written is removed, and name themselves."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    def tell(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in _ROOM):
+            in_threads(args)  # a full disk is told once, by this thread
+
+    in_threads, threading.excepthook = threading.excepthook, tell
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        threading.excepthook = in_threads
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _mark() -> Iterator[Path]:
+    """The file that tells this process and those it starts, or its siblings, that one of them failed."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # siblings of one parent
+        name = f"osr-{os.getppid()}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}.failed"
+        yield Path(tempfile.gettempdir(), name)
+    elif _MARK in os.environ:
+        yield Path(os.environ[_MARK])
+    else:
+        with tempfile.TemporaryDirectory(prefix="osr-", ignore_cleanup_errors=True) as folder:
+            os.environ[_MARK] = os.path.join(folder, "failed")
+            try:
+                yield Path(os.environ[_MARK])
+            finally:
+                del os.environ[_MARK]
+
+
+def _among_others() -> bool:
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def _wait_for(mark: Path) -> None:
+    end = time.monotonic() + _PATIENCE
+    while not mark.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def _claim(mark: Path, status: int) -> int | None:
+    """Be the first to fail; otherwise the first one's status."""
+    try:
+        with open(mark, "x", encoding="utf-8") as file:
+            file.write(str(status))
+    except FileExistsError:
+        with suppress(OSError, ValueError):
+            return int(mark.read_text(encoding="utf-8"))
+        return status
+    except OSError:  # no room even for that: speak
+        return None
+    return None

@@ -1,0 +1,98 @@
+"""``osr export``: its options, and what it says."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_trust
+from osr_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from osr_lightning.deploy.predict import Image
+    from osr_lightning.images.pixels import ImageLike
+    from osr_lightning.recogniser.recogniser import Recogniser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; it imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        "osr export",
+        description="Write a trained recogniser as one file: standardisation, samples, score, threshold and "
+        "decision in one graph, with uint8 images as its input.",
+        epilog="The graph is asked about images before it gets its name, and dropped where it does not "
+        "decide as the checkpoint does.",
+        allow_abbrev=False,
+    )
+    add_checkpoint(parser, "the checkpoint to export", required=True)
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help=".onnx for onnxruntime or .pt2 for torch (default: the checkpoint's name with .onnx)",
+    )
+    add_decision(parser)
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        metavar="PATH",
+        default=(),
+        help="further images to check the graph with: files, folders, globs",
+    )
+    parser.add_argument(
+        "--int8",
+        nargs="+",
+        metavar="PATH",
+        default=(),
+        help="quantise to 8 bits by the activations of these known images: files, folders, globs",
+    )
+    add_trust(parser)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: for a mistake in the options, or what cannot be exported.
+        Failure: where the graph does not decide as the checkpoint.
+    """
+    options = build_parser().parse_args(arguments)
+    output = Path(options.output or Path(options.ckpt_path).with_suffix(".onnx"))
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.absolute().parent}")
+
+    from osr_lightning.deploy.export import TOLERANCE, example_images, export
+    from osr_lightning.deploy.predict import images
+    from osr_lightning.recogniser.checkpoint import load
+
+    recogniser = load(options.ckpt_path, trust=options.trust_checkpoint)
+    recogniser.decide_by(options.score, options.threshold)
+    int8 = _prepared(recogniser, images(options.int8)) if options.int8 else None
+    asked = _prepared(recogniser, images(options.images), example_images())
+    check = export(recogniser, output, asked, int8)
+    deciding = recogniser.threshold
+    size = f"{output.stat().st_size / 1e6:.1f} MB"
+    print(f"{output}: {size}, score {deciding.score}, threshold {deciding.value:.6g}", file=sys.stderr)
+    told = (
+        f"int8: {check.otherwise} of {check.images} images are decided otherwise"
+        if options.int8
+        else f"checked with {check.images} images in batches of 1, 2 and 7: scores differ by up to "
+        f"{check.difference:.1e}, decisions by none ({check.within} images within {TOLERANCE:g} of the "
+        "threshold)"
+    )
+    print(told, file=sys.stderr)
+
+
+def _prepared(
+    recogniser: Recogniser, found: Iterable[Image], examples: Iterable[ImageLike] = ()
+) -> NDArray[np.uint8]:
+    import numpy as np
+
+    rows = [recogniser.prepare(image) for image in (*examples, *(image.path for image in found))]
+    return np.stack(rows) if rows else np.zeros((0, *recogniser.spec.input_shape), np.uint8)

@@ -1,0 +1,240 @@
+"""The command line: LightningCLI wired to this project's model, data, trainer and run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from osr_lightning.atomic_write import write_text
+from osr_lightning.cli.arguments import TRUST, check_files, check_seed, no_command, value_of
+from osr_lightning.cli.checkpoint_settings import (
+    checkpoint_settings,
+    newest,
+    refuse_ensemble,
+    refuse_idle,
+    same_split,
+)
+from osr_lightning.cli.messages import sentence
+from osr_lightning.cli.options import classes_of, classifier, options_of
+from osr_lightning.data.counts import image_lines
+from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.errors import UserError
+from osr_lightning.evaluation.console import print_summary
+from osr_lightning.models.factory import find
+from osr_lightning.recogniser import checkpoint as checkpoints
+from osr_lightning.training.callbacks.evaluator import Evaluator
+from osr_lightning.training.console import hush
+from osr_lightning.training.module import MCDropoutClassifier, OpenSetClassifier
+from osr_lightning.training.optimizers import OwnOptimizer
+from osr_lightning.training.trainer import OpenSetTrainer
+
+TRAINING = ("fit", "run")
+
+
+class WholeConfig(SaveConfigCallback):
+    """Writes ``config.yaml`` into the run folder, where there is one, at once or not at all."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it; this is asked of the first process only."""
+        folder = next((logger.log_dir for logger in trainer.loggers if logger.log_dir), None)
+        if folder is not None:
+            write_text(Path(folder, "config.yaml"), self.parser.dump(self.config, skip_none=False))
+
+
+class OpenSetCLI(LightningCLI):
+    """LightningCLI with the commands run and calibrate, and with checkpoints that bring their settings.
+
+    Args:
+        args: command and options; those of the process if not given.
+    """
+
+    images: type[OpenSetDataModule] = OpenSetDataModule
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        self.arguments = sys.argv[1:] if args is None else args
+        known = self.subcommands()
+        command = next((word for word in self.arguments if word in known), None)
+        if command is None:
+            raise UserError(no_command(self.arguments, known))
+        self.command = command
+        hush(verbose="--verbose" in self.arguments)
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # a network of the user's own lies beside the working folder
+        super().__init__(
+            OpenSetClassifier,
+            self.images,
+            trainer_class=OpenSetTrainer,
+            subclass_mode_model=True,
+            seed_everything_default=0,
+            # a resumed run goes on in its own folder
+            save_config_callback=WholeConfig,
+            save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+            parser_kwargs={"prog": "osr", "exit_on_error": False},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Trainer methods that are commands, and their parameters that the command line fills itself."""
+        return {
+            "run": {"model", "datamodule"},
+            "calibrate": {"model", "datamodule"},
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": {"model", "dataloaders", "datamodule", "verbose", "weights_only"},
+            "test": {"model", "dataloaders", "datamodule", "verbose", "weights_only"},
+            "predict": {"model", "dataloaders", "datamodule", "return_predictions"},
+        }
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:  # noqa: ANN401
+        """Build the parser of the command that is asked for: six of them take a second."""
+        every = self.subcommands()
+        self.subcommands = lambda: {self.command: every[self.command]}  # type: ignore[method-assign]
+        super()._add_subcommands(parser, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The evaluation's options, trust, words, and the default model."""
+        parser.add_lightning_class_args(Evaluator, "evaluation")
+        parser.add_argument(
+            "--trust_checkpoint",
+            action="store_true",
+            help=TRUST,
+        )
+        parser.add_argument(
+            "--verbose", action="store_true", help="Lightning tells of its own doings, and of every module"
+        )
+        parser.link_arguments("verbose", "trainer.verbose")
+        default = f"{MCDropoutClassifier.__module__}.{MCDropoutClassifier.__name__}"
+        parser.set_defaults({"model": {"class_path": default}})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
+        """Parse; where a checkpoint is named, on top of the settings it was trained with.
+
+        Raises:
+            UserError: for a checkpoint that is missing or cannot be read.
+        """
+        self.kept: dict[str, Any] | None = None
+        self.downloads = True  # into data.root, unless a checkpoint alone names that
+        check_files(self.arguments)
+        named = value_of(self.arguments, "--ckpt_path")
+        training = any(word in TRAINING for word in self.arguments)
+        if named in (None, "best", "last") or training:
+            self.config = self._parse(parser, self.arguments)
+            named = self._choose_checkpoint()
+        if named is not None and self.kept is None and not training:
+            self.kept = checkpoints.read(_existing(named))
+            # as the first config, so that all that the user says goes before it
+            settings = checkpoint_settings(self.kept)
+            base = f"--config={json.dumps(settings)}"
+            at = next(i for i, word in enumerate(self.arguments) if word in self.subcommands()) + 1
+            self.config = self._parse(parser, [*self.arguments[:at], base, *self.arguments[at:]])
+            config = self.config[self.config.subcommand]
+            config.config = config.config[1:]  # a saved config names files
+            config.ckpt_path = named
+            self._choose_checkpoint()
+            self.downloads = config.data.root != settings["data"].get("root") or bool(
+                value_of(self.arguments, "--data.root")
+            )
+            same_split(self.kept, config.data, self.config.subcommand)
+            refuse_idle(self.kept, config.model.init_args, self.config.subcommand)
+        check_seed(self.config[self.config.subcommand].seed_everything)
+
+    def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
+        network = value_of(arguments, "--model.network")
+        if network is not None and re.fullmatch(r"\w+(\.\w+)+", network):
+            find(network, trust=True)  # the parser forgets a name that cannot be imported
+        try:
+            return parser.parse_args(arguments)
+        except ArgumentError as error:
+            options = options_of(self.command, classifier(self.arguments))
+            raise UserError(sentence(str(error), self.arguments, options, classes_of)) from error
+
+    def _choose_checkpoint(self) -> str | None:
+        """Put the path of the checkpoint that is meant into the config, and go on in its run's folder."""
+        command = self.config.subcommand
+        config: Namespace = self.config[command]
+        if config.get("ckpt_path") is None:
+            if command in TRAINING:
+                return None
+            raise UserError(
+                f"{command} needs a trained checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt"
+            )
+        runs = Path(config.trainer.default_root_dir, "lightning_logs", config.trainer.experiment)
+        if config.ckpt_path in ("best", "last"):
+            path = newest(runs, config.ckpt_path)
+        else:
+            path = _existing(config.ckpt_path)
+        config.ckpt_path = str(path)
+        run_folder = path.resolve().parent.parent
+        number = run_folder.name.removeprefix("version_")
+        goes_on = command in TRAINING or (command == "calibrate" and config.in_place)
+        if goes_on and run_folder.parent == runs.resolve() and number.isdigit():
+            config.trainer.version = int(number)
+        if command in TRAINING:
+            self.kept = checkpoints.read(path)
+            refuse_ensemble(self.kept)
+            same_split(self.kept, config.data, command)
+        return str(path)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command, after a look at its images: a mistake shows before other processes start."""
+        assert isinstance(self.trainer, OpenSetTrainer)
+        self.model.trust_checkpoint = self._get(self.config, "trust_checkpoint")
+        self.datamodule.tables.download = self.downloads
+        if self.kept is not None:
+            path = self._get(self.config, "ckpt_path")
+            self.trainer.hold_checkpoint(path, self.kept)
+            self.model.build_for(self.kept)
+        if subcommand == "predict" and not self.trainer.loggers and not self._get(self.config, "output"):
+            raise UserError(
+                "predict writes predictions.csv into a run folder: leave trainer.logger as it is, or name "
+                "the files, as in osr predict --ckpt_path CKPT PHOTOS --output FILE.csv"
+            )
+        stages = {"run": ["fit", "test"], "calibrate": ["calibrate"]}.get(subcommand, [subcommand])
+        if self.trainer.global_rank == 0:
+            if self.kept is not None:
+                self.datamodule.tables.expect(DataSpec.from_dict(self.kept["recogniser"]["facts"]))
+            for stage in stages:
+                self.datamodule.setup(stage)
+            for line in image_lines(self.datamodule.tables):
+                print(line, flush=True)
+        super()._run_subcommand(subcommand)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """What the command's method gets; a test's numbers are in the summary."""
+        more = {"verbose": self._get(self.config, "verbose")} if subcommand == "test" else {}
+        return super()._prepare_subcommand_kwargs(subcommand) | more
+
+    def after_test(self) -> None:
+        """Print the summary, once the progress bar is out of the way."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Evaluator) and callback.outcome is not None:
+                print_summary(*callback.outcome)
+
+    after_run = after_calibrate = after_test
+
+    def _parse_ckpt_path(self) -> None:
+        """Done in :meth:`parse_arguments`; Lightning's own would overrule what the user says."""
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Keep the optimizer the user asked for, if any: there are no weights before the images are known."""
+        optimizer, scheduler = (self._get(self.config_init, name) for name in ("optimizer", "lr_scheduler"))
+        if scheduler and not optimizer:
+            raise UserError("--lr_scheduler needs its optimizer: add --optimizer, or choose a model.schedule")
+        if optimizer:
+            self.model.own_optimizer = OwnOptimizer(optimizer, scheduler, self.configure_optimizers)
+
+
+def _existing(given: str) -> Path:
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; pass --ckpt_path RUN/checkpoints/best.ckpt")
+    return path

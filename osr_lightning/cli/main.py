@@ -1,0 +1,118 @@
+"""The commands, and the way from a command line to one of them."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from importlib import import_module
+
+from osr_lightning.cli.arguments import no_command
+from osr_lightning.cli.fast_torchmetrics import defer_torchmetrics
+from osr_lightning.errors import UserError
+
+COMMANDS = {
+    "run": "train, calibrate and test the best checkpoint, and write the complete run folder",
+    "fit": "train only",
+    "calibrate": "choose the threshold of a trained checkpoint again, without training",
+    "validate": "loss and accuracy on the validation images",
+    "test": "judge a checkpoint on known and unknown images",
+    "predict": "name what is in image files, one row per file",
+    "export": "write a checkpoint as one .onnx or .pt2 file that decides as it does",
+    "serve": "the rows of predict over HTTP, and a page to try a checkpoint",
+    "drift": "compare predictions with calibration: alarm where what comes in has changed",
+    "study": "configs x seeds x class splits, and one table of means and deviations",
+    "search": "search options of run with Optuna, on validation images alone",
+    "ensemble": "join trained checkpoints into one, with a threshold of its own",
+    "compare": "put finished runs side by side",
+    "report": "write a run's report.html again from its saved files",
+    "completion": "print what completes these commands in bash, zsh or tcsh",
+}
+# each is a module of this folder with a main of its own; the others are lightning_cli's
+OWN = (
+    "predict",
+    "export",
+    "serve",
+    "drift",
+    "study",
+    "search",
+    "ensemble",
+    "compare",
+    "report",
+    "completion",
+)
+_WITH_LIGHTNING = ("study", "search", "ensemble", "completion")
+
+
+def process() -> int:
+    """`main` as all that this process does: what imports leave is never searched for garbage.
+
+    There is none, and the search takes a quarter of the imports' time, and seconds at the end of the process.
+    """
+    gc.disable()  # until `imported`
+    try:
+        return main()
+    finally:
+        gc.freeze()
+
+
+def imported() -> None:
+    """From now on there may be garbage; what is there is none."""
+    if not gc.isenabled():  # this is `process`
+        gc.freeze()
+        gc.enable()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        args: command and options; those of the process if not given.
+
+    Returns:
+        The exit status; see `osr_lightning.cli.exit_status.run`.
+    """
+    from osr_lightning.cli.exit_status import run
+
+    arguments = sys.argv[1:] if args is None else args
+    return run(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int | None:
+    if arguments in ([], ["-h"], ["--help"]):
+        print(_overview())  # at once: Lightning takes seconds to load
+        return 0
+    if arguments[0] in OWN:
+        if arguments[0] in _WITH_LIGHTNING:
+            defer_torchmetrics()
+        module = import_module(f"osr_lightning.cli.{arguments[0]}")
+        imported()
+        status: int | None = module.main(arguments[1:])
+        return status
+    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        raise UserError(no_command(arguments, COMMANDS))
+    with_lightning(arguments)
+    return 0
+
+
+def with_lightning(arguments: list[str]) -> None:
+    """Run a command that is a method of the trainer, or print its help."""
+    defer_torchmetrics()
+    from osr_lightning.cli.help import page
+    from osr_lightning.cli.lightning_cli import OpenSetCLI
+
+    imported()
+    command = next((word for word in arguments if word in COMMANDS), "run")
+    help_page = page(command, COMMANDS[command], arguments)
+    if help_page is None:
+        OpenSetCLI(arguments)
+    else:
+        print(help_page)
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    return (
+        'Open-set recognition: a classifier that says "unknown" to images of no class it has learned.\n\n'
+        f"usage: osr COMMAND [--config FILE] [options]\n\n{commands}\n\n"
+        "`osr COMMAND --help` explains every option. Start with `osr run --config configs/quickstart.yaml`."
+    )

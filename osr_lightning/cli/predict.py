@@ -1,0 +1,177 @@
+"""``osr predict``: a row for every image file, or for every image of a source."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust
+from osr_lightning.errors import UserError
+from osr_lightning.recogniser.rows import check_output, columns, open_rows
+
+# how an option begins that belongs to a datamodule's images and to a trainer
+_OF_SOURCES = (
+    *("--data.", "--model", "--trainer.", "--config", "--evaluation.", "--seed_everything"),
+    *("--print_config", "--help-all", "--optimizer", "--lr_scheduler", "--verbose"),
+)
+
+
+def build_parser(*, files: bool = True) -> argparse.ArgumentParser:
+    """The parser; it imports nothing heavy.
+
+    Args:
+        files: whether it takes the paths of files.
+    """
+    parser = argparse.ArgumentParser(
+        "osr predict",
+        description="Name what is in each image, or call it unknown: one row per image.",
+        epilog="With --data.predict SOURCE in place of PATH, the images of a source (mnist, npz:FILE, "
+        "folder:DIR with labels ...) are classified, into predictions.csv of a run folder unless --output "
+        "names a file; osr predict --help-all has the further options. Under torchrun, processes share the "
+        "images.",
+        allow_abbrev=False,
+    )
+    if files:
+        parser.add_argument("paths", nargs="*", metavar="PATH", help="files, folders (with all below), globs")
+    add_checkpoint(parser, "what to ask: a checkpoint, or an .onnx file of osr export")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="ends in .csv, .jsonl or .parquet; - is CSV on standard output (default: -)",
+    )
+    add_decision(parser)
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a file could not be read")
+    add_machine(parser, "threads that read")
+    add_trust(parser)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit status.
+
+    Raises:
+        UserError: for a mistake in the options, or where there is nothing to classify.
+    """
+    asks = any(word in ("-h", "--help") for word in arguments)
+    if not asks and any(word.startswith(_OF_SOURCES) for word in arguments):
+        return _sources(arguments)
+    options = build_parser().parse_args(arguments)
+    if options.ckpt_path is None:
+        raise UserError("predict needs a trained checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
+    return _files(options) if options.paths else _sources(arguments)
+
+
+def _sources(arguments: Sequence[str]) -> int:
+    """Classify the images of a datamodule."""
+    from osr_lightning.cli.main import with_lightning
+
+    own, further = build_parser(files=False).parse_known_args(arguments)
+    instead = {"device": "--trainer.accelerator", "workers": "--data.num_workers", "strict": ""}
+    for name, other in instead.items():
+        if getattr(own, name) != build_parser().get_default(name):
+            way_out = f"use {other}" if other else "leave it out, as a source that cannot be read is refused"
+            raise UserError(f"--{name} is for files that are named; for the images of a source {way_out}")
+    if own.ckpt_path is not None:
+        further.append(f"--ckpt_path={own.ckpt_path}")
+    if own.output is not None:
+        check_output(own.output)
+        further.append(f"--output={own.output}")
+    if own.score is not None:
+        further.append(f"--model.score={own.score}")
+    if own.threshold is not None:
+        further += ["--model.calibration=fixed", f"--model.threshold={own.threshold}"]
+    with_lightning(["predict", *further, *(["--trust_checkpoint"] if own.trust_checkpoint else [])])
+    return 0
+
+
+def _files(options: argparse.Namespace) -> int:
+    output = options.output or "-"
+    if options.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {options.workers}")
+    check_output(output)
+    if not any(os.path.lexists(os.path.expanduser(p)) or any(c in p for c in "*?[") for p in options.paths):
+        raise UserError(f"there is no {' and no '.join(options.paths[:3])}; name files, folders or globs")
+
+    from osr_lightning.deploy.load import is_exported, load
+    from osr_lightning.deploy.predict import Counts, classify, images
+
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = options.device
+    if is_exported(options.ckpt_path):
+        _check_exported(device, world)
+    elif device == "auto":
+        device = _device()
+    recogniser = load(options.ckpt_path, trust=options.trust_checkpoint, device=device)
+    recogniser.decide_by(options.score, options.threshold)
+    counts = Counts()
+    total = sum(1 for _ in images(options.paths, counts))
+    if not total:
+        raise UserError(f"there are no images in {', '.join(options.paths)} ({counts.skipped} other files)")
+    with _process_group(world), _progress(total, rank) as advance:
+        work = {"workers": options.workers, "rank": rank, "world": world, "advance": advance}
+        if rank == 0:
+            names = columns(recogniser.score_names, recogniser.threshold.score)
+            with open_rows(output, names) as sink:
+                classify(recogniser, images(options.paths), sink, counts, **work)
+        else:
+            classify(recogniser, images(options.paths), lambda rows: None, Counts(), **work)
+    if rank == 0:
+        where = "" if output == "-" else f": {output}"
+        print(f"{counts}{where}", file=sys.stderr)
+    return int(options.strict and counts.unreadable > 0)
+
+
+def _device() -> str:
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _check_exported(device: str, world: int) -> None:
+    """What an exported graph, which must do without torch, cannot."""
+    if device not in ("auto", "cpu"):
+        raise UserError(f"--device {device}: an exported graph runs on the CPU; leave the option out")
+    if world > 1:
+        raise UserError("an exported graph runs in one process; start it without torchrun")
+
+
+@contextmanager
+def _process_group(world: int) -> Iterator[None]:
+    if world == 1:
+        yield
+        return
+    from torch import distributed
+
+    distributed.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def _progress(total: int, rank: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left on standard error, where a person sees it."""
+    if rank or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+    except ImportError:  # an exported graph needs onnxruntime and pillow alone
+        yield lambda count: None
+        return
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.advance(task, count)

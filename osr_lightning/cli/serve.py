@@ -1,0 +1,150 @@
+"""``osr serve``: its options, and the server's life."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust
+from osr_lightning.errors import UserError
+
+_DRAIN_SECONDS = 30
+_CONNECTIONS = 512  # at a time; each takes a file descriptor
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; it imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        "osr serve",
+        description="Answer POST /predict with the rows of `osr predict`, with a page to try it at GET /.",
+        epilog="SIGTERM and Ctrl-C end it after the requests that it has begun, with exit status 0.",
+        allow_abbrev=False,
+    )
+    add_checkpoint(parser, "the checkpoint to ask, or an .onnx file of osr export")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0 for any (default: %(default)s)")
+    add_decision(parser)
+    parser.add_argument(
+        "--max_body", type=float, default=16, metavar="MIB", help="of a request (default: 16)"
+    )
+    parser.add_argument("--max_images", type=int, default=256, help="in a request (default: %(default)s)")
+    parser.add_argument(
+        "--queue", type=int, default=1024, help="images on their way; beyond that: 503 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=128, help="images classified at once, at most (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--wait_ms",
+        type=float,
+        default=2,
+        help="an image waits so long for others on their way (default: %(default)s)",
+    )
+    add_machine(parser, "threads that decode images")
+    add_trust(parser)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve until asked to end.
+
+    Raises:
+        UserError: for a mistake in the options, a missing library, or an address that cannot be had.
+    """
+    options = build_parser().parse_args(arguments)
+    if options.ckpt_path is None:
+        raise UserError("serve needs a trained checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
+    for name in ("max_body", "max_images", "queue", "batch", "workers"):
+        if not getattr(options, name) > 0:
+            raise UserError(f"--{name} must be above 0, got {getattr(options, name)}")
+    if not 0 <= options.wait_ms <= 10_000:
+        raise UserError(f"--wait_ms must lie between 0 and 10000, got {options.wait_ms}")
+    if not 0 <= options.port < 2**16:
+        raise UserError(f"--port must lie between 0 and {2**16 - 1}, got {options.port}")
+    if options.queue < options.max_images:
+        raise UserError(
+            f"--queue {options.queue} has no room for a request of --max_images {options.max_images}"
+        )
+    try:
+        import prometheus_client
+        import python_multipart  # noqa: F401
+        import uvicorn
+
+        from osr_lightning.deploy.serve.app import build_app
+        from osr_lightning.deploy.serve.protocol import PatientProtocol, Server
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"serve needs the extra 'serve' ({error.name} is missing): pip install 'osr_lightning[serve]'"
+        ) from error
+    from osr_lightning.deploy.serve.limits import Limits
+    from osr_lightning.deploy.serve.open import open_backend
+
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its clients are told
+    with _listen(options.host, options.port) as listener:  # before the checkpoint takes its seconds
+        backend = open_backend(
+            options.ckpt_path,
+            score=options.score,
+            threshold=options.threshold,
+            trust=options.trust_checkpoint,
+            device=options.device,
+        )
+        body = int(options.max_body * 2**20)
+        limits = Limits(
+            body_bytes=body,
+            held_bytes=8 * body,
+            images=options.max_images,
+            queue=options.queue,
+            batch=options.batch,
+            wait_seconds=options.wait_ms / 1000,
+        )
+        config = uvicorn.Config(
+            build_app(backend, limits, options.workers),
+            http=PatientProtocol,
+            ws="none",
+            log_level=logging.WARNING,
+            access_log=False,  # /metrics counts requests
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        print(
+            f"{options.ckpt_path} on {address} ({backend.spec}); Ctrl-C ends it", file=sys.stderr, flush=True
+        )
+        Server(config).run([listener])
+        print("ended", file=sys.stderr)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        UserError: where that cannot be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=1024)
+        # its connections inherit this: without it each answer's body waits 40 ms for an acknowledgement
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on --host {host} --port {port} ({_reason(error)}): choose another, or --port 0 "
+            "for any"
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    """Without the address, which socket.create_server adds to it; getaddrinfo's numbers are below 0."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error.strerror)

@@ -1,0 +1,137 @@
+"""What the known images say of themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from osr_lightning.errors import UserError
+
+UNKNOWN = "unknown"
+
+
+class DataSpec(NamedTuple):
+    """Measured once from the training split, kept with the weights.
+
+    Attributes:
+        classes: names of the ``K`` known classes, in the order of their labels.
+        channels: 1 for grey images, 3 for colour.
+        image_size: height and width of the network's input, in pixels.
+        mean: of the training pixels per channel, on the scale [0, 1].
+        std: their standard deviation per channel, above 0.
+    """
+
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """``K``."""
+        return len(self.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of one image."""
+        return self.channels, self.image_size, self.image_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint or JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in self._asdict().items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: where the values are none.
+        """
+        try:
+            spec = cls(
+                classes=tuple(map(_text, values["classes"])),
+                channels=int(values["channels"]),
+                image_size=int(values["image_size"]),
+                mean=tuple(map(float, values["mean"])),
+                std=tuple(map(float, values["std"])),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"this is no data spec of known images ({type(error).__name__}: {error}); train again"
+            ) from error
+        spec.check()
+        return spec
+
+    def check(self) -> None:
+        """Refuse what no network could be built for.
+
+        Raises:
+            UserError: naming what is wrong.
+        """
+        if len(self.classes) < 2:
+            raise UserError(
+                f"the known images must have at least 2 classes, not {len(self.classes)} "
+                f"({', '.join(self.classes)}); name a source with one subfolder or label per class"
+            )
+        if len(set(self.classes)) < len(self.classes):
+            raise UserError("two known classes have the same name; rename one")
+        if UNKNOWN in self.classes:
+            raise UserError(
+                f"a known class is named {UNKNOWN!r}, which is what rejected images are called; rename it"
+            )
+        if self.channels not in (1, 3) or not 1 <= self.image_size <= 4096:
+            raise UserError(
+                f"known images need 1 or 3 channels and at most 4096 pixels a side, "
+                f"not {self.channels} and {self.image_size}"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels or not all(map(math.isfinite, values)):
+                raise UserError(
+                    f"data.{name} must be one number for each of the {self.channels} channels, "
+                    f"not {list(values)}"
+                )
+        if min(self.std) <= 0:
+            raise UserError(f"data.std must be above 0, got {min(self.std)}")
+
+    def __str__(self) -> str:
+        """``4 classes (cat, dog, frog, truck), colour 32x32``."""
+        names = list(self.classes)
+        if len(names) > 12:
+            names = [*names[:11], f"... {names[-1]}"]
+        colour = "colour" if self.channels == 3 else "grey"
+        return (
+            f"{self.num_classes} classes ({', '.join(names)}), {colour} {self.image_size}x{self.image_size}"
+        )
+
+
+def same_classes(expected: tuple[str, ...], found: tuple[str, ...], who: str) -> None:
+    """Stop where two sets of class names differ, whatever their order.
+
+    Args:
+        expected: the classes that were learned.
+        found: those that ``who`` has.
+        who: what the second names belong to, as a sentence's subject.
+
+    Raises:
+        UserError: naming the difference.
+    """
+    extra = [name for name in found if name not in expected]
+    missing = [name for name in expected if name not in found]
+    parts = [
+        f"{verb} {', '.join(map(repr, names[:5]))}{' and more' * (len(names) > 5)}"
+        for verb, names in (("has", extra), ("lacks", missing))
+        if names
+    ]
+    if parts:
+        raise UserError(
+            f"{who} does not have the classes that were learned: it {' and '.join(parts)}; "
+            "rename the classes, or train on these"
+        )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no name")
+    return value

@@ -1,0 +1,48 @@
+"""Loading what answers: a checkpoint, or a graph that ``osr export`` wrote."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
+    from osr_lightning.models.factory import NetworkLike
+    from osr_lightning.recogniser.recogniser import Recogniser
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    network: NetworkLike | None = None,
+    device: str | torch.device = "cpu",
+) -> Recogniser | ExportedRecogniser:
+    """Load what a training or ``osr export`` wrote; the file is all that it takes.
+
+    Args:
+        path: of a checkpoint, or of an ``.onnx`` file, which onnxruntime runs without torch.
+        trust: whether a checkpoint may name code to import beside this package's own.
+        network: the network, where it was made in Python and a checkpoint cannot name it.
+        device: where to put a checkpoint's recogniser; graphs run on the CPU.
+
+    Returns:
+        It, ready to be asked with ``predict``.
+
+    Raises:
+        UserError: if the file is missing, damaged, or of another project, or needs trust or a network.
+    """
+    if is_exported(path):
+        from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
+
+        return ExportedRecogniser(path)
+    from osr_lightning.recogniser import checkpoint
+
+    return checkpoint.load(path, trust=trust, network=network, device=device)
+
+
+def is_exported(path: str | os.PathLike[str]) -> bool:
+    """Whether the name is that of an exported graph."""
+    return os.fspath(path).lower().endswith(".onnx")

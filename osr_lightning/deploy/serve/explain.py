@@ -1,0 +1,44 @@
+"""What only a checkpoint's recogniser tells: each sample's answer. The one file of the server with torch."""
+
+from __future__ import annotations
+
+import torch
+
+from osr_lightning.deploy.serve.backend import Explanation, Pixels
+from osr_lightning.errors import UserError
+from osr_lightning.models.mc_dropout import MCDropout
+from osr_lightning.models.modes import evaluating
+from osr_lightning.recogniser.recogniser import Recogniser
+
+
+def chosen(device: str) -> str:
+    """``auto`` is a GPU where there is one."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_repeatable(recogniser: Recogniser, path: str) -> None:
+    """Refuse answers that the same image would not get again.
+
+    Raises:
+        UserError: where masks are drawn anew.
+    """
+    if any(isinstance(part, MCDropout) and not part.shared for part in recogniser.modules()):
+        raise UserError(
+            f"{path} draws new dropout masks for every image, so that an answer would depend on what was "
+            "asked before: train with --model.masks shared to serve it"
+        )
+
+
+@torch.inference_mode()
+def explain(recogniser: Recogniser, pixels: Pixels) -> Explanation:
+    """More about one image, ``(1, C, H, W)``."""
+    image = torch.from_numpy(pixels)
+    mean = recogniser.answer(pixels).probabilities[0]
+    if recogniser.sampler.num_samples == 1:
+        return Explanation(mean, None)
+    with evaluating(recogniser):
+        device = next(recogniser.parameters()).device
+        logits = recogniser.sampler(recogniser.standardise(image.to(device))).logits[:, 0]
+    return Explanation(mean, logits.double().softmax(-1).cpu().numpy())

@@ -1,0 +1,76 @@
+"""What the server answers, as JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.deploy.serve.limits import Limits
+from osr_lightning.recogniser.rows import Row, as_json
+
+if TYPE_CHECKING:
+    from osr_lightning.deploy.serve.backend import Backend, Explanation, Pixels
+
+MOST_CLASSES, MOST_SAMPLES = 20, 100  # more are no one's to read
+
+
+def row_json(row: Row, columns: Sequence[str]) -> dict[str, Any]:
+    """A row as in ``osr predict --output FILE.jsonl``; JSON has no word for infinity and NaN but null."""
+    values = as_json(row, columns)
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[str, Any]:
+    """What stands behind a row: probabilities by class, each sample's answer, and the pixels as a PNG."""
+    return {
+        "probabilities": _likeliest(explanation.probabilities, spec),
+        "samples": None
+        if explanation.samples is None
+        else [_likeliest(sample, spec, 1)[0] for sample in explanation.samples[:MOST_SAMPLES]],
+        "pixels": _png(pixels),
+    }
+
+
+def model(backend: Backend, limits: Limits) -> dict[str, Any]:
+    """What is served."""
+    return {
+        "classes": list(backend.spec.classes),
+        "channels": backend.spec.channels,
+        "image_size": backend.spec.image_size,
+        "score": backend.score,
+        "threshold": backend.threshold,
+        "samples": backend.num_samples,
+        "columns": list(backend.columns),
+        "limits": limits._asdict(),
+    }
+
+
+def _likeliest(
+    probabilities: NDArray[np.float64], spec: DataSpec, most: int = MOST_CLASSES
+) -> list[dict[str, Any]]:
+    """The classes of the greatest probabilities; all of few classes are in their own order."""
+    if len(probabilities) <= most:
+        chosen = range(len(probabilities))
+    else:
+        chosen = np.argsort(-probabilities, kind="stable")[:most].tolist()
+    return [{"class": spec.classes[k], "probability": float(probabilities[k])} for k in chosen]
+
+
+def _png(pixels: Pixels) -> str:
+    image = Image.fromarray(
+        pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    )
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

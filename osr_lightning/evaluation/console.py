@@ -1,0 +1,111 @@
+"""Tables on the console, that at the end of a test run among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from osr_lightning.errors import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+MOST_CLASSES = 20  # that are named on the console; the report has all
+
+
+def print_summary(results: dict[str, Any], folder: Path | None) -> None:
+    """Print the headline numbers of ``results.json`` and where everything is."""
+    from rich.console import Console
+
+    console = Console(markup=False)  # names may hold brackets
+    title = results["experiment"] if folder is None else f"{results['experiment']} ({folder})"
+    unknown = results["unknown"]
+    table = new_table(
+        console, "", "images", "accuracy", *(("AUROC", "FPR95 known") if unknown else ()), title=title
+    )
+    closed, pooled = results["closed_set"], results["open_set"]
+
+    def row(
+        name: str, count: int | None, accuracy: float | None, *rates: float | None, style: str = ""
+    ) -> None:
+        """One line; rates are left out where there is no unknown image."""
+        images = "" if count is None else f"{count:,}"
+        table.add_row(one_line(name), images, _percent(accuracy), *map(_rate, rates), style=style)
+
+    row("known, none rejected", closed["count"], closed["accuracy"])
+    row("known", pooled["count_known"], pooled["known_accuracy"])
+    for name, found in unknown.items():
+        rates = found["auroc"], found["fpr95_known"]
+        row(f"unknown: {name}", found["count_unknown"], found["unknown_accuracy"], *rates)
+    for name, found in results.get("groups", {}).items():
+        rates = found["auroc"], found["fpr95_known"]
+        row(f"mean of {name}", None, found["unknown_accuracy"], *rates)
+    if unknown:
+        total = pooled["count_known"] + pooled["count_unknown"]
+        rates = pooled["auroc"], pooled["fpr95_known"]
+        row("total", total, pooled["total_accuracy"], *rates, style="bold")
+        row("known or unknown?", total, pooled["binary_accuracy"], pooled["binary_auroc"])
+    console.print(table)
+    classes = closed.get("per_class") or {}
+    if 0 < len(classes) <= MOST_CLASSES:
+        each = (f"{name} {_percent(numbers['accuracy'])}" for name, numbers in classes.items())
+        console.print(
+            one_line(f"by class, none rejected: {', '.join(each)}"), soft_wrap=True, highlight=False
+        )
+    threshold = results["threshold"]
+    console.print(
+        f"threshold {threshold['value']:.6g} on the score {results['score']['name']} "
+        f"by {threshold['method']}, from {threshold['calibrated_on']}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if threshold["optimistic"]:
+        console.print(
+            "optimistic: test images chose this threshold, so the accuracies above flatter it",
+            style="bold yellow",
+            soft_wrap=True,
+        )
+    for warning in results.get("warnings", ()):
+        console.print(one_line(f"warning: {warning}"), style="bold yellow", soft_wrap=True, markup=False)
+    places = {"checkpoint ": results["checkpoint"]}
+    if folder is not None:
+        places = {
+            "run folder ": str(folder),
+            **places,
+            "report     ": str(folder / "report.html"),
+            "TensorBoard": f"tensorboard --logdir {folder.parent}",
+        }
+    for what, where in places.items():
+        console.print(f"{what}  {where}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.2f}%"
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.4f}"
+
+
+NARROW = 60  # columns, below which lines between cells cost too much
+
+
+def new_table(console: Console, *titles: str, title: str | None = None) -> Table:
+    """A table whose cells are never cut off: what does not fit goes on below.
+
+    Args:
+        console: that will print it.
+        titles: of the columns.
+        title: of the table.
+    """
+    from rich.box import HEAVY_HEAD
+    from rich.table import Table
+
+    narrow = console.width < NARROW
+    table = Table(
+        title=title, box=None if narrow else HEAVY_HEAD, pad_edge=not narrow, collapse_padding=narrow
+    )
+    for name in titles:
+        table.add_column(name, overflow="fold")
+    return table

@@ -1,0 +1,1 @@
+"""A run folder's saved files -> one HTML page."""

@@ -1,0 +1,106 @@
+"""What the threshold did: to the known images, to each unknown set, and to each class."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from osr_lightning.evaluation.acceptance import BoolArray
+from osr_lightning.evaluation.prediction_table import PredictionTable
+from osr_lightning.scoring.calibration import FEW, MANY
+
+NAMED = 2  # classes that a set's accepted images are said to be taken for
+
+
+class Effect(NamedTuple):
+    """The threshold's effect on one set of images.
+
+    Attributes:
+        name: of the set.
+        kind: known or unknown.
+        images: how many there are.
+        rejected: share of them that is called unknown; None without any.
+        taken_for: the classes that accepted unknown images are given most often, with their shares of these.
+        verdict: the effect in words; empty without images.
+    """
+
+    name: str
+    kind: str
+    images: int
+    rejected: float | None
+    taken_for: str
+    verdict: str
+
+
+class ClassEffect(NamedTuple):
+    """The threshold's effect on one known class.
+
+    Attributes:
+        right: share of its images accepted with that class; None without images.
+        mistaken: the wrong class that they are given most often, before any is rejected; empty without.
+    """
+
+    right: float | None
+    mistaken: str
+
+
+def effects(table: PredictionTable) -> list[Effect]:
+    """One row for the known images, then one for each unknown set.
+
+    Args:
+        table: the test run.
+    """
+    known = float(table.rejected[table.known].mean()) if table.known.any() else None
+    rows = []
+    for index, name in enumerate(table.source_names):
+        mask = table.source == index
+        rejected = float(table.rejected[mask].mean()) if mask.any() else None
+        told = _known_verdict(rejected) if index == 0 else _unknown_verdict(rejected, known)
+        kind = "unknown" if index else "known"
+        taken_for = _most_often(table, mask & ~table.rejected, NAMED) if index else ""
+        rows.append(Effect(name, kind, int(mask.sum()), rejected, taken_for, told))
+    return rows
+
+
+def class_effects(table: PredictionTable) -> dict[str, ClassEffect]:
+    """Class name -> what became of its images.
+
+    Args:
+        table: the test run.
+    """
+    found = {}
+    for label, name in enumerate(table.class_names):
+        mine = table.label == label
+        right = float((table.prediction[mine] == label).mean()) if mine.any() else None
+        found[name] = ClassEffect(right, _most_often(table, mine & (table.predicted_class != label), 1))
+    return found
+
+
+def _known_verdict(rejected: float | None) -> str:
+    if rejected is None:
+        return ""
+    if rejected >= 1 - FEW:
+        return "nearly all are rejected: at this threshold the classifier knows nothing"
+    if rejected > MANY:
+        return "most are rejected: the threshold is too low"
+    return "nearly all are accepted" if rejected <= FEW else "most are accepted"
+
+
+def _unknown_verdict(rejected: float | None, known: float | None) -> str:
+    if rejected is None:
+        return ""
+    if rejected >= 1 - FEW:
+        return "nearly all are rejected"
+    if rejected < FEW:
+        return "nearly none are rejected: they pass for known images"
+    if known is not None and rejected <= known:
+        return "rejected no more often than known images"
+    return "most are rejected" if rejected > MANY else "most are accepted: they pass for known images"
+
+
+def _most_often(table: PredictionTable, mask: BoolArray, most: int) -> str:
+    """The most frequent predicted classes of some images by name, with their shares."""
+    counts = np.bincount(table.predicted_class[mask], minlength=table.num_classes)
+    ordered = np.argsort(-counts, kind="stable")[:most]
+    return ", ".join(f"{table.class_names[i]} {counts[i] / counts.sum():.0%}" for i in ordered if counts[i])

@@ -1,0 +1,151 @@
+"""What the HTML pages share: reading a run folder, and the template engine with its number formats."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from osr_lightning.errors import UserError
+
+NOTHING = "-"  # in place of what the images left undefined
+_DEEPEST = 20  # mappings in one another
+_MAPPINGS = (
+    *("model", "data", "score", "threshold", "achieved", "timing", "versions"),
+    *("closed_set", "open_set", "unknown", "groups", "scores", "intervals"),
+)
+
+
+def read_results(run_dir: Path) -> dict[str, Any]:
+    """Read a run folder's ``results.json``.
+
+    Args:
+        run_dir: a run folder of ``osr run`` or ``osr test``.
+
+    Raises:
+        UserError: if the folder or the file is missing, or the file does not hold results.
+    """
+    path = run_dir / "results.json"
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir} is no run folder: it does not exist; give one that 'osr test' wrote")
+    if not path.is_file():
+        raise UserError(f"{run_dir} is no run folder: it has no results.json; write one with 'osr test'")
+    try:
+        results = _plain(json.loads(path.read_text(encoding="utf-8")))
+        if isinstance(results, dict):
+            _refuse_misfits(results)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): write it again with 'osr test'") from error
+    if not isinstance(results, dict) or results.get("schema_version") != 2:
+        raise UserError(f"{path} is not of schema_version 2: write it again with 'osr test'")
+    return results
+
+
+def _plain(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - whatever the JSON holds
+    """The same without what no page can hold: lone surrogates, and numbers that are not finite."""
+    if depth > _DEEPEST:
+        raise ValueError("it is nested too deep")
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _refuse_misfits(results: dict[str, Any]) -> None:
+    """Stop where a part is of another kind than its readers count on; a missing one shows as a dash."""
+    for name in _MAPPINGS:
+        if not isinstance(results.get(name), (dict, type(None))):
+            raise ValueError(f"{name} is no mapping")
+    for name in ("unknown", "groups", "scores"):
+        if not all(isinstance(item, dict) for item in (results.get(name) or {}).values()):
+            raise ValueError(f"an entry of {name} is no mapping")
+    for ranking in (results.get("scores") or {}).values():
+        unknown = ranking.get("unknown")
+        if not isinstance(unknown, (dict, type(None))):
+            raise ValueError("a score's unknown is no mapping")
+        if not all(
+            isinstance(n, (dict, type(None))) for n in (ranking.get("pooled"), *(unknown or {}).values())
+        ):
+            raise ValueError("an entry of a score is no mapping")
+    classes = (results.get("closed_set") or {}).get("per_class")
+    if not isinstance(classes, (dict, type(None))):
+        raise ValueError("closed_set.per_class is no mapping")
+    sets = [group.get("sets") for group in (results.get("groups") or {}).values()]
+    for names in (results.get("classes"), results.get("warnings"), *sets):
+        if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise ValueError("classes, warnings or a group's sets are no list of text")
+
+
+def render(template: str, **values: object) -> str:
+    """Fill one of the package's templates; text is escaped, and a missing key shows as a dash.
+
+    Args:
+        template: file name in ``templates/``.
+        values: what the template names.
+    """
+    from jinja2 import ChainableUndefined, Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("osr_lightning.evaluation.report"),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "rate": rate,
+        "count": count,
+        "general": general,
+        "seconds": seconds,
+        "text": text,
+    }
+    return environment.get_template(template).render(**values)
+
+
+def percent(value: object) -> str:
+    """A share as percent with two decimals."""
+    return f"{value:.2%}" if is_number(value) else NOTHING
+
+
+def rate(value: object) -> str:
+    """A rate with four decimals."""
+    return f"{value:.4f}" if is_number(value) else NOTHING
+
+
+def count(value: object) -> str:
+    """A count with separated thousands."""
+    return f"{value:,.0f}" if is_number(value) else NOTHING
+
+
+def seconds(value: object) -> str:
+    """A time with two decimals."""
+    return f"{value:.2f}" if is_number(value) else NOTHING
+
+
+def general(value: object) -> str:
+    """Any number, to six digits."""
+    return f"{value:.6g}" if is_number(value) else NOTHING
+
+
+def text(value: object) -> str:
+    """A setting of any kind: text, number, truth, or a mapping on one line."""
+    if is_number(value):
+        return general(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {text(item)}" for key, item in value.items())
+    # jinja's undefined is not None, but empty as text
+    return NOTHING if value is None else str(value) or NOTHING
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of the JSON is a number that can be shown and reckoned with."""
+    # a whole number of hundreds of digits is no float
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < sys.float_info.max

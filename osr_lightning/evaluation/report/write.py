@@ -1,0 +1,152 @@
+"""A run folder's saved files -> ``report.html``, one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osr_lightning.atomic_write import as_text, write_text
+from osr_lightning.evaluation.acceptance import FloatArray, IntArray, acceptance
+from osr_lightning.evaluation.caption import read_caption
+from osr_lightning.evaluation.measures import MEASURES
+from osr_lightning.evaluation.prediction_table import PredictionTable
+from osr_lightning.evaluation.report.effects import class_effects, effects
+from osr_lightning.evaluation.report.places import link, shown_checkpoint, test_command, without_folders
+from osr_lightning.evaluation.report.render import count, percent, rate, read_results, render
+
+MAX_CLASSES = 50  # more make a table that nobody reads
+MAX_BARS = 12  # unknown sets that the slider shows one by one
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` from the saved files of a run folder alone.
+
+    Args:
+        run_dir: holds ``results.json``, ``predictions.csv`` and ``evaluation.npz``; ``config.yaml`` and
+            ``figures/*.png`` are shown where they exist.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: if one of the first three is missing or damaged.
+    """
+    results = read_results(run_dir)
+    table = PredictionTable.load(run_dir)
+    config, path = run_dir / "config.yaml", run_dir / "report.html"
+    study = run_dir.parent / "study.html"
+    page = render(
+        "report.html.j2",
+        results=results,
+        verdict=verdict(results),
+        measures=MEASURES,
+        max_classes=MAX_CLASSES,
+        sweep=threshold_sweep(table),
+        command=test_command(run_dir, results),
+        checkpoint=shown_checkpoint(run_dir, results),
+        effects=effects(table),
+        class_effects=class_effects(table),
+        figures=_figures(run_dir / "figures"),
+        config=_text(config) if config.is_file() else "",
+        study=link(path, study) if study.is_file() else "",
+    )
+    write_text(path, page, "backslashreplace")  # of names in predictions.csv that are no UTF-8
+    return path
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """The run in one sentence.
+
+    Args:
+        results: of ``results.json``.
+    """
+    closed, pooled = results.get("closed_set") or {}, results.get("open_set") or {}
+    known = (
+        f"{percent(pooled.get('known_accuracy'))} of the {count(pooled.get('count_known'))} known images are "
+        f"accepted with the right class"
+    )
+    if not pooled.get("count_unknown"):
+        return (
+            f"{known} ({percent(closed.get('accuracy'))} before rejecting any); there were no unknown images "
+            "to test it on."
+        )
+    return (
+        f"{known}, and {percent(pooled.get('unknown_accuracy'))} of the {count(pooled['count_unknown'])} "
+        f"unknown images are rejected: {percent(pooled.get('total_accuracy'))} right in total, with an "
+        f"AUROC of {rate(pooled.get('auroc'))}."
+    )
+
+
+def threshold_sweep(table: PredictionTable, positions: int = 500) -> dict[str, Any]:
+    """The exact accuracies at thresholds from 'reject everything' to 'accept everything'.
+
+    Args:
+        table: the test run.
+        positions: about how many thresholds, evenly spaced by rank among the distinct scores; the one in
+            use is always among them.
+
+    Returns:
+        ``threshold`` ascending, and ``known``, ``unknown`` and ``total`` accuracy at each, ``None`` where
+        undefined; ``sets``, of each unknown set (unless they are many) its ``name``, its number of ``images``
+        and how many are ``rejected`` at each; ``start``, the index of the threshold in use.
+    """
+    known, right = table.known, table.predicted_class == table.label
+    counts = acceptance(table.score, ~known, right)
+    distinct = counts.threshold[np.isfinite(counts.threshold)]
+    if len(distinct):
+        picked = np.unique(
+            np.linspace(0, len(distinct) - 1, min(positions, len(distinct))).round().astype(int)
+        )
+        distinct = np.concatenate([[np.nextafter(distinct[0], -np.inf)], distinct[picked]])
+    # JSON has no infinity; the largest float lets every finite score pass as well
+    in_use = float(np.nan_to_num(table.threshold))
+    thresholds = np.unique(np.append(distinct, in_use))
+    at = counts.at(thresholds)
+    num_known, num_unknown = int(known.sum()), int((~known).sum())
+    rejected_unknown = num_unknown - at.unknown
+
+    def share(hits: IntArray, total: int) -> list[float | None]:
+        return [int(hit) / total if total else None for hit in hits]
+
+    both = num_known + num_unknown if num_known and num_unknown else 0
+    return {
+        "threshold": thresholds.tolist(),
+        "known": share(at.correct, num_known),
+        "unknown": share(rejected_unknown, num_unknown),
+        "total": share(at.correct + rejected_unknown, both),
+        "sets": _rejected_by_set(table, thresholds),
+        "start": int(np.searchsorted(thresholds, in_use)),
+    }
+
+
+def _rejected_by_set(table: PredictionTable, thresholds: FloatArray) -> list[dict[str, Any]]:
+    sets = []
+    for index, name in enumerate(table.source_names[1:], start=1):
+        score = np.sort(table.score[table.source == index])
+        rejected = len(score) - np.searchsorted(score, thresholds, side="right")
+        if len(score):
+            sets.append({"name": name, "images": len(score), "rejected": rejected.tolist()})
+    return sets if len(sets) <= MAX_BARS else []
+
+
+def _text(config: Path) -> str:
+    return without_folders(config.read_text(encoding="utf-8", errors="backslashreplace"))
+
+
+def _figures(folder: Path) -> list[dict[str, Any]]:
+    """The saved figures by the order in their files, embedded; those without one come last, by name."""
+    found = [(read_caption(path), path) for path in folder.glob("*.png") if path.is_file()]
+    found.sort(key=lambda pair: (pair[0].order, pair[1].stem))
+    return [
+        {
+            "name": as_text(path.stem).replace("_", " "),
+            "caption": caption.text,
+            "wide": caption.wide,
+            "plot": caption.plot,
+            "data": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
+        }
+        for caption, path in found
+    ]

@@ -1,0 +1,1 @@
+"""Any image -> uint8 pixels."""

@@ -1,0 +1,152 @@
+"""The one way in for every image: file, PIL image, array or tensor -> uint8 ``(C, H, W)`` of a given size.
+
+Files and PIL images are turned into pixels by ``decode``. Nothing here needs torch; ``tensors`` does
+the same to images in bulk, many times as fast.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from osr_lightning.errors import UserError
+from osr_lightning.images.decode import pil_to_array, read_image, reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageLike: TypeAlias = Union[str, Path, Image.Image, NDArray[Any], "Tensor"]
+
+_MOST_BITS = 22  # of a weight's fraction
+# torch's weights of red, green and blue, as the 32 bits that it multiplies with
+_RED, _GREEN, _BLUE = (float(np.float32(weight)) for weight in (0.2989, 0.587, 0.114))
+
+
+def to_pixels(image: ImageLike, size: int | None = None) -> NDArray[np.uint8]:
+    """Any one image -> ``(C, H, W)`` uint8 with ``C`` 1 or 3.
+
+    Args:
+        image: a path; a PIL image; an array ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)``; or a tensor
+            ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)``; ``C`` is 1, 2 (grey and alpha), 3 or 4 (with alpha).
+            Values are uint8, uint16 (scaled from ``[0, 65535]``), bool, or floats in ``[0, 1]``.
+        size: see `read_image`.
+
+    Raises:
+        UserError: if the image is none of these; it says why.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image, size)
+    if isinstance(image, Image.Image):
+        try:
+            return pil_to_array(image)
+        except Exception as error:  # PIL decodes late
+            raise UserError(f"Cannot read the PIL image ({reason(error)}).") from error
+    if not isinstance(image, np.ndarray) and not is_tensor(image):
+        raise UserError(f"An image is a path, a PIL image, an array or a tensor, not {type(image).__name__}.")
+    channels_first = not isinstance(image, np.ndarray)
+    array = image if isinstance(image, np.ndarray) else _to_numpy(image)
+    if array.ndim == 2:
+        array = array[..., None]
+    elif array.ndim == 3:
+        first, last = array.shape[0] in (1, 2, 3, 4), array.shape[2] in (1, 2, 3, 4)
+        if first and (channels_first or not last):
+            array = array.transpose(1, 2, 0)
+        elif not last:
+            array = array[..., :0]
+    if array.ndim != 3 or 0 in array.shape:
+        raise UserError(
+            f"An image has the shape (H, W), or (H, W, C) as array and (C, H, W) as tensor with C from 1 to "
+            f"4, not {tuple(image.shape)}."
+        )
+    values = np.ascontiguousarray(_to_uint8(array))
+    if values.shape[2] in (2, 4):
+        return pil_to_array(Image.fromarray(values))  # composites the alpha
+    return values.copy().transpose(2, 0, 1)
+
+
+def is_tensor(image: object) -> TypeGuard[Tensor]:
+    """Whether this is a tensor of torch, which is not imported to tell."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(image, torch.Tensor)
+
+
+def _to_numpy(image: Tensor) -> NDArray[Any]:
+    if str(image.dtype) == "torch.bfloat16":
+        image = image.float()
+    try:
+        return image.detach().cpu().numpy()
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"Cannot read the tensor ({reason(error)}); give a dense one.") from error
+
+
+def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype.newbyteorder("=") == np.uint16:
+        return np.asarray((values / 65535 * 255).round(), np.uint8)
+    if values.dtype.kind == "f":
+        low, high = float(values.min()), float(values.max())
+        if low >= 0 and high <= 1:  # False for NaN
+            return np.asarray((values.astype(np.float64) * 255).round(), np.uint8)
+        raise UserError(f"Float images have values in [0, 1], not from {low:g} to {high:g}; rescale them.")
+    raise UserError(f"Images are uint8, uint16, bool or float, not {values.dtype}; convert them to uint8.")
+
+
+def fit(image: NDArray[np.uint8], *, size: int, channels: int) -> NDArray[np.uint8]:
+    """Bring one image to a size and number of channels: what `tensors.to_uint8_images` does.
+
+    Every pixel is the one that torch's kernels for uint8 give on x86 processors with AVX; without AVX
+    torch's own differ from it by one level at most.
+
+    Args:
+        image: ``(C, H, W)`` with ``C`` 1 or 3.
+        size: height and width of the result.
+        channels: of the result, 1 or 3.
+
+    Returns:
+        ``(channels, size, size)``.
+    """
+    if channels < len(image):
+        red, green, blue = image.astype(np.float64)
+        # each sum is rounded to 32 bits, as torch's fused multiplications are
+        grey = ((red * _RED).astype(np.float32) + _GREEN * green).astype(np.float32)
+        image = (grey + _BLUE * blue).astype(np.float32).round().astype(np.uint8)[None]
+    if size == 1:
+        image = image.astype(np.float64).mean((1, 2), keepdims=True).round().astype(np.uint8)
+    elif image.shape[1:] != (size, size):
+        across = _resize_rows(image.astype(np.float64), size)
+        image = _resize_rows(across.swapaxes(1, 2), size).swapaxes(1, 2).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(image, (channels, size, size)))
+
+
+def _resize_rows(image: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Antialiased bilinear interpolation of whole numbers ``(C, H, W)`` to ``(C, H, size)``, rounded.
+
+    Weights are whole numbers of 16 bits, as torch has them; their sums are exact in float64.
+    """
+    length = image.shape[2]
+    if length == size:
+        return image
+    scale = length / size
+    reach = max(scale, 1.0)
+    columns = []
+    for position in range(size):
+        center = scale * (position + 0.5)
+        begin, end = max(int(center - reach + 0.5), 0), min(int(center + reach + 0.5), length)
+        weights = np.maximum(0, 1 - np.abs((np.arange(begin, end) - center + 0.5) / reach))
+        columns.append((begin, end, weights / weights.sum()))
+    largest = max(weights.max() for _, _, weights in columns)
+    bits = next((b for b in range(_MOST_BITS) if int(0.5 + largest * 2 ** (b + 1)) >= 2**15), _MOST_BITS - 1)
+    result = np.empty((*image.shape[:2], size))
+    for position, (begin, end, weights) in enumerate(columns):
+        result[:, :, position] = image[:, :, begin:end] @ np.trunc(weights * 2**bits + 0.5)
+    result += 2 ** (bits - 1)
+    result /= 2**bits
+    return np.floor(result, out=result).clip(0, 255, out=result)

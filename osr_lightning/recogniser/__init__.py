@@ -1,0 +1,1 @@
+"""The recogniser: what is trained, loaded, asked, exported and served."""

@@ -1,0 +1,119 @@
+"""What is answered to images, whether a network runs in torch or elsewhere. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from osr_lightning.data_spec import UNKNOWN, DataSpec
+from osr_lightning.images.find import expand
+from osr_lightning.images.pixels import ImageLike
+
+AT_ONCE = 128  # images that are read and classified together, at most
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one image, for a person.
+
+    Attributes:
+        label: name of the class, or ``unknown``.
+        unknown: whether the score is greater than the threshold.
+        confidence: in [0, 1], the mean probability of the likeliest class, rejected or not.
+        score: higher means more unknown.
+        threshold: above it an image is called unknown.
+        file: where the image was read from; None for others.
+    """
+
+    label: str
+    unknown: bool
+    confidence: float
+    score: float
+    threshold: float
+    file: str | None = None
+
+
+class Answers(NamedTuple):
+    """What is said of a batch of ``B`` images: tensors of torch, or arrays of numpy.
+
+    Attributes:
+        prediction: ``(B,)`` int64, the class in ``0 .. K-1``, or ``K`` for unknown.
+        unknown: ``(B,)`` bool, whether the deciding score is above the threshold.
+        score: ``(B,)`` float64, the deciding one; higher means more unknown.
+        confidence: ``(B,)`` float64 in [0, 1], the mean probability of the likeliest class.
+        probabilities: ``(B, K)`` float64, the mean over samples.
+        scores: name -> ``(B,)`` float64 of every score that was worked out; the deciding one among them.
+    """
+
+    prediction: Any
+    unknown: Any
+    score: Any
+    confidence: Any
+    probabilities: Any
+    scores: dict[str, Any]
+
+
+# what an exported graph gives, in this order
+OUTPUTS = Answers._fields[:5]
+
+
+class Deciding(Protocol):
+    """A score and the threshold above which it calls an image unknown."""
+
+    score: str
+
+    @property
+    def value(self) -> float:
+        """The threshold, in units of the score."""
+
+
+class Answering(Protocol):
+    """What answers: a `osr_lightning.recogniser.recogniser.Recogniser`, or an exported one.
+
+    Attributes:
+        spec: of the known images.
+    """
+
+    spec: DataSpec
+
+    @property
+    def threshold(self) -> Deciding:
+        """What decides."""
+
+    @property
+    def score_names(self) -> list[str]:
+        """The scores that are answered with."""
+
+    def prepare(self, image: ImageLike) -> NDArray[np.uint8]:
+        """Any one image -> ``(C, size, size)``; see `to_pixels` for what it may be."""
+
+    def answer(self, images: NDArray[np.uint8]) -> Answers:
+        """Any number of prepared images ``(N, C, size, size)``; a row does not depend on the others."""
+
+
+def predictions(
+    answering: Answering, images: ImageLike | Sequence[ImageLike], recursive: bool = True
+) -> list[Prediction]:
+    """One prediction per image, in order; see `osr_lightning.recogniser.recogniser.Recogniser.predict`.
+
+    Raises:
+        UserError: naming the first that is no image or cannot be read.
+    """
+    names = [*answering.spec.classes, UNKNOWN]
+    found: list[Prediction] = []
+    items = expand(images, recursive)
+    while some := list(islice(items, AT_ONCE)):
+        answers = answering.answer(np.stack([answering.prepare(image) for image in some]))
+        values = (answers.prediction, answers.unknown, answers.confidence, answers.score)
+        rows = zip(*(value.tolist() for value in values), strict=True)
+        for image, (label, unknown, confidence, score) in zip(some, rows, strict=True):
+            file = str(image) if isinstance(image, (str, Path)) else None
+            threshold = answering.threshold.value
+            found.append(Prediction(names[label], unknown, confidence, score, threshold, file))
+    return found

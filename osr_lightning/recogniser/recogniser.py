@@ -1,0 +1,216 @@
+"""The recogniser: preprocessing, samples, scores and threshold in one module.
+
+It is what is trained, loaded, asked, exported and served. Neither Lightning nor a data set is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.errors import UserError
+from osr_lightning.images import tensors
+from osr_lightning.images.pixels import ImageLike, to_pixels
+from osr_lightning.models.modes import evaluating
+from osr_lightning.models.sampling import LogitSampler
+from osr_lightning.recogniser.prediction import AT_ONCE, OUTPUTS, Answers, Prediction, predictions
+from osr_lightning.scoring.decision import is_unknown
+from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
+from osr_lightning.scoring.scores import SCORES, Samples, mean_log_probability, summarise
+from osr_lightning.scoring.threshold import Threshold
+
+_VALUES_AT_ONCE = 2**19  # pixels of images that are classified together
+
+
+class Recogniser(nn.Module):
+    """Asks a sampler about images, and decides by score and threshold.
+
+    With shared masks nothing is changed by asking: several threads may use one recogniser.
+
+    Args:
+        sampler: of the network.
+        spec: of the known images.
+        threshold: the score that decides, and the calibration of every score.
+        detectors: names of the scores that are fitted to training images.
+    """
+
+    def __init__(
+        self, sampler: LogitSampler, spec: DataSpec, threshold: Threshold, detectors: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.spec = spec
+        self.threshold = threshold
+        # the deciding score first exists once its detector does
+        fitted = [name for name in DETECTORS if name in (threshold.score, *detectors)]
+        self.detectors = nn.ModuleDict({name: DETECTORS[name].of(sampler) for name in fitted})
+
+    @property
+    def score_names(self) -> list[str]:
+        """All scores that :meth:`describe` gives."""
+        return [*SCORES, *self._fitted()]
+
+    def _fitted(self) -> dict[str, Detector]:
+        found = self.detectors.items()
+        return {name: one for name, one in found if isinstance(one, Detector) and one.fitted}
+
+    def decide_by(self, score: str | None = None, threshold: float | None = None) -> None:
+        """Decide by another score, by its own threshold, or by a threshold given as a number.
+
+        Raises:
+            UserError: where there is no such score, or it has no threshold and none is given.
+        """
+        if score is not None and score not in self.score_names:
+            raise UserError(f"there is no score {score!r}; the scores are {', '.join(self.score_names)}")
+        if threshold is not None and not math.isfinite(threshold):
+            raise UserError(f"a threshold is a finite number, not {threshold}")
+        if score is not None and score != self.threshold.score:
+            self.threshold.score, self.threshold.fixed = score, None
+        if threshold is not None:
+            self.threshold.fixed = threshold
+        _ = self.threshold.value  # complains where there is none
+
+    def standardise(self, images: Tensor) -> Tensor:
+        """Pixels ``(B, C, H, W)`` uint8 -> the network's input, in the precision of its weights."""
+        weight = next(self.sampler.parameters())
+        return tensors.standardise(images, self.spec.mean, self.spec.std).to(weight.dtype)
+
+    def forward(self, images: Tensor, threshold: Tensor | None = None) -> Answers:
+        """Decide on pixels ``(B, C, H, W)`` uint8, of the spec's channels and size.
+
+        Args:
+            images: on the recogniser's device.
+            threshold: ``()`` float64, in place of the calibrated one.
+
+        Returns:
+            Tensors; of the scores the deciding one alone.
+
+        Raises:
+            UserError: where the score needs a fit that is missing, or has no threshold yet.
+        """
+        name = self.threshold.score
+        detector = self._fitted().get(name)
+        if detector is None and name in DETECTORS:
+            raise UserError(not_fitted(name))
+        sampled = self.sampler(self.standardise(images), () if detector is None else detector.layers)
+        samples = Samples(sampled.logits)
+        log_probability = mean_log_probability(samples)
+        if detector is None:
+            score = SCORES[name](samples)
+        else:
+            score = detector({**sampled.features, LOG_PROBABILITY: log_probability})
+        return self._decide(log_probability, score, self.threshold.value if threshold is None else threshold)
+
+    def _decide(self, log_probability: Tensor, score: Tensor, threshold: float | Tensor) -> Answers:
+        confidence, predicted = log_probability.max(dim=-1)
+        unknown = is_unknown(score, threshold)
+        return Answers(
+            prediction=predicted.where(~unknown, self.spec.num_classes),
+            unknown=unknown,
+            score=score,
+            confidence=confidence.exp(),
+            probabilities=log_probability.exp(),
+            scores={self.threshold.score: score},
+        )
+
+    def describe(self, images: Tensor) -> dict[str, Tensor]:
+        """All that is known of pixels ``(B, C, H, W)`` uint8.
+
+        Returns:
+            ``predicted_class`` ``(B,)`` int64 before any rejection; ``log_probability`` ``(B, K)`` float64,
+            of the mean over samples; ``confidence`` ``(B,)`` float64, of the predicted class; ``logits``
+            ``(B, K)`` float32, mean over samples; and ``score/NAME`` ``(B,)`` float64 for every score and
+            every fitted detector.
+        """
+        fitted = self._fitted()
+        sampled = self.sampler(self.standardise(images), _layers(fitted.values()))
+        rows = summarise(sampled.logits)
+        seen = {**sampled.features, LOG_PROBABILITY: rows[LOG_PROBABILITY]}
+        rows |= {f"score/{name}": detector(seen) for name, detector in fitted.items()}
+        confidence, predicted = rows["log_probability"].max(dim=-1)
+        return rows | {"predicted_class": predicted, "confidence": confidence.exp()}
+
+    def _describe_evenly(self, images: Tensor) -> dict[str, Tensor]:
+        """:meth:`describe` for any number of images on the CPU, in batches of one size, filled up if need be.
+
+        The same kernels then work on every image, so that its row does not depend on how many come with it;
+        nor does it depend on the mode that the module is in.
+        """
+        device = next(self.parameters()).device
+        values = self.spec.channels * self.spec.image_size**2
+        size = max(1, min(AT_ONCE, _VALUES_AT_ONCE // values))
+        parts = []
+        with evaluating(self):
+            for batch in torch.split(images, size):
+                filled = torch.cat([batch, batch.new_zeros(size - len(batch), *batch.shape[1:])])
+                rows = self.describe(filled.to(device))
+                parts.append({name: value[: len(batch)].cpu() for name, value in rows.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def look(self, images: Tensor) -> dict[str, Tensor]:
+        """What detectors are fitted to: the layers that all of them ask for, and the log of the mean."""
+        detectors = [module for module in self.detectors.values() if isinstance(module, Detector)]
+        sampled = self.sampler(self.standardise(images), _layers(detectors))
+        return {**sampled.features, LOG_PROBABILITY: mean_log_probability(sampled.logits)}
+
+    def prepare(self, image: ImageLike) -> NDArray[np.uint8]:
+        """Any one image -> ``(C, size, size)``; see `to_pixels` for what it may be.
+
+        Raises:
+            UserError: if it is no image or cannot be read.
+        """
+        pixels = torch.from_numpy(to_pixels(image, self.spec.image_size))[None]
+        size, channels = self.spec.image_size, self.spec.channels
+        return tensors.to_uint8_images(pixels, size=size, channels=channels)[0].numpy()
+
+    @torch.inference_mode()
+    def answer(self, images: NDArray[np.uint8]) -> Answers:
+        """What is said of prepared images ``(N, C, size, size)``.
+
+        Raises:
+            UserError: where the deciding score has no fit or no threshold yet.
+        """
+        if self.threshold.score not in self.score_names:
+            raise UserError(not_fitted(self.threshold.score))
+        rows = self._describe_evenly(torch.from_numpy(images))
+        score = rows[f"score/{self.threshold.score}"]
+        decided = self._decide(rows[LOG_PROBABILITY], score, self.threshold.value)
+        arrays = {name: getattr(decided, name).numpy() for name in OUTPUTS}
+        return Answers(**arrays, scores={name: rows[f"score/{name}"].numpy() for name in self.score_names})
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> list[Prediction]:
+        """Name what is in each image, or call it unknown.
+
+        Args:
+            images: one image or a list: a path of a file, a folder or a glob; a PIL image; an array
+                ``(H, W)`` or ``(H, W, C)``, or with one more axis in front for several; a tensor
+                ``(H, W)``, ``(C, H, W)`` or ``(B, C, H, W)``. Any size and mode; see
+                `osr_lightning.images.pixels.to_pixels` for the values.
+            recursive: whether a folder's own folders count.
+
+        Returns:
+            One prediction per image, in order.
+
+        Raises:
+            UserError: naming the first that is no image or cannot be read.
+        """
+        return predictions(self, images, recursive)
+
+
+def _layers(detectors: Iterable[Detector]) -> tuple[str, ...]:
+    """What to ask of the sampler, each once."""
+    return tuple(dict.fromkeys(layer for detector in detectors for layer in detector.layers))
+
+
+def not_fitted(score: str) -> str:
+    """What to say where a fitted score has nothing to score with yet."""
+    return (
+        f"the score {score} is fitted after the training, and is not yet: use run instead of fit, "
+        "or calibrate the checkpoint; or decide by a score that needs no fit, such as generalized_entropy"
+    )

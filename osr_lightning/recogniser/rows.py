@@ -1,0 +1,218 @@
+"""The rows of ``predictions.csv``, of a test as of files: what is in them, and where they go.
+
+A few rows at a time go to CSV, JSON lines or Parquet, a file or standard output. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from osr_lightning.atomic_write import as_text, replacing
+from osr_lightning.data_spec import UNKNOWN
+from osr_lightning.errors import UserError
+from osr_lightning.recogniser.prediction import Answering, Answers
+
+Row: TypeAlias = Sequence[Any]
+"""A cell for each column."""
+Sink: TypeAlias = Callable[[Iterable[Row]], object]
+"""Takes rows."""
+COLUMNS = (
+    *("index", "file", "source", "label", "prediction"),
+    *("confidence", "score", "threshold", "error"),
+)
+FORMATS = (".csv", ".jsonl", ".parquet")
+_TEXT = ("file", "source", "label", "prediction", "error")
+
+
+def columns(score_names: Iterable[str], deciding: str) -> list[str]:
+    """The names of all columns: ``COLUMNS``, then the scores that do not decide."""
+    return [*COLUMNS, *(name for name in score_names if name != deciding)]
+
+
+def answer_cells(answering: Answering, answers: Answers) -> Iterator[Row]:
+    """What follows ``label`` in the rows of some images: names for numbers."""
+    deciding = answering.threshold
+    scores = {name: answers.scores[name] for name in answering.score_names}
+    return cells(
+        answers.prediction, answers.confidence, scores, answering.spec.classes, deciding.score, deciding.value
+    )
+
+
+def cells(
+    prediction: Any,  # noqa: ANN401 - arrays of numpy, or tensors
+    confidence: Any,  # noqa: ANN401
+    scores: Mapping[str, Any],
+    classes: Sequence[str],
+    deciding: str,
+    threshold: float,
+) -> Iterator[Row]:
+    """What follows ``label`` in the rows of ``N`` images.
+
+    Args:
+        prediction: ``(N,)`` in ``0 .. K``.
+        confidence: ``(N,)``.
+        scores: name -> ``(N,)``.
+        classes: names of the ``K`` known ones.
+        deciding: name of the score that decides.
+        threshold: above it an image is unknown.
+    """
+    names = [*classes, UNKNOWN]
+    further = [values.tolist() for name, values in scores.items() if name != deciding]
+    for label, *values in zip(
+        prediction.tolist(), confidence.tolist(), scores[deciding].tolist(), *further, strict=True
+    ):
+        certainty, score, *others = values
+        yield names[label], certainty, score, threshold, "", *others
+
+
+def error_cells(error: str, further: int) -> Row:
+    """What follows ``label`` in the row of an image that cannot be read; ``further`` scores do not decide."""
+    return ("", "", "", "", error, *[""] * further)
+
+
+def write_rows(
+    path: str | os.PathLike[str],
+    rows: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    *,
+    classes: Sequence[str],
+    deciding: str,
+    threshold: float,
+    sources: Sequence[str] = (),
+    files: Sequence[str] = (),
+    errors: str = "backslashreplace",
+) -> None:
+    """Write the rows of ``N`` images, whose columns are arrays of numpy or tensors.
+
+    Args:
+        path: see `open_rows`.
+        rows: ``row``, the index; ``source`` in ``sources``; ``label`` in ``0 .. K``, others are of no class;
+            ``prediction`` in ``0 .. K``; and ``confidence``; ``(N,)`` each.
+        scores: name -> ``(N,)``.
+        classes: names of the ``K`` known ones.
+        deciding: name of the score that decides.
+        threshold: above it an image is unknown.
+        sources: names of the image sets; none where they have none.
+        files: by index, those that the images were read from; none where there are none.
+        errors: see `open_rows`.
+    """
+    names = [*classes, UNKNOWN]
+    answers = cells(rows["prediction"], rows["confidence"], scores, classes, deciding, threshold)
+    where = zip(*(rows[name].tolist() for name in ("row", "source", "label")), strict=True)
+    with open_rows(path, columns(scores, deciding), errors) as write:
+        write(
+            (
+                index,
+                files[index] if files else "",
+                sources[source] if sources else "",
+                names[label] if 0 <= label < len(names) else "",
+                *answer,
+            )
+            for (index, source, label), answer in zip(where, answers, strict=True)
+        )
+
+
+def check_output(output: str) -> None:
+    """Refuse an output that cannot be written, before any work is done.
+
+    Raises:
+        UserError: for an unknown ending, a missing library or folder.
+    """
+    if output == "-":
+        return
+    path = Path(output)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"--output {output}: the ending says the format, one of {', '.join(FORMATS)}, or -")
+    if path.suffix.lower() == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                "--output .parquet needs the extra 'parquet': pip install 'osr_lightning[parquet]'"
+            ) from error
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {path.absolute().parent}, or it is one")
+
+
+@contextlib.contextmanager
+def open_rows(
+    output: str | os.PathLike[str], columns: Sequence[str], errors: str = "backslashreplace"
+) -> Iterator[Sink]:
+    """A function that writes rows to ``output``; the file is complete, or left as it was, at the end.
+
+    Args:
+        output: a path ending in .csv, .jsonl or .parquet; ``-`` is CSV on standard output.
+        columns: of every row, in order.
+        errors: how to write what is no UTF-8, as Python calls it.
+    """
+    if output == "-":
+        reconfigure = getattr(sys.stdout, "reconfigure", None)  # a test's stand-in may lack it
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace", newline="")
+        yield _csv(sys.stdout, columns)
+        sys.stdout.flush()
+        return
+    kind = Path(output).suffix.lower()
+    with replacing(output) as target:
+        if kind == ".parquet":
+            with _parquet(target, columns) as sink:
+                yield sink
+        else:
+            with open(target, "w", newline="", encoding="utf-8", errors=errors) as file:
+                yield _csv(file, columns) if kind == ".csv" else _json_lines(file, columns)
+
+
+def as_json(row: Row, columns: Sequence[str]) -> dict[str, Any]:
+    """A row by the names of its columns; an empty cell has no number, which JSON calls null."""
+    return {
+        name: None if value == "" and name != "error" else value
+        for name, value in zip(columns, row, strict=True)
+    }
+
+
+def path_cell(path: str | os.PathLike[str]) -> str:
+    """A path as text that any file can hold and that no spreadsheet takes for a formula."""
+    text = as_text(path)
+    return f"./{text}" if text[:1] in tuple("=+-@\t\r") else text
+
+
+def _csv(file: IO[str], columns: Sequence[str]) -> Sink:
+    writer = csv.writer(file, lineterminator="\n")  # writes a float as its repr, which reads back exactly
+    writer.writerow(columns)
+    return writer.writerows
+
+
+def _json_lines(file: IO[str], columns: Sequence[str]) -> Sink:
+    def write(rows: Iterable[Row]) -> None:
+        for row in rows:
+            file.write(json.dumps(as_json(row, columns)) + "\n")
+
+    return write
+
+
+@contextlib.contextmanager
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Sink]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def kind(name: str) -> Any:  # noqa: ANN401 - pyarrow is untyped
+        return pa.int64() if name == "index" else pa.string() if name in _TEXT else pa.float64()
+
+    schema = pa.schema([(name, kind(name)) for name in columns])
+
+    def write(rows: Iterable[Row]) -> None:
+        values = {
+            name: [None if cell == "" and name not in _TEXT else cell for cell in cells]
+            for name, cells in zip(columns, zip(*rows, strict=True), strict=True)
+        }
+        writer.write_table(pa.table(values, schema=schema))
+
+    with pq.ParquetWriter(str(path), schema) as writer:
+        yield write

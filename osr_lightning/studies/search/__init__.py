@@ -1,0 +1,1 @@
+"""``osr search``: options searched with Optuna on validation images."""

@@ -1,0 +1,238 @@
+"""Calibration: what scores are fitted to, the references among it, and the threshold of every score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from osr_lightning.data.batch import Batch
+from osr_lightning.data.image_table import ImageTables
+from osr_lightning.data.leaks import pixel_digests
+from osr_lightning.errors import UserError
+from osr_lightning.models.modes import evaluating
+from osr_lightning.models.sampling import LOGITS
+from osr_lightning.recogniser.recogniser import Recogniser
+from osr_lightning.scoring.calibration import (
+    NEEDS_UNKNOWNS,
+    Calibration,
+    CalibrationMethod,
+    calibrate,
+    check_alpha,
+    fixed_calibration,
+    images_needed,
+    misgivings,
+)
+from osr_lightning.scoring.detectors import DETECTORS, Detector
+from osr_lightning.scoring.sweep import Costs
+
+_AT_ONCE = 512  # references that are looked at together
+
+
+# before anything is trained -------------------------------------------------------------------------------
+
+
+def require_unknowns(method: CalibrationMethod, calibrate_on: str, unknown: Mapping[str, str] | None) -> None:
+    """Stop where a method needs unknown images and there are none.
+
+    Args:
+        method: of the calibration.
+        calibrate_on: validation or test.
+        unknown: the calibration's unknown sets.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if method in NEEDS_UNKNOWNS and calibrate_on == "validation" and not unknown:
+        raise UserError(
+            f"model.calibration {method} needs unknown images: name some with data.calibration_unknown, or "
+            "use known_quantile"
+        )
+
+
+def check_images(alpha: float, scores: Sequence[str], known: int, *, shared: bool) -> None:
+    """Stop where ``known`` images cannot serve the alpha, for any of the scores that are to be calibrated.
+
+    Args:
+        alpha: share in (0, 1) of known images that may be rejected.
+        scores: names of those to be calibrated.
+        known: how many known images calibrate.
+        shared: whether some of them are references of the scores that take held-out images.
+
+    Raises:
+        UserError: with the number needed.
+    """
+    check_alpha(alpha, known)
+    takers = [name for name in scores if name in DETECTORS and DETECTORS[name].held_out]
+    if takers and shared:
+        count = reference_count(known, alpha)
+        check_alpha(alpha, known - count, f" beside {count:,} for reference of the score {takers[0]}")
+
+
+# fitting --------------------------------------------------------------------------------------------------
+
+
+def references(
+    tables: ImageTables, recogniser: Recogniser, alpha: float | None
+) -> tuple[Iterable[Batch] | None, Tensor | None]:
+    """The known validation images that the fit of some scores takes, and their rows in what calibrates.
+
+    Where validation images calibrate, some of the known ones are references (see `reference_count`), by the
+    order of a hash of their pixels: whatever their own order, and copies together. The others then are
+    exchangeable with new images, which they would not be had they made the score. Where test images
+    calibrate, all are references.
+
+    Args:
+        tables: of the images.
+        recogniser: whose detectors are to be fitted.
+        alpha: of known_quantile; None for other methods.
+
+    Returns:
+        Batches of the references, and for each calibration image whether it is one, ``(N,)`` bool; None and
+        None where no score takes any.
+    """
+    if not any(one.held_out for one in recogniser.detectors.values() if isinstance(one, Detector)):
+        return None, None
+    _, known = tables.load_training()
+    rows = torch.arange(len(known))
+    taken = torch.zeros(len(tables.load_calibration()), dtype=torch.bool)
+    if tables.options["calibrate_on"] == "validation":  # whose table begins with them
+        digests = pixel_digests(known.images)
+        count = reference_count(len(rows), alpha)
+        rows = torch.tensor(sorted(rows.tolist(), key=digests.__getitem__)[:count]).long()
+        taken[rows] = True
+    parts = torch.split(rows.sort().values, _AT_ONCE)
+    return (known.__getitems__(part.tolist()) for part in parts), taken
+
+
+def reference_count(known: int, alpha: float | None) -> int:
+    """How many of the known validation images are references: half, fewer where ``alpha`` needs more.
+
+    Args:
+        known: how many there are.
+        alpha: of known_quantile; None for other methods.
+    """
+    rest = 0 if alpha is None else images_needed(alpha)
+    return max(1, min(known // 2, known - rest))
+
+
+@torch.no_grad()
+def fit_detectors(
+    recogniser: Recogniser, batches: Iterable[Batch], references: Iterable[Batch] | None = None
+) -> None:
+    """Fit every detector to what layers say of training images, in a pass without dropout.
+
+    Every process fits to all images: quicker than to send features around, and the same everywhere.
+
+    Args:
+        recogniser: with trained weights.
+        batches: of the training images.
+        references: of the held-out known images that some scores take.
+    """
+    if not recogniser.detectors:
+        return
+    device = next(recogniser.parameters()).device
+
+    def look(at: Iterable[Batch]) -> tuple[dict[str, Tensor], Tensor]:
+        found = [(recogniser.look(batch.image.to(device)), batch.label.to(device)) for batch in at]
+        seen = {name: torch.cat([one[name] for one, _ in found]) for name in found[0][0]}
+        return seen, torch.cat([labels for _, labels in found])
+
+    with evaluating(recogniser):
+        seen, labels = look(batches)
+        held_out = None if references is None else look(references)[0]
+    for detector in recogniser.detectors.values():
+        assert isinstance(detector, Detector)
+        last = recogniser.sampler.last_layer if LOGITS in detector.layers else None
+        detector.fit(seen, labels, last, held_out)
+
+
+# choosing -------------------------------------------------------------------------------------------------
+
+
+def choose_thresholds(
+    rows: Mapping[str, Tensor],
+    scores: Sequence[str],
+    num_classes: int,
+    options: Mapping[str, Any],
+    *,
+    method: CalibrationMethod,
+    calibrated_on: str,
+    optimistic: bool,
+    taken: Tensor | None = None,
+) -> tuple[dict[str, Calibration], list[tuple[float, float]]]:
+    """Choose the threshold of every score.
+
+    Args:
+        rows: per image ``row``, ``label``, ``predicted_class`` and ``score/NAME``, ``(N,)`` each.
+        scores: names of those to be calibrated.
+        num_classes: ``K``, the label of unknown images.
+        options: of the classifier: score, threshold, alpha, costs and unknown_prior.
+        method: how.
+        calibrated_on: said of the images in the records.
+        optimistic: whether test images are among them.
+        taken: ``(N,)`` bool, the rows that are references of scores which take held-out images, and thus
+            choose no threshold of theirs; none if not given.
+
+    Returns:
+        Score -> calibration, and the trials of the ``optuna`` search.
+
+    Raises:
+        UserError: where the images cannot serve the method.
+    """
+    if method == "fixed":
+        return {options["score"]: fixed_calibration(options["threshold"])}, []
+    records: dict[str, Calibration] = {}
+    trials: list[tuple[float, float]] = []
+    every = torch.ones_like(rows["label"], dtype=torch.bool)
+    for held_out, left in ((False, every), (True, every if taken is None else ~taken[rows["row"]])):
+        found, tried = calibrate(
+            {
+                name: rows[f"score/{name}"][left].numpy()
+                for name in scores
+                if (name in DETECTORS and DETECTORS[name].held_out) is held_out
+            },
+            (rows["label"] < num_classes)[left].numpy(),
+            (rows["predicted_class"] == rows["label"])[left].numpy(),
+            method=method,
+            alpha=options["alpha"],
+            costs=Costs(**options["costs"]),
+            unknown_prior=options["unknown_prior"],
+            calibrated_on=calibrated_on,
+            optimistic=optimistic,
+        )
+        records |= found
+        trials += tried
+    return records, trials
+
+
+def calibrated_path(ckpt_path: str | None, output: str | None, in_place: bool) -> Path | None:
+    """Where a calibrated checkpoint goes; None where the model came from none.
+
+    Raises:
+        UserError: where it is to be written over and elsewhere as well.
+    """
+    if in_place and (output or ckpt_path is None):
+        raise UserError("in_place writes over ckpt_path: give that, and no output")
+    if output is not None:
+        return Path(output)
+    if ckpt_path is None or in_place:
+        return None if ckpt_path is None else Path(ckpt_path)
+    source = Path(ckpt_path)
+    return source.with_name(f"{source.stem.removesuffix('.calibrated')}.calibrated.ckpt")
+
+
+def threshold_lines(score: str, chosen: Calibration, target: Path | None) -> list[str]:
+    """What to say of a threshold: its value, where it is, and what is wrong with it."""
+    flattered = "; optimistic: test images chose it" if chosen.optimistic else ""
+    where = "" if target is None else f" ({target})"
+    found = (
+        f"threshold {chosen.value:.6g} on {score} by {chosen.method}, from {chosen.calibrated_on}"
+        f"{flattered}{where}"
+    )
+    unknown = {"the unknown sets": chosen.rejected_unknown}
+    warnings = misgivings(chosen.rejected_known, unknown, "calibration images")
+    return [found, *(f"warning: {warning}" for warning in warnings)]

@@ -1,0 +1,107 @@
+"""The checkpoints of a run: when they are written, and that they are whole."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import lightning
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from packaging.version import Version
+
+from osr_lightning.errors import UserError
+from osr_lightning.recogniser import checkpoint as checkpoints
+from osr_lightning.training.callbacks.interruption import Interruption
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that replace earlier ones at once or not at all; Lightning copies over them.
+
+    What was read ahead of Lightning, as the network must be there before the images, is not read again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ahead: tuple[tuple[object, ...], dict[str, Any]] | None = None
+
+    def hold(self, path: _PATH, checkpoint: dict[str, Any]) -> None:
+        """Keep what was read of this file for whoever takes it next."""
+        self._ahead = _file_key(path), checkpoint
+
+    def read_ahead(self, path: _PATH) -> dict[str, Any]:
+        """Read a checkpoint, and keep it for whoever takes it next.
+
+        Raises:
+            UserError: see `osr_lightning.recogniser.checkpoint.read`.
+        """
+        key = _file_key(path)
+        if self._ahead is None or self._ahead[0] != key:
+            self.hold(path, checkpoints.read(path))
+        assert self._ahead is not None
+        return self._ahead[1]
+
+    def take(self, path: _PATH) -> dict[str, Any]:
+        """What was read ahead, or is read now; the caller may change it.
+
+        Raises:
+            UserError: see `osr_lightning.recogniser.checkpoint.read`.
+        """
+        checkpoint = self.read_ahead(path)
+        self._ahead = None
+        return checkpoint
+
+    def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Read one, and the version of Lightning that its training had; ours where it had none.
+
+        Raises:
+            UserError: where that is no version of Lightning 2, or the file is no checkpoint of this project.
+        """
+        if "://" in str(path):
+            return super().load_checkpoint(path, *args, **kwargs)
+        checkpoint = self.take(path)
+        version = checkpoint.setdefault("pytorch-lightning_version", lightning.__version__)
+        with checkpoints.reading(path):
+            if Version(version) < Version("2"):
+                raise UserError(f"it is of Lightning {version}; 2.0 and later can go on with it")
+        return checkpoint
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write one."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            checkpoints.write(checkpoint, path)
+
+
+def checkpoint_callbacks(minutes: float | None, *, keep: bool) -> list[Callback]:
+    """Callbacks that keep ``best.ckpt``, by validation accuracy, and ``last.ckpt``, to resume from.
+
+    Lightning's own ``save_last`` is the last best one, not the last epoch.
+
+    Args:
+        minutes: between two ``last.ckpt`` within an epoch; None for none.
+        keep: whether to write any.
+    """
+    if not keep:
+        return [Interruption(None)]
+    best = ModelCheckpoint(
+        filename="best",
+        monitor="val/accuracy",
+        mode="max",
+        # a better checkpoint replaces best.ckpt instead of becoming best-v1.ckpt
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    return [best, last, Interruption(last, minutes)]
+
+
+def _file_key(path: _PATH) -> tuple[object, ...]:
+    """Tells a file from what took its place."""
+    try:
+        status = os.stat(path)
+    except OSError:  # reading it says what is wrong
+        return (str(path),)
+    return str(path), status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,0 +1,235 @@
+"""The callback that turns a test run into the files of its run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from osr_lightning.atomic_write import write_text
+from osr_lightning.data.counts import counts
+from osr_lightning.data.image_table import ImageTables
+from osr_lightning.data.leaks import digest
+from osr_lightning.errors import UserError
+from osr_lightning.evaluation.prediction_table import PredictionTable
+from osr_lightning.models.factory import origin
+from osr_lightning.recogniser.recogniser import Recogniser
+from osr_lightning.scoring.calibration import misgivings
+from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.loggers import run_folder
+from osr_lightning.training.module import OpenSetClassifier, network_name
+
+
+class Evaluator(Callback):
+    """Collects the per-image results of a test and writes numbers, figures and report.
+
+    After a test, ``outcome`` holds on rank 0 the content of ``results.json`` and the run folder, None without
+    a logger.
+
+    Args:
+        figures: whether to draw; without, the report has numbers and tables alone.
+        tsne_points: images in the t-SNE figure, drawn by seed; 0 leaves the figure out.
+        projector_points: images in TensorBoard's Projector, drawn by seed; 0 leaves it out.
+        bootstrap: resamples behind the 95% intervals.
+        seed: of the draws and of t-SNE.
+    """
+
+    def __init__(
+        self,
+        figures: bool = True,
+        tsne_points: int = 1000,
+        projector_points: int = 2000,
+        bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        for name, value in {"tsne_points": tsne_points, "projector_points": projector_points}.items():
+            if value < 0:
+                raise UserError(f"evaluation.{name} must not be below 0, got {value}")
+        if bootstrap < 1:
+            raise UserError(f"evaluation.bootstrap must be at least 1, got {bootstrap}")
+        if (
+            not 0 <= seed < 2**32
+        ):  # numpy and scikit-learn take no other, and are asked after hours of training
+            raise UserError(f"evaluation.seed must be from 0 to {2**32 - 1}, got {seed}")
+        self.figures = figures
+        self.tsne_points, self.projector_points = tsne_points, projector_points
+        self.bootstrap, self.seed = bootstrap, seed
+        self._batches: list[dict[str, Tensor]] = []
+        self._begin = 0.0
+        self.outcome: tuple[dict[str, Any], Path | None] | None = None
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._begin = time.perf_counter()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        *args: Any,  # noqa: ANN401
+    ) -> None:
+        """Keep a batch's results."""
+        self._batches.append(outputs)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the table on every process; rank 0 writes the files."""
+        # drawing and scikit-learn take seconds to load, and only a test needs them
+        from osr_lightning.evaluation.embedding import tsne_embedding
+        from osr_lightning.evaluation.figures import Material, each_figure, save_figures
+        from osr_lightning.evaluation.report.write import write_report
+        from osr_lightning.evaluation.results import achieved, evaluate
+        from osr_lightning.evaluation.tensorboard import log_projector, log_test
+        from osr_lightning.training.module import OpenSetClassifier
+
+        batches, self._batches = self._batches, []
+        rows = gather_rows(batches, pl_module.device)
+        test_s = time.perf_counter() - self._begin
+        folder = run_folder(trainer)
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, OpenSetClassifier)
+        recogniser = pl_module.trained
+        tables: ImageTables = trainer.datamodule.tables  # type: ignore[attr-defined]
+        images = tables.load_test().images
+        table = prediction_table(rows, recogniser, tables)
+        timing = {
+            **getattr(trainer, "timing", {}),
+            "test_s": test_s,
+            "images_per_s": len(table.label) / test_s,
+        }
+        embedding = None
+        if self.figures and folder is not None:  # beside the measures and the other figures, on another core
+            # two threads that load parts of it at once meet in its circle of imports, and one fails
+            import sklearn.manifold
+            import sklearn.metrics  # noqa: F401
+
+            pool = ThreadPoolExecutor(1)
+            embedding = pool.submit(tsne_embedding, table.logits, self.seed, self.tsne_points)
+            pool.shutdown(wait=False)
+        results = run_record(trainer, type(pl_module).__name__, recogniser, tables, timing)
+        results |= evaluate(table, self.bootstrap, self.seed)
+        threshold = recogniser.threshold.record
+        if threshold.method == "known_quantile":
+            assert isinstance(threshold.target, float)
+            results["achieved"] = achieved(table, threshold.target, threshold.count_known)
+        known, *unknown = rejected_shares(table)
+        sets = dict(zip(table.source_names[1:], unknown, strict=True))
+        results["warnings"] = misgivings(known, sets, "test images")
+        self.outcome = results, folder
+        if folder is None:
+            return
+        table.save(folder)
+        write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
+        for logger in trainer.loggers:
+            logger.save()  # metrics.csv holds the last epoch before its curves are drawn
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        for logger in boards:
+            log_projector(logger, table, images, self.projector_points, self.seed, trainer.global_step)
+        files: list[Path] = []
+        if self.figures:
+            material = Material(
+                table,
+                images=lambda chosen: images[torch.from_numpy(chosen)].numpy(),
+                metrics=folder / "metrics.csv",
+                trials=pl_module.search_trials,
+                seed=self.seed,
+                tsne_points=self.tsne_points,
+                embedding=None if embedding is None else embedding.result,
+            )
+            files = save_figures(each_figure(material), folder / "figures")
+        for logger in boards:
+            report = (folder / "report.html").absolute()
+            log_test(logger, results, files, how_trained(trainer, pl_module), trainer.global_step, report)
+        write_report(folder)
+
+
+def how_trained(trainer: Trainer, model: OpenSetClassifier) -> dict[str, Any]:
+    """The model's settings, with what was chosen where none was given if the training was here."""
+    plan = getattr(model, "plan", None)
+    if plan is None:
+        return dict(model.hparams)
+    return {**model.hparams, **asdict(plan), "epochs": trainer.max_epochs}
+
+
+def _plain(path: str) -> str:
+    """Without a leading ``./``; an address as it is."""
+    return path if "://" in path else str(Path(path))
+
+
+def prediction_table(rows: dict[str, Tensor], recogniser: Recogniser, tables: ImageTables) -> PredictionTable:
+    """The table of a test run from its gathered rows, which name their scores ``score/NAME``."""
+    return PredictionTable(
+        class_names=recogniser.spec.classes,
+        source_names=tables.source_names,
+        groups=tables.groups,
+        score_name=recogniser.threshold.score,
+        threshold=recogniser.threshold.value,
+        source=rows["source"].numpy(),
+        label=rows["label"].numpy(),
+        predicted_class=rows["predicted_class"].numpy(),
+        confidence=rows["confidence"].numpy(),
+        nll=rows["nll"].numpy(),
+        scores={k.removeprefix("score/"): v.numpy() for k, v in rows.items() if k.startswith("score/")},
+        logits=rows["logits"].numpy(),
+        files=tuple(tables.load_test().files[row] for row in rows["row"].tolist())
+        if tables.load_test().files
+        else (),
+    )
+
+
+def rejected_shares(table: PredictionTable) -> list[float | None]:
+    """The share of images that is rejected: of the known ones, then of each unknown set."""
+    masks = [table.known, *(table.source == index for index in range(1, len(table.source_names)))]
+    return [float(table.rejected[mask].mean()) if mask.any() else None for mask in masks]
+
+
+def run_record(
+    trainer: Trainer,
+    model: str,
+    recogniser: Recogniser,
+    tables: ImageTables,
+    timing: dict[str, float | None],
+) -> dict[str, Any]:
+    """What was run: the part of ``results.json`` that is no measurement of the images."""
+    threshold = recogniser.threshold.record.summary()
+    # the audit of this very test may have found what the calibration could not know
+    threshold["optimistic"] |= tables.optimistic
+    spec, sampler = recogniser.spec.to_dict(), recogniser.sampler
+    members = [origin(member) for member in sampler.recipe.get("members", [])]
+    return {
+        "schema_version": 2,
+        "experiment": getattr(trainer, "experiment", "default"),
+        "checkpoint": None if trainer.ckpt_path is None else _plain(str(trainer.ckpt_path)),
+        "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),
+        "model": {
+            "class": model,
+            "network": network_name(sampler),
+            "parameters": sum(parameter.numel() for parameter in sampler.parameters()),
+            "num_samples": sampler.num_samples,
+            "masks": sampler.recipe.get("masks"),
+            **({"members": members} if members else {}),
+        },
+        "classes": spec.pop("classes"),
+        "data": {**counts(tables), **spec},
+        "score": {"name": recogniser.threshold.score},
+        "threshold": threshold,
+        # tells compare whether two runs saw the same images
+        "test_images": digest(tables.load_test().images),
+        "timing": timing,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("osr_lightning", "torch", "lightning", "torchmetrics")},
+        },
+    }

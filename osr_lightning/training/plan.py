@@ -1,0 +1,124 @@
+"""What is trained, and how: a classifier's options checked, and what suits the images where none is given."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from osr_lightning.data.augment import AUGMENTATIONS
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.errors import UserError
+from osr_lightning.models import networks
+from osr_lightning.models.factory import NetworkLike, network_recipe
+from osr_lightning.scoring.detectors import DETECTORS
+from osr_lightning.scoring.scores import SCORES
+from osr_lightning.training.optimizers import Schedule
+
+STUDY = ("BaselineCNN", "MCDropoutCNN")
+STUDY_EPOCHS = 15
+_MANY = 1000  # training images per class that need no augmentation
+_STEPS = 1500  # that a small set is trained for at least
+_MOST_EPOCHS = 300
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is trained.
+
+    Attributes:
+        network: name of one of this package's; None where the user gave one.
+        augment: name of an augmentation.
+        learning_rate: of the optimizer, or the peak of one_cycle.
+        weight_decay: of AdamW; 0 is Adam.
+        label_smoothing: share of the label that is spread over all classes.
+        schedule: of the learning rate.
+        batch_size: images per step and process.
+        epochs: passes over the training images.
+    """
+
+    network: str | None
+    augment: str
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    schedule: Schedule
+    batch_size: int
+    epochs: int
+
+    def with_given(self, given: Mapping[str, Any]) -> Plan:
+        """The plan with what the user said in its place; None says nothing."""
+        names = {field.name for field in fields(self)} - {"network"}
+        return replace(self, **{k: v for k, v in given.items() if k in names and v is not None})
+
+
+def plan_training(network: NetworkLike | None, sampler: str, spec: DataSpec, images: int) -> Plan:
+    """A plan that suits the network and the known images.
+
+    The study's networks are trained as the study did, and are the choice for many small grey images, which
+    they are made for. All others get a one-cycle schedule with augmentation, small sets more epochs.
+
+    Args:
+        network: what the user gave; None to choose.
+        sampler: name of the sampler.
+        spec: of the known images.
+        images: number of training images.
+    """
+    recipe = None if network is None else network_recipe(network)
+    name = "" if recipe is None else str(recipe["class_path"]).removeprefix(f"{networks.__name__}.")
+    many = images >= _MANY * spec.num_classes
+    grey = spec.channels == 1
+    small = grey and 16 <= spec.image_size <= 28
+    if name in STUDY or (network is None and small and many):
+        chosen = None if name else "MCDropoutCNN" if sampler == "mc_dropout" else "BaselineCNN"
+        return Plan(chosen, "none", 0.01, 0.0, 0.0, "step", 128, STUDY_EPOCHS)
+    augment = "photos" if not grey else "none" if many else "digits"
+    epochs = min(_MOST_EPOCHS, max(30, math.ceil(_STEPS * 64 / max(1, images))))
+    own = network is None or name == "ConvNet"
+    rate, decay = (0.004, 0.02) if own else (0.001, 0.02)
+    return Plan("ConvNet" if network is None else None, augment, rate, decay, 0.05, "one_cycle", 64, epochs)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of a classifier that are out of range.
+
+    Args:
+        options: of `osr_lightning.training.module.OpenSetClassifier`, which explains them.
+
+    Raises:
+        UserError: naming the first that is.
+    """
+    score, calibration = options["score"], options["calibration"]
+    choices = [("score", score, [*SCORES, *DETECTORS])]
+    choices += [("detectors", name, list(DETECTORS)) for name in options["detectors"]]
+    if options["augment"] is not None:
+        choices.append(("augment", options["augment"], list(AUGMENTATIONS)))
+    for option, name, names in choices:
+        if name not in names:
+            close = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise UserError(f"model.{option}: there is no {name!r}; {hint}There are {', '.join(names)}")
+
+    def require(name: str, holds: bool, range_: str) -> None:
+        if options.get(name) is not None and not holds:
+            raise UserError(f"model.{name} must {range_}, got {options[name]}")
+
+    def number(name: str) -> float:
+        value = options.get(name)
+        return math.nan if value is None else value
+
+    for name in ("alpha", "unknown_prior", "dropout"):
+        require(name, 0 < number(name) < 1, "lie between 0 and 1")
+    require("learning_rate", 0 < number("learning_rate") < math.inf, "be above 0")
+    require("weight_decay", 0 <= number("weight_decay") < math.inf, "be 0 or above")
+    require("label_smoothing", 0 <= number("label_smoothing") < 1, "lie in [0, 1)")
+    require("num_samples", number("num_samples") >= 1, "be at least 1")
+    require("threshold", math.isfinite(number("threshold")), "be a finite number")
+    if score == "msp":
+        require("threshold", 0 <= number("threshold") <= 1, "lie in [0, 1] for the score msp")
+    if calibration == "optuna" and score != "msp":
+        raise UserError(
+            f"model.calibration optuna searches a threshold of the score msp only, not of {score}"
+        )

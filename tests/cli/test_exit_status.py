@@ -1,0 +1,117 @@
+"""How commands end: statuses, one sentence, signals, and the first of several processes to fail."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from torch._utils import ExceptionWrapper
+
+from osr_lightning.cli import exit_status
+from osr_lightning.errors import Failure, UserError
+
+
+def failing(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("no such thing: name another"), 2, "no such thing: name another"),
+        (Failure("the loss is NaN"), 1, "the loss is NaN"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "cannot write /x/y: No space left"),
+        (OSError(errno.EROFS, "Read-only file system", "/x/y"), 1, "make it writable"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x/y"),
+            2,
+            "/x/y: Permission denied; change",
+        ),
+    ],
+)
+def test_each_end_has_its_status_and_one_sentence(error, status, said, capsys):
+    assert exit_status.run(failing(error)) == status
+    err = capsys.readouterr().err
+    assert err.startswith("osr: error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_the_cause_within_another_error_is_told(capsys):
+    outer = RuntimeError("parser")
+    outer.__cause__ = UserError("the true reason")
+    assert exit_status.run(failing(outer)) == 2
+    assert capsys.readouterr().err == "osr: error: the true reason\n"
+
+
+def test_what_is_no_mistake_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        exit_status.run(failing(ZeroDivisionError()))
+
+
+def test_the_sentence_of_a_process_that_reads_images_is_told_without_its_traceback(capsys):
+    try:
+        raise UserError("Cannot read the image a.png: remove it")
+    except UserError:
+        sent = ExceptionWrapper(where="in DataLoader worker process 0")
+    assert exit_status.run(sent.reraise) == 2
+    assert capsys.readouterr().err == "osr: error: Cannot read the image a.png: remove it\n"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_unwind_the_stack(number, status, tmp_path):
+    before = signal.getsignal(number)
+    unwound = []
+
+    def command():
+        try:
+            os.kill(os.getpid(), number)
+            threading.Event().wait(5)
+        finally:
+            unwound.append(True)
+
+    with pytest.raises(SystemExit) as caught:
+        exit_status.run(command)
+    assert caught.value.code == status
+    assert unwound == [True]
+    assert signal.getsignal(number) == before
+
+
+def test_ctrl_c_while_python_itself_is_waiting():
+    assert exit_status.run(failing(KeyboardInterrupt())) == 130
+
+
+def test_the_first_process_to_fail_speaks_for_all(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("OSR_FIRST_FAILURE", str(tmp_path / "failed"))
+    assert exit_status.run(failing(UserError("first"))) == 2
+    assert exit_status.run(failing(Failure("second"))) == 2
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert exit_status.run(failing(RuntimeError("Connection closed by peer"))) == 2
+    assert capsys.readouterr().err == "osr: error: first\n"
+
+
+def test_a_full_disk_in_another_thread_is_told_once(capsys):
+    def write():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def command():
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        raise Failure("the disk is full")
+
+    assert exit_status.run(command) == 1
+    assert capsys.readouterr().err == "osr: error: the disk is full\n"
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path):
+    code = "from osr_lightning.__main__ import main; main(['compare', '/nowhere'])"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=False, env=environment, capture_output=True)
+    assert list(tmp_path.iterdir()) == []

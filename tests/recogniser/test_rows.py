@@ -1,0 +1,64 @@
+"""The rows of a test and of ``predict``."""
+
+import csv
+
+import torch
+
+from osr_lightning.recogniser.rows import COLUMNS, write_rows
+
+NAMES = ("a,b", '=cmd|"x"', "two\nlines")
+
+
+def written(path, **options):
+    """What is in the file of three images: an accepted one, a rejected one, and one of no label."""
+    rows = {
+        "row": torch.tensor([0, 1, 2]),
+        "source": options.pop("source", torch.tensor([0, 0, 1])),
+        "label": torch.tensor([0, 3, -1]),
+        "prediction": torch.tensor([2, 3, 1]),
+        "confidence": torch.tensor([1 / 3, 0.5, 1.0], dtype=torch.float64),
+    }
+    scores = {
+        "msp": torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64),
+        "energy": torch.tensor([-1.5, 1e300, float("inf")], dtype=torch.float64),
+        "entropy": torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64),
+    }
+    write_rows(path, rows, scores, classes=NAMES, deciding="energy", threshold=0.1 + 0.2, **options)
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_the_schema_is_that_of_a_test(tmp_path):
+    files = ("x,1.png", 'y"2".png', "sub/three.png")
+    header, *found = written(tmp_path / "new" / "p.csv", files=files, sources=("known", "noise, white"))
+    assert header == [*COLUMNS, "msp", "entropy"]
+    threshold = "0.30000000000000004"
+    assert found == [
+        [
+            "0",
+            "x,1.png",
+            "known",
+            "a,b",
+            "two\nlines",
+            "0.3333333333333333",
+            "-1.5",
+            threshold,
+            "",
+            "0.1",
+            "1.0",
+        ],
+        ["1", 'y"2".png', "known", "unknown", "unknown", "0.5", "1e+300", threshold, "", "0.2", "2.0"],
+        # no label is known
+        ["2", "sub/three.png", "noise, white", "", '=cmd|"x"', "1.0", "inf", threshold, "", "0.3", "3.0"],
+    ]
+
+
+def test_images_of_no_file_or_set_leave_their_columns_empty(tmp_path):
+    _, *found = written(tmp_path / "p.csv")
+    assert [row[1:3] for row in found] == [["", ""]] * 3
+    assert [row[3] for row in found] == ["a,b", "unknown", ""]
+
+
+def test_one_source_of_predictions_names_every_row(tmp_path):
+    _, *found = written(tmp_path / "p.csv", source=torch.zeros(3, dtype=torch.int64), sources=("folder:x",))
+    assert [row[2] for row in found] == ["folder:x"] * 3
