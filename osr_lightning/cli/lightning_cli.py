@@ -22,6 +22,7 @@ from osr_lightning.cli.checkpoint_settings import (
     refuse_idle,
     same_split,
 )
+from osr_lightning.cli.config_loader import MODE
 from osr_lightning.cli.messages import sentence
 from osr_lightning.cli.options import classes_of, classifier, options_of
 from osr_lightning.data.counts import image_lines
@@ -31,6 +32,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.evaluation.console import print_summary
 from osr_lightning.models.factory import find
 from osr_lightning.recogniser import checkpoint as checkpoints
+from osr_lightning.recogniser.migrate import new_class_path
 from osr_lightning.training.callbacks.evaluator import Evaluator
 from osr_lightning.training.console import hush
 from osr_lightning.training.module import MCDropoutClassifier, OpenSetClassifier
@@ -60,7 +62,8 @@ class OpenSetCLI(LightningCLI):
     images: type[OpenSetDataModule] = OpenSetDataModule
 
     def __init__(self, args: list[str] | None = None) -> None:
-        self.arguments = sys.argv[1:] if args is None else args
+        words = sys.argv[1:] if args is None else args
+        self.arguments = [_with_new_class_path(word) for word in words]
         known = self.subcommands()
         command = next((word for word in self.arguments if word in known), None)
         if command is None:
@@ -78,8 +81,8 @@ class OpenSetCLI(LightningCLI):
             # a resumed run goes on in its own folder
             save_config_callback=WholeConfig,
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-            parser_kwargs={"prog": "osr", "exit_on_error": False},
-            args=args,
+            parser_kwargs={"prog": "osr", "exit_on_error": False, "parser_mode": MODE},
+            args=self.arguments,
         )
 
     @staticmethod
@@ -231,6 +234,12 @@ class OpenSetCLI(LightningCLI):
             raise UserError("--lr_scheduler needs its optimizer: add --optimizer, or choose a model.schedule")
         if optimizer:
             self.model.own_optimizer = OwnOptimizer(optimizer, scheduler, self.configure_optimizers)
+
+
+def _with_new_class_path(word: str) -> str:
+    """A word of the command line whose value may be a class path of an earlier version."""
+    option, equals, value = word.partition("=")
+    return f"{option}={new_class_path(value)}" if equals else new_class_path(word)
 
 
 def _existing(given: str) -> Path:

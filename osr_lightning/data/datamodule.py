@@ -29,8 +29,8 @@ class OpenSetDataModule(LightningDataModule):
 
     Args:
         known: source of the known classes; its training split is divided into training and validation.
-        known_classes: names or numbers of those classes of the known source that are known; the others are
-            the source rest, which is the unknown set where no other is given.
+        known_classes: names of those classes of the known source that are known, or their numbers in its
+            order, from 0 up; the others are the source rest, the unknown set where no other is given.
         unknown: name -> source of each unknown set of the test; a nested mapping is a group, as in
             {near: {letters: emnist_letters}, far: {cifar10: cifar10}}.
         calibration_unknown: name -> source of unknown images that may choose the threshold (validation
@@ -61,7 +61,7 @@ class OpenSetDataModule(LightningDataModule):
     def __init__(
         self,
         known: str = "mnist",
-        known_classes: list[int | str] | None = None,
+        known_classes: list[str | int] | None = None,
         unknown: dict[str, str | dict[str, str]] | None = None,
         calibration_unknown: dict[str, str] | None = None,
         calibrate_on: Literal["validation", "test"] = "validation",

@@ -69,19 +69,26 @@ def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) ->
     """The names of the classes that are meant by name or by number.
 
     Args:
-        wanted: names, or numbers from 0 up in the order of the classes; a class of that very name goes first.
+        wanted: names; or whole numbers from 0 up in the order of the classes, where a class of that very name
+            goes first.
         classes: the names there are.
         source: whose they are.
 
     Raises:
-        UserError: for one that does not exist or is given twice, or where fewer than two are meant.
+        UserError: for one that does not exist or is given twice, or where fewer than two are meant; or for a
+            number where the classes are named by numbers in another writing.
     """
     found = []
     for one in wanted:
         if str(one) in classes:
             found.append(str(one))
-        elif str(one).isascii() and str(one).isdecimal() and int(one) < len(classes):
-            found.append(classes[int(one)])
+        elif (number := _number(one)) is not None and number < len(classes):
+            if alike := [name for name in classes if _number(name.lstrip("0") or "0") == number]:
+                raise UserError(
+                    f"data.known_classes: {one} may be the class {alike[0]!r} of {source} or the one at "
+                    f"place {number}: write the name as it is, in quotes"
+                )
+            found.append(classes[number])
         else:
             close = difflib.get_close_matches(str(one), classes, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
@@ -91,3 +98,10 @@ def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) ->
     if len(set(found)) < len(found) or not len(found) >= 2:
         raise UserError(f"data.known_classes must name at least two different classes, not {list(wanted)}")
     return tuple(found)
+
+
+def _number(value: object) -> int | None:
+    """A whole number from 0 up, or text that is one as people write it; None for all else."""
+    text = str(value)
+    plain = isinstance(value, (int, str)) and text.isascii() and text.isdecimal() and text == str(int(text))
+    return int(text) if plain else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,7 +75,7 @@ class OpenSetTrainer(Trainer):
     def __init__(
         self,
         experiment: str = "default",
-        version: int | str | None = None,
+        version: str | int | None = None,
         default_root_dir: str = ".",
         max_epochs: int | None = None,
         logger: Logger | Iterable[Logger] | bool | None = None,
@@ -95,6 +96,8 @@ class OpenSetTrainer(Trainer):
         self.experiment = experiment
         self.timing: dict[str, float | None] = {"fit_s": None, "calibrate_s": None}
         check_limits(checkpoint_minutes, kwargs)
+        if isinstance(version, str) and re.fullmatch("0|[1-9][0-9]*", version):
+            version = int(version)  # the command line gives all names as text
         if isinstance(version, str):
             folder_name("trainer.version", version)
         if logger is None or logger is True:

@@ -89,6 +89,19 @@ def test_a_class_of_that_very_name_goes_before_a_number():
     assert resolve([0, 1], ("9", "7", "1"), "a set") == ("9", "1")  # none is called 0
 
 
+@pytest.mark.parametrize("one", [1, "1"])
+def test_a_number_is_no_place_where_a_class_is_named_by_it_in_another_writing(one):
+    names = ("001", "002", "003")
+    assert resolve(["001", "002"], names, "a set") == ("001", "002")
+    with pytest.raises(UserError, match=r"1 may be the class '001' of a set or the one at place 1"):
+        resolve([one, "002"], names, "a set")
+
+
+def test_text_that_only_looks_like_a_number_is_no_place():
+    with pytest.raises(UserError, match="has no class '01'"):
+        resolve(["ant", "01"], CLASSES, "a set")
+
+
 @pytest.mark.parametrize("typo", ["catt", "ct", "Cat"])
 def test_a_typo_is_met_with_the_class_that_is_like_it(typo):
     with pytest.raises(UserError, match=rf"a set has no class '{typo}'; did you mean 'cat'\?.*ant, bee, cat"):

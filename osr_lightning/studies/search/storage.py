@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError  # Optuna needs it itself
 
 from osr_lightning.atomic_write import report_write_errors
 from osr_lightning.errors import UserError
+from osr_lightning.recogniser.migrate import new_class_path
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _PROCESS = "process"  # attribute of a trial: host and number of the process that runs it
@@ -161,6 +162,7 @@ def same_search(study: optuna.Study, space: dict[str, str], settings: dict[str, 
     for part in ("space", "settings"):
         for name in sorted({*kept[part], *now[part]}):
             before, after = (found[part].get(name) for found in (kept, now))
+            before = new_class_path(before) if isinstance(before, str) else before
             if before != after:
                 whose = "the space's " if part == "space" else ""
                 raise UserError(
