@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from osr_lightning.scoring.scores import SCORES
 from osr_lightning.scoring.threshold import Threshold
 
 PREFIX = "recogniser."
+_MASKS = re.compile(r"(?:^|\.)masks(?:_\d+)?$")
 _MC_DROPOUT = {"num_samples": 10, "masks": "shared", "mask_seed": 0}
 
 
@@ -246,7 +248,9 @@ def _fit_to(recogniser: Recogniser, weights: dict[str, Any]) -> None:
     if "threshold._extra_state" not in weights:
         raise UserError("the checkpoint has no calibration records; it is damaged, or was written by half")
     for name in list(weights):
-        if name.startswith("detectors.") and name.split(".")[1] not in recogniser.detectors:
+        foreign = name.startswith("detectors.") and name.split(".")[1] not in recogniser.detectors
+        # masks that are drawn for each image are not kept
+        if foreign or (_MASKS.search(name) and name not in own):
             del weights[name]
     for name, value in own.items():
         if name.startswith("detectors.") or not isinstance(value, torch.Tensor):

@@ -211,6 +211,7 @@ def _layers(detectors: Iterable[Detector]) -> tuple[str, ...]:
 def not_fitted(score: str) -> str:
     """What to say where a fitted score has nothing to score with yet."""
     return (
-        f"the score {score} is fitted after the training, and is not yet: use run instead of fit, "
-        "or calibrate the checkpoint; or decide by a score that needs no fit, such as generalized_entropy"
+        f"the score {score} is fitted after the training, and is not yet: calibrate the checkpoint (osr "
+        "calibrate --ckpt_path CKPT; in Python OpenSetTrainer().calibrate(model, datamodule, CKPT)), or "
+        "decide by a score that needs no fit, such as generalized_entropy"
     )

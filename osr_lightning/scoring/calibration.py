@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ CalibrationMethod = Literal["known_quantile", "max_accuracy", "min_cost", "optun
 NEEDS_UNKNOWNS = frozenset({"max_accuracy", "min_cost", "optuna"})
 # a threshold that rejects more of the known images, or less of the unknown, hardly decides anything
 MANY, FEW = 0.5, 0.05
+_NONE = "none"  # how a guarantee begins that is none
 KEPT_SCORES = 1000  # of the known calibration images, per score: 8 kB in the checkpoint
 
 
@@ -50,6 +51,15 @@ class Calibration:
     rejected_known: float | None = None
     rejected_unknown: float | None = None
     known_scores: tuple[float, ...] = ()
+
+    @property
+    def guaranteed(self) -> bool:
+        """Whether something may be expected of the threshold."""
+        return not self.guarantee.startswith(_NONE)
+
+    def without_guarantee(self, why: str) -> Calibration:
+        """The same threshold, of which nothing may be expected any more."""
+        return replace(self, guarantee=f"{_NONE}: {why}")
 
     def summary(self) -> dict[str, Any]:
         """All but the scores: what ``results.json`` and ``calibration.json`` hold."""
@@ -224,7 +234,7 @@ def calibrate(
 def fixed_calibration(value: float) -> Calibration:
     """The record of a threshold that was given as a number."""
     return Calibration(
-        value, "fixed", value, "nothing", False, 0, "none: the threshold is a number that was given"
+        value, "fixed", value, "nothing", False, 0, f"{_NONE}: the threshold is a number that was given"
     )
 
 

@@ -49,7 +49,8 @@ class Threshold(nn.Module):
             known = ", ".join(self.records) or "none yet"
             raise UserError(
                 f"there is no threshold for the score {self.score}, only for: {known}; "
-                f"choose one with osr calibrate --model.score {self.score}"
+                f"choose one with osr calibrate --ckpt_path CKPT --model.score {self.score} (in Python "
+                "OpenSetTrainer().calibrate(model, datamodule, CKPT))"
             )
         return self.records[self.score]
 

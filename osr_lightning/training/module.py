@@ -29,6 +29,7 @@ from osr_lightning.errors import Diverged, UserError
 from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import Recipe, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind
+from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import SplitNetwork
 from osr_lightning.models.sampling import NOT_TRAINED, LogitSampler
 from osr_lightning.recogniser import checkpoint as checkpoints
@@ -37,7 +38,7 @@ from osr_lightning.recogniser.recogniser import Recogniser, not_fitted
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS, CalibrationMethod
 from osr_lightning.scoring.detectors import Detector
 from osr_lightning.scoring.sweep import Costs
-from osr_lightning.training.calibration import check_images, choose_thresholds
+from osr_lightning.training.calibration import check_images, choose_thresholds, fit_detectors, references
 from osr_lightning.training.console import device_name, precision_name, say
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
@@ -156,6 +157,7 @@ class OpenSetClassifier(LightningModule):
         self.search_trials: list[tuple[float, float]] = []
         self._steps = EpochSteps()
         self._resumed: dict[str, Any] = {}
+        self._calibrated_in: str | None = None  # precision
         self._val_batches: list[dict[str, Tensor]] = []
 
     @property
@@ -341,7 +343,26 @@ class OpenSetClassifier(LightningModule):
             masks = checkpoints.mask_names(self.trained)
             weights = {name: value for name, value in weights.items() if name not in masks}
         checkpoints.take_weights(self.trained, weights)
+        self._calibrated_in = checkpoint.get("precision")
+        given = self.sampler_options().items()
+        self._drop_guarantees({n: (kept[n], v) for n, v in given if v is not None and kept.get(n, v) != v})
+        weights["threshold._extra_state"] = self.trained.threshold.get_extra_state()
         checkpoint["state_dict"] = {checkpoints.PREFIX + name: value for name, value in weights.items()}
+
+    def _drop_guarantees(self, changed: dict[str, tuple[object, object]]) -> None:
+        """Expect nothing of thresholds that were chosen on scores of another distribution.
+
+        Args:
+            changed: option -> its value at the calibration, and now.
+        """
+        threshold = self.trained.threshold
+        if not changed or not threshold.records:
+            return
+        told = ", ".join(f"{name} {before}, not {now}" for name, (before, now) in changed.items())
+        why = f"the threshold was calibrated with {told}; calibrate again with the new value"
+        threshold.records = {n: record.without_guarantee(why) for n, record in threshold.records.items()}
+        if threshold.fixed is None and self._fn() in ("test", "predict"):
+            say(f"warning: {why}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the checkpoint's recogniser, and go on with its training where that is the command.
@@ -363,10 +384,14 @@ class OpenSetClassifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the recogniser, and beside it the training, to go on with it to the bit."""
         checkpoint["recogniser"] = checkpoints.content(self.trained)
+        # a callback that averages weights puts the state of its own copy here, which is never calibrated
+        calibrated = self.trained.threshold.get_extra_state()
+        checkpoint["state_dict"][f"{checkpoints.PREFIX}threshold._extra_state"] = calibrated
         if self.images_seen is not None:
             checkpoint["images"] = self.images_seen._asdict()
         checkpoint["experiment"] = getattr(self._trainer, "experiment", "default")
         checkpoint["seed"] = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        checkpoint["precision"] = str(self.trainer.precision)
         if self._fn() == "fit":
             checkpoint["training"] = training_state(self.trainer, self._steps)
 
@@ -475,6 +500,14 @@ class OpenSetClassifier(LightningModule):
         self.log("train/loss", self.train_metrics.loss, prog_bar=True)
         self.log("train/accuracy", self.train_metrics.accuracy, prog_bar=True)
 
+    def on_train_end(self) -> None:
+        """Fit what is fitted after the training, where the trainer is Lightning's own."""
+        datamodule = self._datamodule()
+        if datamodule is None or getattr(self.trainer, "calibrates", False):
+            return
+        if self.trained.detectors and self.hparams["calibration"] not in NEEDS_UNKNOWNS:
+            self.fit_and_calibrate(datamodule)
+
     # validation ---------------------------------------------------------------------------------------
 
     def _restart_sampling(self) -> None:
@@ -516,6 +549,24 @@ class OpenSetClassifier(LightningModule):
             threshold = self.trained.threshold
             if threshold.score in threshold.records:  # a detector's is fitted after the training
                 self.log("val/threshold", threshold.value, sync_dist=True)
+
+    def fit_and_calibrate(self, datamodule: OpenSetDataModule) -> None:
+        """Fit the detectors to the training images and choose every threshold, in a pass of every process.
+
+        Raises:
+            UserError: where the images cannot serve the method.
+        """
+        tables, method = datamodule.tables, self.hparams["calibration"]
+        alpha = self.hparams["alpha"] if method == "known_quantile" else None
+        held_out, taken = references(tables, self.trained, alpha)
+        fit_detectors(self.trained, datamodule.fitting_dataloader(), held_out)
+        self.trained.sampler.restart()
+        with evaluating(self), torch.no_grad():
+            loader = datamodule.calibration_dataloader()
+            batches = [self.classify(Batch(*(part.to(self.device) for part in batch))) for batch in loader]
+        rows = {name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
+        calibrated_on = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
+        self.calibrate(rows, calibrated_on, method, optimistic=tables.optimistic, taken=taken)
 
     def calibrate(
         self,
@@ -559,6 +610,8 @@ class OpenSetClassifier(LightningModule):
     def on_test_start(self) -> None:
         """Refuse test images that trained or calibrated the checkpoint."""
         self._refuse_seen("test")
+        if self._calibrated_in not in (None, now := str(self.trainer.precision)):
+            self._drop_guarantees({"trainer.precision": (self._calibrated_in, now)})
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Per-image results, for the metrics here and for the evaluation callback."""

@@ -68,9 +68,12 @@ class OpenSetTrainer(Trainer):
         kwargs: all other arguments of lightning.pytorch.Trainer.
 
     Attributes:
+        calibrates: that a training ends with the fit of scores, which a classifier then leaves to this.
         epochs_open: whether a classifier's plan says how many epochs there are.
         timing: seconds of fit and calibrate, for results.json.
     """
+
+    calibrates = True
 
     def __init__(
         self,
@@ -330,11 +333,36 @@ class OpenSetTrainer(Trainer):
         folder = run_folder(self)
         if self.is_global_zero:
             if target is not None:
-                _write_checkpoint(model, datamodule, source, target)
+                self._write_checkpoint(model, datamodule, source, target)
             if folder is not None:
                 records = {n: record.summary() for n, record in model.trained.threshold.records.items()}
                 write_text(folder / "calibration.json", json.dumps(records, indent=2) + "\n")
         self.strategy.barrier("calibrated")
+
+    def _write_checkpoint(
+        self,
+        model: OpenSetClassifier,
+        datamodule: OpenSetDataModule,
+        source: dict[str, Any] | None,
+        target: Path,
+    ) -> None:
+        """Write the checkpoint ``source`` with the model's thresholds and detectors to ``target``."""
+        if source is None:
+            checkpoints.save(model.trained, target)
+            return
+        # the weights as they were, the new thresholds, and fitted detectors if there are any
+        state = {
+            name: value.cpu() if isinstance(value, torch.Tensor) else value
+            for name, value in model.state_dict().items()
+        }
+        kept = {**source, "state_dict": state, "recogniser": checkpoints.content(model.trained)}
+        # a later test starts from these settings, and its leak audit must know what calibrated
+        if model.images_seen is not None:
+            kept["images"] = model.images_seen._asdict()
+        kept["hyper_parameters"] = dict(model.hparams)
+        kept["datamodule_hyper_parameters"] = dict(datamodule.hparams)
+        kept["precision"] = str(self.precision)
+        checkpoints.write(kept, target)
 
     def _calibrate_kept(self, model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:
         """Fit the scores that are fitted to the weights that a training kept, and choose their thresholds.
@@ -356,7 +384,7 @@ class OpenSetTrainer(Trainer):
                 self.write_calibrated(model, datamodule, path, None if path is None else Path(path))
                 step = None if source is None else source.get("global_step")
             elif self.is_global_zero:  # the best weights are the last, and the model has them
-                _write_checkpoint(model, datamodule, source, Path(str(path)))
+                self._write_checkpoint(model, datamodule, source, Path(str(path)))
         record = model.trained.threshold.record
         say(f"threshold {record.value:.6g} on {model.hparams['score']}, from {record.calibrated_on}")
         self.callback_metrics.update(metrics)
@@ -365,27 +393,6 @@ class OpenSetTrainer(Trainer):
 def _require_unknowns(model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:
     data = datamodule.hparams
     require_unknowns(model.hparams["calibration"], data["calibrate_on"], data["calibration_unknown"])
-
-
-def _write_checkpoint(
-    model: OpenSetClassifier, datamodule: OpenSetDataModule, source: dict[str, Any] | None, target: Path
-) -> None:
-    """Write the checkpoint ``source`` with the model's thresholds and detectors to ``target``."""
-    if source is None:
-        checkpoints.save(model.trained, target)
-        return
-    # the weights as they were, the new thresholds, and fitted detectors if there are any
-    state = {
-        name: value.cpu() if isinstance(value, torch.Tensor) else value
-        for name, value in model.state_dict().items()
-    }
-    kept = {**source, "state_dict": state, "recogniser": checkpoints.content(model.trained)}
-    # a later test starts from these settings, and its leak audit must know what calibrated
-    if model.images_seen is not None:
-        kept["images"] = model.images_seen._asdict()
-    kept["hyper_parameters"] = dict(model.hparams)
-    kept["datamodule_hyper_parameters"] = dict(datamodule.hparams)
-    checkpoints.write(kept, target)
 
 
 def check_epochs(epochs: int | None) -> int:

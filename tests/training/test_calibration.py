@@ -105,7 +105,7 @@ def test_where_test_images_calibrate_all_validation_images_are_references(fitted
 
 def test_a_checkpoint_that_was_only_trained_says_so(fitted, tmp_path, capsys, tiny_root):
     _, path, _ = fitted
-    with pytest.raises(UserError, match="fisher is fitted after the training, and is not yet: use run"):
+    with pytest.raises(UserError, match="fisher is fitted after the training, and is not yet: calibrate the"):
         load(path).predict(torch.zeros(28, 28, dtype=torch.uint8))
     command = ["test", f"--ckpt_path={path}", f"--trainer.default_root_dir={tmp_path}", *FAST]
     assert main(command) == 2

@@ -121,12 +121,14 @@ class Evaluator(Callback):
         results = run_record(trainer, type(pl_module).__name__, recogniser, tables, timing)
         results |= evaluate(table, self.bootstrap, self.seed)
         threshold = recogniser.threshold.record
-        if threshold.method == "known_quantile":
+        if threshold.method == "known_quantile" and threshold.guaranteed:
             assert isinstance(threshold.target, float)
             results["achieved"] = achieved(table, threshold.target, threshold.count_known)
         known, *unknown = rejected_shares(table)
         sets = dict(zip(table.source_names[1:], unknown, strict=True))
         results["warnings"] = misgivings(known, sets, "test images")
+        if threshold.method != "fixed" and not threshold.guaranteed:
+            results["warnings"].append(threshold.guarantee.removeprefix("none: "))
         self.outcome = results, folder
         if folder is None:
             return
