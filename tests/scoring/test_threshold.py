@@ -42,23 +42,6 @@ def through_a_file(state):
     return torch.load(file, weights_only=True)
 
 
-# deciding ---------------------------------------------------------------------------------------------
-
-
-def test_only_a_greater_score_is_unknown_down_to_the_last_bit():
-    scores = torch.tensor(
-        [-math.inf, 0.0, np.nextafter(THIRD, 0), THIRD, np.nextafter(THIRD, 1), 1.0, math.inf],
-        dtype=torch.float64,
-    )
-    unknown = threshold_of()(scores)
-    assert unknown.dtype == torch.bool
-    assert unknown.tolist() == [False, False, False, False, True, True, True]
-
-
-def test_a_score_that_is_no_number_is_unknown():
-    assert threshold_of()(torch.tensor([math.nan], dtype=torch.float64)).tolist() == [True]
-
-
 @pytest.mark.parametrize("fixed", [math.nan, math.inf, "0.5", True, 10**400])
 def test_a_given_threshold_that_is_no_finite_number_is_refused(fixed):
     with pytest.raises(UserError, match="a threshold is a finite number"):
