@@ -88,7 +88,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 def save(recogniser: Recogniser, path: str | os.PathLike[str]) -> None:
     """Write a checkpoint that `load` reads, at once or not at all."""
     state = {PREFIX + name: value for name, value in recogniser.state_dict().items()}
-    write({"state_dict": state, "recogniser": content(recogniser)}, path)
+    write({"state_dict": state, "recogniser": content(recogniser)}, path, follow=True)
 
 
 def content(recogniser: Recogniser) -> dict[str, Any]:
@@ -102,8 +102,13 @@ def content(recogniser: Recogniser) -> dict[str, Any]:
     return {"version": VERSION, "recipe": recipe, "facts": recogniser.spec.to_dict()}
 
 
-def write(checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def write(checkpoint: Mapping[str, Any], path: str | os.PathLike[str], *, follow: bool = False) -> None:
     """Write a checkpoint at once or not at all.
+
+    Args:
+        checkpoint: its content.
+        path: of the file.
+        follow: see `osr_lightning.atomic_write.replacing`.
 
     Raises:
         Failure: see `osr_lightning.atomic_write.replacing`.
@@ -111,7 +116,7 @@ def write(checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     # torch's writer tells of a full disk in words of its own: it only writes to memory
     content = io.BytesIO()
     torch.save(dict(checkpoint), content)
-    write_bytes(path, content)
+    write_bytes(path, content, follow=follow)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class OpenSetTrainer(Trainer):
         """
         begin = time.perf_counter()
         target = calibrated_path(ckpt_path, output, in_place)
-        self.write_calibrated(model, datamodule, ckpt_path, target)
+        self.write_calibrated(model, datamodule, ckpt_path, target, follow=in_place or output is not None)
         threshold = model.trained.threshold
         for line in threshold_lines(threshold.score, threshold.record, target):
             say(line)
@@ -250,6 +250,7 @@ class OpenSetTrainer(Trainer):
                     threshold=threshold.value,
                     sources=names,
                     files=getattr(getattr(datamodule, "predict_set", None), "files", ()),
+                    follow=output is not None,
                 )
                 print(f"{len(rows['row'])} predictions: {where}", file=sys.stderr if where == "-" else None)
         return batches if return_predictions in (None, True) else None
@@ -285,6 +286,8 @@ class OpenSetTrainer(Trainer):
         datamodule: OpenSetDataModule,
         ckpt_path: str | Path | None,
         target: Path | None,
+        *,
+        follow: bool = False,
     ) -> None:
         """One pass over the images that calibrate, and the files that keep what it finds.
 
@@ -293,6 +296,7 @@ class OpenSetTrainer(Trainer):
             datamodule: the images.
             ckpt_path: the checkpoint to calibrate; the model as it is if not given.
             target: where to write the calibrated checkpoint; None for nowhere.
+            follow: whether the user named that; see `osr_lightning.atomic_write.replacing`.
 
         Raises:
             UserError: where the images cannot serve the method.
@@ -327,7 +331,7 @@ class OpenSetTrainer(Trainer):
         folder = run_folder(self)
         if self.is_global_zero:
             if target is not None:
-                _write_checkpoint(model, datamodule, source, target)
+                _write_checkpoint(model, datamodule, source, target, follow=follow)
             if folder is not None:
                 records = {n: record.summary() for n, record in model.trained.threshold.records.items()}
                 write_text(folder / "calibration.json", json.dumps(records, indent=2) + "\n")
@@ -365,7 +369,12 @@ def _require_unknowns(model: OpenSetClassifier, datamodule: OpenSetDataModule) -
 
 
 def _write_checkpoint(
-    model: OpenSetClassifier, datamodule: OpenSetDataModule, source: dict[str, Any] | None, target: Path
+    model: OpenSetClassifier,
+    datamodule: OpenSetDataModule,
+    source: dict[str, Any] | None,
+    target: Path,
+    *,
+    follow: bool = False,
 ) -> None:
     """Write the checkpoint ``source`` with the model's thresholds and detectors to ``target``."""
     if source is None:
@@ -382,7 +391,7 @@ def _write_checkpoint(
         kept["images"] = model.images_seen._asdict()
     kept["hyper_parameters"] = dict(model.hparams)
     kept["datamodule_hyper_parameters"] = dict(datamodule.hparams)
-    checkpoints.write(kept, target)
+    checkpoints.write(kept, target, follow=follow)
 
 
 def check_epochs(epochs: int | None) -> int:
