@@ -28,6 +28,7 @@ from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
 from osr_lightning.models.sampling import LogitSampler, Single
 from osr_lightning.models.split import split
+from osr_lightning.recogniser import claims
 from osr_lightning.recogniser.migrate import VERSION, migrate
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.scoring.detectors import DETECTORS
@@ -62,8 +63,9 @@ def load(
     checkpoint = read(path)
     with reading(path):
         kept = checkpoint["recogniser"]
-        recogniser = build(kept["recipe"], DataSpec.from_dict(kept["facts"]), network=network, trust=trust)
         weights = {k.removeprefix(PREFIX): v for k, v in checkpoint["state_dict"].items()}
+        spec = DataSpec.from_dict(kept["facts"])
+        recogniser = build(kept["recipe"], spec, network=network, trust=trust, weights=weights)
         take_weights(recogniser, weights)
         recogniser.eval()
     return recogniser.to(device)
@@ -125,6 +127,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, damaged, or of another project.
     """
+    claims.refuse_packed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's protocol, which is not ours
@@ -136,11 +139,19 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is no readable checkpoint ({type(error).__name__}); train one with osr run"
         ) from error
     with reading(path):
-        return migrate(checkpoint)
+        claims.refuse_tangled(checkpoint)
+        checkpoint = migrate(checkpoint)
+        claims.refuse_hollow(checkpoint["state_dict"])
+        return checkpoint
 
 
 def build(
-    recipe: Recipe, spec: DataSpec, *, network: NetworkLike | None = None, trust: bool = False
+    recipe: Recipe,
+    spec: DataSpec,
+    *,
+    network: NetworkLike | None = None,
+    trust: bool = False,
+    weights: Mapping[str, Any] | None = None,
 ) -> Recogniser:
     """Build an untrained recogniser.
 
@@ -151,6 +162,7 @@ def build(
         spec: of the known images.
         network: goes before the recipe's.
         trust: see `load`.
+        weights: of the checkpoint that the recipe is from, which may claim no more than they hold.
 
     Raises:
         UserError: where the recipe or the network is none.
@@ -159,6 +171,8 @@ def build(
     for name in (score, *detectors):
         if name not in SCORES and name not in DETECTORS:
             raise UserError(f"there is no score {name!r}; the scores are {', '.join([*SCORES, *DETECTORS])}")
+    if weights is not None and network is None:
+        claims.refuse_larger(recipe, spec, weights)
     sampler = build_sampler(recipe, spec, network, trust)
     threshold = Threshold(str(score), recipe.get("fixed"))
     return Recogniser(sampler, spec, threshold, detectors)
