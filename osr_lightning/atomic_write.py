@@ -1,6 +1,6 @@
 """Writing files so that nothing is lost: to another name in the same folder, synced, then renamed.
 
-And what a file or a folder may be called, and what may lie in a run folder.
+And what a file or a folder may be called, what may lie in a run folder, and that one process writes there.
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ from typing import TextIO
 
 from osr_lightning.errors import Failure, UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 ENDING = ".partial"
 _DAY = 86_400.0  # seconds after which another machine's leftovers are of no run any more
 _underway: set[str] = set()  # of this process
+_held: set[str] = set()  # folders that this process writes alone
 _numbers = itertools.count()
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -129,6 +135,37 @@ def folder_name(option: str, name: str) -> str:
     if Path(name).name != name or name in ("", ".", ".."):
         raise UserError(f"{option} must be the name of a folder, not {name!r}")
     return name
+
+
+@contextmanager
+def only_one(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Within the block no other process is in such a block for that folder; a process that dies leaves it.
+
+    Args:
+        folder: there must be one. Where its file system or the system knows no locks, there are none.
+        wait: until the other is done.
+
+    Yields:
+        Whether this is the one; always so after waiting.
+    """
+    place = os.path.realpath(folder)
+    if fcntl is None or place in _held:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # as some network file systems for a folder
+            pass
+        _held.add(place)
+        yield True
+    finally:
+        _held.discard(place)
+        os.close(handle)
 
 
 def refuse_outside(run_dir: Path) -> None:

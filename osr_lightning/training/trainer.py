@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from osr_lightning.atomic_write import folder_name, write_text
+from osr_lightning.atomic_write import folder_name, only_one, report_write_errors, write_text
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.prediction_table import CSV_NAME
@@ -268,7 +268,18 @@ class OpenSetTrainer(Trainer):
         """Lightning's fit, for which a resumed network is there before its images are set up."""
         if isinstance(model, OpenSetClassifier) and ckpt_path is not None and Path(ckpt_path).is_file():
             model.build_for(self._keeper.read_ahead(ckpt_path))  # a word, as last, names one written here
-        super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
+        folder = run_folder(self) if self.world_size == 1 else None
+        if folder is None:
+            super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
+            return
+        with report_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with only_one(folder, wait=False) as alone:
+            if not alone:
+                raise UserError(
+                    f"another process trains in {folder}: wait for its end, or take another trainer.version"
+                )
+            super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
 
     @property
     def _keeper(self) -> WholeCheckpointIO:

@@ -1,6 +1,8 @@
 """Options, configs and names of any kind: a command works, or says in one line what is wrong."""
 
+import fcntl
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 
@@ -148,4 +150,18 @@ def test_a_run_goes_on_in_no_folder_with_links_out_of_it(command, name, small, s
     status, err = ends([*more, f"--trainer.default_root_dir={tmp_path}"], capsys)
     assert status == 2
     assert f"{name} is a link that leads out of its run folder" in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_is_gone_on_with_by_one_process(small, small_run, tmp_path, capsys):
+    run = tmp_path / "lightning_logs" / "default" / "version_0"
+    shutil.copytree(small_run, run)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    more = ["--ckpt_path=last", "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}"]
+    other = os.open(run, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    status, err = ends(["run", *small, *more], capsys)
+    os.close(other)
+    assert status == 2
+    assert f"another process trains in {run}" in err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
