@@ -1,6 +1,6 @@
 """Writing files so that nothing is lost: to another name in the same folder, synced, then renamed.
 
-And what a file or a folder may be called.
+And what a file or a folder may be called, what may lie in a run folder, and that one process writes there.
 """
 
 from __future__ import annotations
@@ -18,22 +18,30 @@ from typing import TextIO
 
 from osr_lightning.errors import Failure, UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 ENDING = ".partial"
 _DAY = 86_400.0  # seconds after which another machine's leftovers are of no run any more
 _underway: set[str] = set()  # of this process
+_held: set[str] = set()  # folders that this process writes alone
 _numbers = itertools.count()
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator[Path]:
     """Write a file under another name; once the block is done it takes its place, at once or not at all.
 
-    What was there before stays whole until then, whatever happens. A link stays one, and what it leads to is
-    replaced; a pipe or a device is written to.
+    What was there before stays whole until then, whatever happens. A pipe or a device is written to.
 
     Args:
         path: of the file; its folder is made where there is none.
+        follow: whether a link stays one, and what it leads to is replaced, as for a file that the user
+            named. A link in place of a file that the program named may be a stranger's: the file takes its
+            place, and what it led to stays as it was.
 
     Yields:
         The name to write to, of the same ending, in the same folder.
@@ -41,9 +49,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         Failure: if the disk is full or cannot be written.
     """
-    target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    linked = os.path.islink(path)
+    target = Path(os.path.realpath(path)) if linked and follow else Path(path)
     with report_write_errors(path):
-        if target.exists() and not target.is_file():
+        if (follow or not linked) and target.exists() and not target.is_file():
             yield target
             return
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +86,9 @@ def write_text(path: str | os.PathLike[str], text: str, errors: str = "strict") 
     write_bytes(path, text.encode("utf-8", errors))
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes | io.BytesIO) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes | io.BytesIO, *, follow: bool = False) -> None:
     """Write a file; see `replacing`."""
-    with replacing(path) as partial, open(partial, "wb") as file:
+    with replacing(path, follow=follow) as partial, open(partial, "wb") as file:
         file.write(content.getbuffer() if isinstance(content, io.BytesIO) else content)
 
 
@@ -126,6 +135,62 @@ def folder_name(option: str, name: str) -> str:
     if Path(name).name != name or name in ("", ".", ".."):
         raise UserError(f"{option} must be the name of a folder, not {name!r}")
     return name
+
+
+@contextmanager
+def only_one(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Within the block no other process is in such a block for that folder; a process that dies leaves it.
+
+    Args:
+        folder: there must be one. Where its file system or the system knows no locks, there are none.
+        wait: until the other is done.
+
+    Yields:
+        Whether this is the one; always so after waiting.
+    """
+    place = os.path.realpath(folder)
+    if fcntl is None or place in _held:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # as some network file systems for a folder
+            pass
+        _held.add(place)
+        yield True
+    finally:
+        _held.discard(place)
+        os.close(handle)
+
+
+def refuse_outside(run_dir: Path) -> None:
+    """Stop where a run folder, which may be a stranger's, holds a link out of it, a pipe or a device.
+
+    What such a link leads to would be shown in the run's pages, or overwritten.
+
+    Args:
+        run_dir: a link itself, or below one, it may be: the user named it. It need not exist.
+
+    Raises:
+        UserError: naming the first.
+    """
+    whole = Path(os.path.realpath(run_dir))
+    for folder, folders, files in os.walk(whole):
+        for path in (Path(folder, name) for name in sorted((*folders, *files))):
+            named = as_text(Path(run_dir, path.relative_to(whole)))
+            if path.is_symlink():
+                if not Path(os.path.realpath(path)).is_relative_to(whole):
+                    raise UserError(
+                        f"{named} is a link that leads out of its run folder, to what is no file of this "
+                        "run: put a copy of the file in its place, or remove it"
+                    )
+            elif not path.is_file() and not path.is_dir():
+                raise UserError(f"{named} is a pipe or a device, which no run leaves behind: remove it")
 
 
 def _sweep(folder: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from osr_lightning.atomic_write import replacing, write_bytes, write_text
-from osr_lightning.errors import Failure
+from osr_lightning.atomic_write import refuse_outside, replacing, write_bytes, write_text
+from osr_lightning.errors import Failure, UserError
 
 
 class Accident(Exception):
@@ -91,14 +91,14 @@ def test_file_systems_that_cannot_sync_are_written_to(number, monkeypatch, tmp_p
 # what is no plain file --------------------------------------------------------------------------------
 
 
-def test_links_stay_links(tmp_path):
+def test_links_that_the_user_named_stay_links(tmp_path):
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "real").write_text("before")
     (tmp_path / "one").symlink_to(tmp_path / "far" / "real")
     (tmp_path / "two").symlink_to("one")
     (tmp_path / "new").symlink_to(tmp_path / "far" / "made")  # leads to no file yet
-    write_text(tmp_path / "two", "after")
-    write_text(tmp_path / "new", "made")
+    write_bytes(tmp_path / "two", b"after", follow=True)
+    write_bytes(tmp_path / "new", b"made", follow=True)
     assert all((tmp_path / name).is_symlink() for name in ("one", "two", "new"))
     assert (tmp_path / "far" / "real").read_text() == "after"
     assert names(tmp_path / "far") == ["made", "real"]
@@ -152,3 +152,42 @@ def test_a_file_in_place_of_a_folder_is_told(tmp_path):
     with pytest.raises(Failure, match="cannot write"):
         write_text(tmp_path / "file" / "a", "x")
     assert (tmp_path / "file").read_text() == "x"
+
+
+# links that the program did not expect ----------------------------------------------------------------
+
+
+def test_a_link_in_place_of_a_file_of_the_programs_own_is_replaced_and_nothing_written_through_it(tmp_path):
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "run").mkdir()
+    for name, target in {"report.html": "key", "made": "new"}.items():
+        (tmp_path / "run" / name).symlink_to(tmp_path / target)
+        write_text(tmp_path / "run" / name, "page")
+        assert not (tmp_path / "run" / name).is_symlink()
+        assert (tmp_path / "run" / name).read_text() == "page"
+    assert (tmp_path / "key").read_text() == "secret"
+    assert names(tmp_path) == ["key", "run"]
+
+
+def test_a_run_folder_has_no_link_out_of_it_no_pipe_and_no_loop(tmp_path):
+    run = tmp_path / "run"
+    (run / "figures").mkdir(parents=True)
+    (run / "figures" / "a.png").write_text("a")
+    (run / "inside").symlink_to(run / "figures" / "a.png")
+    (run / "up").symlink_to("figures")
+    (run / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to(run)
+    refuse_outside(run)
+    refuse_outside(tmp_path / "link")  # which the user named
+    refuse_outside(tmp_path / "none")
+    odd = run / "figures" / "b.png"
+    for make in (
+        lambda: odd.symlink_to("/etc/passwd"),
+        lambda: odd.symlink_to("../../run2/none"),
+        lambda: odd.symlink_to(tmp_path, target_is_directory=True),
+        lambda: os.mkfifo(odd),
+    ):
+        make()
+        with pytest.raises(UserError, match=r"figures/b\.png is a (link that leads out|pipe or a device)"):
+            refuse_outside(tmp_path / "link")
+        odd.unlink()

@@ -57,7 +57,7 @@ class EnsembleCLI(OpenSetCLI):
             whole, seen = checkpoints.read(ckpt_path), model.images_seen
             if before is not None and seen is not None:  # what chose the members' epochs is not new either
                 whole["images"] = seen.joined(before)._asdict()
-            checkpoints.write(whole, self.target)
+            checkpoints.write(whole, self.target, follow=output is not None)
         threshold = model.trained.threshold
         for line in threshold_lines(threshold.score, threshold.record, self.target):
             say(line)

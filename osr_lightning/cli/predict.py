@@ -114,7 +114,7 @@ def _files(options: argparse.Namespace) -> int:
         work = {"workers": options.workers, "rank": rank, "world": world, "advance": advance}
         if rank == 0:
             names = columns(recogniser.score_names, recogniser.threshold.score)
-            with open_rows(output, names) as sink:
+            with open_rows(output, names, follow=True) as sink:
                 classify(recogniser, images(options.paths), sink, counts, **work)
         else:
             classify(recogniser, images(options.paths), lambda rows: None, Counts(), **work)

@@ -78,7 +78,7 @@ def export(
     """
     check_exportable(recogniser, path, int8)
     recogniser.eval()
-    with replacing(path) as target:
+    with replacing(path, follow=True) as target:
         program = _traced(recogniser, images[:3])
         if Path(path).suffix == ".pt2":
             about = {"metadata.json": json.dumps(metadata(recogniser))}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from osr_lightning.recogniser.rows import COLUMNS, write_rows
 from osr_lightning.scoring.decision import is_unknown
 
 CSV_NAME, NPZ_NAME = "predictions.csv", "evaluation.npz"
+_NAMES = ("class_names", "source_names", "groups", "score_name", "threshold")
+_MOST_NAMES = 2**26  # bytes of each of these: ten thousand names of 1,600 letters
+_HEADER = 2**16  # bytes of an array's type and shape, at most
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,10 @@ class PredictionTable:
             open(path, "rb") as file,
             np.load(file, allow_pickle=False) as arrays,
         ):
+            _refuse_large(arrays.zip, _NAMES, _MOST_NAMES)
             class_names, source_names = (_names(arrays[name]) for name in ("class_names", "source_names"))
+            _refuse_large(arrays.zip, ("predicted_class", "nll"), 8 * len(rows))
+            _refuse_large(arrays.zip, ("logits",), 8 * len(rows) * len(class_names))
             place = {name: index for index, name in enumerate((*class_names, UNKNOWN))}
             score_name = str(arrays["score_name"].item())
             table = cls(
@@ -178,6 +185,16 @@ class PredictionTable:
             )
             _refuse_misfits(table)
         return table
+
+
+def _refuse_large(archive: ZipFile, names: Sequence[str], most: int) -> None:
+    """Stop before an array is unpacked that no run can have written: a small file may unpack to any size."""
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        if name in names and info.file_size > most + _HEADER:
+            raise ValueError(
+                f"{name} would unpack to {info.file_size:,} bytes, of at most {most + _HEADER:,}"
+            )
 
 
 def _names(array: NDArray[Any]) -> tuple[str, ...]:

@@ -100,12 +100,22 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def expand(images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> Iterator[ImageLike]:
+def expand(
+    images: ImageLike | Sequence[ImageLike], recursive: bool = True, above: int = 0
+) -> Iterator[ImageLike]:
     """One image, or several of any kind -> each image by itself, folders and globs opened.
 
+    Args:
+        images: paths, arrays, pictures, or lists of these, in one another.
+        recursive: whether folders below a folder are opened.
+        above: how many lists this is in.
+
     Raises:
-        UserError: see `find`; or where a folder has no images.
+        UserError: see `find`; or where a folder has no images, or a list lies more than 64 deep, as one that
+            contains itself does.
     """
+    if above > _DEEPEST:
+        raise UserError(f"the images are lists of lists, more than {_DEEPEST} deep: does one contain itself?")
     if isinstance(images, (str, Path)):
         found = [file.path for file in find(images, recursive=recursive) if file.image]
         if not found:
@@ -115,6 +125,6 @@ def expand(images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> I
         yield from images if images.ndim == 4 else [images]
     elif isinstance(images, Iterable) and not isinstance(images, (Image.Image, bytes)):
         for image in images:
-            yield from expand(image, recursive)
+            yield from expand(image, recursive, above + 1)
     else:
         yield images

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
+from osr_lightning.models.mc_dropout import MAX_SAMPLES
 from osr_lightning.models.sampling import LOGITS, NOT_TRAINED, LogitSampler, Sampled
 
 _OF = ":"  # behind a member's number, before the name of its layer
@@ -30,6 +31,10 @@ class Ensemble(LogitSampler):
             raise UserError("an ensemble needs at least one member")
         self.members = nn.ModuleList(members)
         self.num_samples = sum(member.num_samples for member in members)
+        if self.num_samples > MAX_SAMPLES:
+            raise UserError(
+                f"the members draw {self.num_samples:,} samples together, and {MAX_SAMPLES:,} are the most"
+            )
 
     def forward(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
         """Logits ``(S, B, K)`` of all members' samples in turn, and their features."""

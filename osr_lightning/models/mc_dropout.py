@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Literal, TypeAlias, cast, get_args
 
@@ -25,7 +26,8 @@ from osr_lightning.models.sampling import LogitSampler, Sampled
 
 MaskKind: TypeAlias = Literal["shared", "independent"]
 Method: TypeAlias = Literal["auto", "fold", "trunk", "loop"]
-MAX_SAMPLES = 100_000
+MAX_SAMPLES = 10_000
+_MOST_MASKS = 2**28  # numbers in all of them, 1 GiB
 
 
 class MCDropout(LogitSampler):
@@ -70,7 +72,10 @@ class MCDropout(LogitSampler):
         if method not in get_args(Method):
             raise UserError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
         if num_samples > MAX_SAMPLES or not -(2**63) <= mask_seed < 2**63:
-            raise UserError(f"{num_samples} samples of seed {mask_seed} are more than can be drawn")
+            raise UserError(
+                f"{num_samples} samples of seed {mask_seed} cannot be drawn: give model.num_samples at most "
+                f"{MAX_SAMPLES:,}, and a seed of 64 bits"
+            )
         places = dropout_places(network)
         if not places:
             raise UserError(
@@ -102,11 +107,13 @@ class MCDropout(LogitSampler):
         if not self.deep:
             dropout = self.network.dropout
             shape = mask_shape(dropout, features)  # type: ignore[arg-type]
+            self._refuse_many([shape])
             drawn = draw_masks((self.num_samples, *shape), dropout.p, self.generator)  # type: ignore[arg-type]
             self.register_buffer("masks", drawn)
             return
         # sample by sample, which keeps the first masks when more samples are asked for
         calls = watch.shapes or []
+        self._refuse_many([shape for _, shape in calls])
         drawn_by_call: list[list[Tensor]] = [[] for _ in calls]
         for _ in range(self.num_samples):
             for masks, (dropout, shape) in zip(drawn_by_call, calls, strict=True):
@@ -116,6 +123,13 @@ class MCDropout(LogitSampler):
             fixed.setdefault(dropout, []).append(torch.stack(masks))
         for dropout, stacked in fixed.items():
             dropout.fix(stacked)
+
+    def _refuse_many(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        if self.num_samples * sum(map(math.prod, shapes)) > _MOST_MASKS:
+            raise UserError(
+                f"the masks of {self.num_samples} samples take more than a GiB: lower model.num_samples, or "
+                "take model.masks independent"
+            )
 
     def restart(self) -> None:
         """Draw independent masks from the seed's beginning again."""

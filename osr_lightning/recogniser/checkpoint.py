@@ -29,6 +29,7 @@ from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
 from osr_lightning.models.sampling import LogitSampler, Single
 from osr_lightning.models.split import split
+from osr_lightning.recogniser import claims
 from osr_lightning.recogniser.migrate import VERSION, migrate
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.scoring.detectors import DETECTORS
@@ -64,8 +65,9 @@ def load(
     checkpoint = read(path)
     with reading(path):
         kept = checkpoint["recogniser"]
-        recogniser = build(kept["recipe"], DataSpec.from_dict(kept["facts"]), network=network, trust=trust)
         weights = {k.removeprefix(PREFIX): v for k, v in checkpoint["state_dict"].items()}
+        spec = DataSpec.from_dict(kept["facts"])
+        recogniser = build(kept["recipe"], spec, network=network, trust=trust, weights=weights)
         take_weights(recogniser, weights)
         recogniser.eval()
     return recogniser.to(device)
@@ -90,7 +92,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 def save(recogniser: Recogniser, path: str | os.PathLike[str]) -> None:
     """Write a checkpoint that `load` reads, at once or not at all."""
     state = {PREFIX + name: value for name, value in recogniser.state_dict().items()}
-    write({"state_dict": state, "recogniser": content(recogniser)}, path)
+    write({"state_dict": state, "recogniser": content(recogniser)}, path, follow=True)
 
 
 def content(recogniser: Recogniser) -> dict[str, Any]:
@@ -104,8 +106,13 @@ def content(recogniser: Recogniser) -> dict[str, Any]:
     return {"version": VERSION, "recipe": recipe, "facts": recogniser.spec.to_dict()}
 
 
-def write(checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def write(checkpoint: Mapping[str, Any], path: str | os.PathLike[str], *, follow: bool = False) -> None:
     """Write a checkpoint at once or not at all.
+
+    Args:
+        checkpoint: its content.
+        path: of the file.
+        follow: see `osr_lightning.atomic_write.replacing`.
 
     Raises:
         Failure: see `osr_lightning.atomic_write.replacing`.
@@ -113,7 +120,7 @@ def write(checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     # torch's writer tells of a full disk in words of its own: it only writes to memory
     content = io.BytesIO()
     torch.save(dict(checkpoint), content)
-    write_bytes(path, content)
+    write_bytes(path, content, follow=follow)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -122,6 +129,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, damaged, or of another project.
     """
+    claims.refuse_packed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's protocol, which is not ours
@@ -133,11 +141,19 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is no readable checkpoint ({type(error).__name__}); train one with osr run"
         ) from error
     with reading(path):
-        return migrate(checkpoint)
+        claims.refuse_tangled(checkpoint)
+        checkpoint = migrate(checkpoint)
+        claims.refuse_hollow(checkpoint["state_dict"])
+        return checkpoint
 
 
 def build(
-    recipe: Recipe, spec: DataSpec, *, network: NetworkLike | None = None, trust: bool = False
+    recipe: Recipe,
+    spec: DataSpec,
+    *,
+    network: NetworkLike | None = None,
+    trust: bool = False,
+    weights: Mapping[str, Any] | None = None,
 ) -> Recogniser:
     """Build an untrained recogniser.
 
@@ -148,6 +164,7 @@ def build(
         spec: of the known images.
         network: goes before the recipe's.
         trust: see `load`.
+        weights: of the checkpoint that the recipe is from, which may claim no more than they hold.
 
     Raises:
         UserError: where the recipe or the network is none.
@@ -156,6 +173,8 @@ def build(
     for name in (score, *detectors):
         if name not in SCORES and name not in DETECTORS:
             raise UserError(f"there is no score {name!r}; the scores are {', '.join([*SCORES, *DETECTORS])}")
+    if weights is not None and network is None:
+        claims.refuse_larger(recipe, spec, weights)
     sampler = build_sampler(recipe, spec, network, trust)
     threshold = Threshold(str(score), recipe.get("fixed"))
     return Recogniser(sampler, spec, threshold, detectors)

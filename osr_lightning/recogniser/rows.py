@@ -88,6 +88,7 @@ def write_rows(
     sources: Sequence[str] = (),
     files: Sequence[str] = (),
     errors: str = "backslashreplace",
+    follow: bool = False,
 ) -> None:
     """Write the rows of ``N`` images, whose columns are arrays of numpy or tensors.
 
@@ -102,11 +103,12 @@ def write_rows(
         sources: names of the image sets; none where they have none.
         files: by index, those that the images were read from; none where there are none.
         errors: see `open_rows`.
+        follow: see `open_rows`.
     """
     names = [*classes, UNKNOWN]
     answers = cells(rows["prediction"], rows["confidence"], scores, classes, deciding, threshold)
     where = zip(*(rows[name].tolist() for name in ("row", "source", "label")), strict=True)
-    with open_rows(path, columns(scores, deciding), errors) as write:
+    with open_rows(path, columns(scores, deciding), errors, follow=follow) as write:
         write(
             (
                 index,
@@ -143,7 +145,11 @@ def check_output(output: str) -> None:
 
 @contextlib.contextmanager
 def open_rows(
-    output: str | os.PathLike[str], columns: Sequence[str], errors: str = "backslashreplace"
+    output: str | os.PathLike[str],
+    columns: Sequence[str],
+    errors: str = "backslashreplace",
+    *,
+    follow: bool = False,
 ) -> Iterator[Sink]:
     """A function that writes rows to ``output``; the file is complete, or left as it was, at the end.
 
@@ -151,6 +157,8 @@ def open_rows(
         output: a path ending in .csv, .jsonl or .parquet; ``-`` is CSV on standard output.
         columns: of every row, in order.
         errors: how to write what is no UTF-8, as Python calls it.
+        follow: whether what a link leads to is replaced, as the user named it; see
+            `osr_lightning.atomic_write.replacing`.
     """
     if output == "-":
         reconfigure = getattr(sys.stdout, "reconfigure", None)  # a test's stand-in may lack it
@@ -160,7 +168,7 @@ def open_rows(
         sys.stdout.flush()
         return
     kind = Path(output).suffix.lower()
-    with replacing(output) as target:
+    with replacing(output, follow=follow) as target:
         if kind == ".parquet":
             with _parquet(target, columns) as sink:
                 yield sink

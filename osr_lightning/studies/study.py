@@ -14,7 +14,14 @@ from typing import NamedTuple
 
 import yaml
 
-from osr_lightning.atomic_write import folder_name, replacing_rows, write_text
+from osr_lightning.atomic_write import (
+    folder_name,
+    only_one,
+    refuse_outside,
+    replacing_rows,
+    report_write_errors,
+    write_text,
+)
 from osr_lightning.data.class_splits import known_classes
 from osr_lightning.data.sources import shared_sets
 from osr_lightning.errors import UserError
@@ -159,13 +166,26 @@ def run_study(
     """
     for run in mine:
         _refuse_other(run)
-    with shared_sets():
-        for number, run in enumerate(mine, start=1):
-            state = "finished before" if _is_finished(run) else str(run.folder)
+
+    def go_on(number: int, run: StudyRun, *, wait: bool) -> bool:
+        with report_write_errors(run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
+        with only_one(run.folder, wait=wait) as alone:
+            done = _is_finished(run)
+            state = "finished before" if done else str(run.folder) if alone else "another process trains it"
             print(f"run {number} of {len(mine)}: {run.name}, {state}", flush=True)
-            if not _is_finished(run):
+            if alone and not done:
+                _refuse_other(run)  # another process may have begun it by now
                 _start(run, train)
-            table(runs)
+        table(runs)
+        return alone or done
+
+    with shared_sets():
+        numbered = list(enumerate(mine, start=1))
+        # what another process trains is waited for once nothing else is left
+        for number, run in [one for one in numbered if not go_on(*one, wait=False)]:
+            print(f"waiting for {run.folder}", flush=True)
+            go_on(number, run, wait=True)
         joined = [] if join is None else _ensembles(runs, join)
     return table(runs, joined, say=True)
 
@@ -174,8 +194,12 @@ def _start(run: StudyRun, train: Callable[[list[str]], object]) -> None:
     """Train, calibrate and test; or go on with it, from its last checkpoint."""
     last = run.folder / "checkpoints" / "last.ckpt"
     resumed = [f"--ckpt_path={last}"] if last.is_file() else []
-    if not resumed and run.folder.exists():
-        shutil.rmtree(run.folder)  # it was stopped before its first checkpoint
+    if not resumed:  # it was stopped before its first checkpoint; the folder itself is locked and stays
+        for path in run.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _KEPT:
+                path.unlink()
     write_text(run.folder / _KEPT, json.dumps(_description(run), indent=2) + "\n")
     train([*run.arguments, *resumed])
 
@@ -190,8 +214,9 @@ def _ensembles(runs: Sequence[StudyRun], join: Callable[[list[Path], Path], Path
         first = members[0]
         name = "-".join([config.stem, *([split] if split else []), f"ensemble{len(members)}"])
         folder = first.folder.with_name(name)
-        if not (folder / _LAST).is_file():
-            join([run.folder / "checkpoints" / "best.ckpt" for run in members], folder)
+        with only_one(first.folder, wait=True):
+            if not (folder / _LAST).is_file():
+                join([run.folder / "checkpoints" / "best.ckpt" for run in members], folder)
         found.append(Finished(f"{config.stem}, {len(members)} joined", split, first.seed, folder))
     return found
 
@@ -221,10 +246,11 @@ def _digest(config: Path) -> str:
 
 
 def _refuse_other(run: StudyRun) -> None:
+    refuse_outside(run.folder)
     try:
         before = json.loads((run.folder / _KEPT).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if run.folder.exists():
+        if run.folder.exists() and any(not path.name.startswith(".") for path in run.folder.iterdir()):
             raise UserError(f"{run.folder} is no run of this study; give the study another --name") from None
         return
     except (OSError, ValueError):

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
-from osr_lightning.atomic_write import replacing_rows, report_write_errors
+from osr_lightning.atomic_write import refuse_outside, replacing_rows, report_write_errors
 from osr_lightning.training.console import say
 
 
@@ -36,6 +36,8 @@ class ClaimingTensorBoardLogger(TensorBoardLogger):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
+        if self._version is not None:  # a folder that is there may be a stranger's
+            refuse_outside(Path(self.log_dir))
         # whether the run folder, once there is one, is of this logger's making
         self._makes = self._version is None or not Path(self.log_dir).exists()
 

@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -232,12 +232,15 @@ class OpenSetClassifier(LightningModule):
         self.plan = plan_training(given, self.sampler, spec, images).with_given(self.hparams)
         return self.plan
 
-    def build(self, spec: DataSpec, recipe: Recipe | None = None) -> None:
+    def build(
+        self, spec: DataSpec, recipe: Recipe | None = None, weights: Mapping[str, Any] | None = None
+    ) -> None:
         """Build the recogniser.
 
         Args:
             spec: of the known images.
             recipe: of a checkpoint, whose network is taken where this model was given none.
+            weights: of that checkpoint.
 
         Raises:
             UserError: where the network does not fit the images, or the checkpoint names code of others and
@@ -247,7 +250,7 @@ class OpenSetClassifier(LightningModule):
         (given,) = self._given
         trusted = self.trust_checkpoint or not isinstance(given, (dict, type(None)))
         own = self._recipe(spec, recipe)
-        self.recogniser = checkpoints.build(own, spec, network=given, trust=trusted)
+        self.recogniser = checkpoints.build(own, spec, network=given, trust=trusted, weights=weights)
         self.train_metrics = EpochMetrics(spec.num_classes)
         self.val_metrics = EpochMetrics(spec.num_classes)
         self.test_metrics = OpenSetMetrics(spec.num_classes)
@@ -323,7 +326,7 @@ class OpenSetClassifier(LightningModule):
             if self._given[0] is None and (network, self.recogniser.spec) != (recipe.get("network"), spec):
                 self.recogniser = None  # Lightning has the images set up before it reads a checkpoint
         if self.recogniser is None:
-            self.build(spec, recipe)
+            self.build(spec, recipe, checkpoint["state_dict"])
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Build what a checkpoint holds and take its weights; the checkpoint's become the model's, in place.

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from osr_lightning.atomic_write import folder_name, write_text
+from osr_lightning.atomic_write import folder_name, only_one, report_write_errors, write_text
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.prediction_table import CSV_NAME
@@ -206,7 +206,7 @@ class OpenSetTrainer(Trainer):
         """
         begin = time.perf_counter()
         target = calibrated_path(ckpt_path, output, in_place)
-        self.write_calibrated(model, datamodule, ckpt_path, target)
+        self.write_calibrated(model, datamodule, ckpt_path, target, follow=in_place or output is not None)
         threshold = model.trained.threshold
         for line in threshold_lines(threshold.score, threshold.record, target):
             say(line)
@@ -256,6 +256,7 @@ class OpenSetTrainer(Trainer):
                     threshold=threshold.value,
                     sources=names,
                     files=getattr(getattr(datamodule, "predict_set", None), "files", ()),
+                    follow=output is not None,
                 )
                 print(f"{len(rows['row'])} predictions: {where}", file=sys.stderr if where == "-" else None)
         return batches if return_predictions in (None, True) else None
@@ -273,7 +274,18 @@ class OpenSetTrainer(Trainer):
         """Lightning's fit, for which a resumed network is there before its images are set up."""
         if isinstance(model, OpenSetClassifier) and ckpt_path is not None and Path(ckpt_path).is_file():
             model.build_for(self._keeper.read_ahead(ckpt_path))  # a word, as last, names one written here
-        super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
+        folder = run_folder(self) if self.world_size == 1 else None
+        if folder is None:
+            super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
+            return
+        with report_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with only_one(folder, wait=False) as alone:
+            if not alone:
+                raise UserError(
+                    f"another process trains in {folder}: wait for its end, or take another trainer.version"
+                )
+            super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
 
     @property
     def _keeper(self) -> WholeCheckpointIO:
@@ -291,6 +303,8 @@ class OpenSetTrainer(Trainer):
         datamodule: OpenSetDataModule,
         ckpt_path: str | Path | None,
         target: Path | None,
+        *,
+        follow: bool = False,
     ) -> None:
         """One pass over the images that calibrate, and the files that keep what it finds.
 
@@ -299,6 +313,7 @@ class OpenSetTrainer(Trainer):
             datamodule: the images.
             ckpt_path: the checkpoint to calibrate; the model as it is if not given.
             target: where to write the calibrated checkpoint; None for nowhere.
+            follow: whether the user named that; see `osr_lightning.atomic_write.replacing`.
 
         Raises:
             UserError: where the images cannot serve the method.
@@ -333,7 +348,7 @@ class OpenSetTrainer(Trainer):
         folder = run_folder(self)
         if self.is_global_zero:
             if target is not None:
-                self._write_checkpoint(model, datamodule, source, target)
+                self._write_checkpoint(model, datamodule, source, target, follow=follow)
             if folder is not None:
                 records = {n: record.summary() for n, record in model.trained.threshold.records.items()}
                 write_text(folder / "calibration.json", json.dumps(records, indent=2) + "\n")
@@ -345,6 +360,8 @@ class OpenSetTrainer(Trainer):
         datamodule: OpenSetDataModule,
         source: dict[str, Any] | None,
         target: Path,
+        *,
+        follow: bool = False,
     ) -> None:
         """Write the checkpoint ``source`` with the model's thresholds and detectors to ``target``."""
         if source is None:
@@ -362,7 +379,7 @@ class OpenSetTrainer(Trainer):
         kept["hyper_parameters"] = dict(model.hparams)
         kept["datamodule_hyper_parameters"] = dict(datamodule.hparams)
         kept["precision"] = str(self.precision)
-        checkpoints.write(kept, target)
+        checkpoints.write(kept, target, follow=follow)
 
     def _calibrate_kept(self, model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:
         """Fit the scores that are fitted to the weights that a training kept, and choose their thresholds.

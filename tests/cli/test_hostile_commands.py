@@ -1,6 +1,9 @@
 """Options, configs and names of any kind: a command works, or says in one line what is wrong."""
 
+import fcntl
 import multiprocessing
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -122,3 +125,43 @@ def test_runs_that_start_at_once_get_a_folder_each(tmp_path):
     for run in runs:
         run.join()
     assert numbers == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *(("resume", name) for name in ("hparams.yaml", "metrics.csv", "figures")),
+        *(("named", name) for name in ("config.yaml", "results.json", "checkpoints")),
+        ("in place", "report.html"),
+    ],
+)
+def test_a_run_goes_on_in_no_folder_with_links_out_of_it(command, name, small, small_run, tmp_path, capsys):
+    run = tmp_path / "lightning_logs" / "default" / "version_0"
+    shutil.copytree(small_run, run)
+    if (run / name).exists():
+        (run / name).rename(tmp_path / "kept")
+    (run / name).symlink_to(tmp_path / "kept")  # which the run would write, or make
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    more = {
+        "resume": ["run", *small, "--ckpt_path=last", "--trainer.max_epochs=2"],
+        "named": ["run", *small, "--trainer.version=0"],
+        "in place": ["calibrate", f"--ckpt_path={run}/checkpoints/last.ckpt", "--in_place=true"],
+    }[command]
+    status, err = ends([*more, f"--trainer.default_root_dir={tmp_path}"], capsys)
+    assert status == 2
+    assert f"{name} is a link that leads out of its run folder" in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_is_gone_on_with_by_one_process(small, small_run, tmp_path, capsys):
+    run = tmp_path / "lightning_logs" / "default" / "version_0"
+    shutil.copytree(small_run, run)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    more = ["--ckpt_path=last", "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}"]
+    other = os.open(run, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    status, err = ends(["run", *small, *more], capsys)
+    os.close(other)
+    assert status == 2
+    assert f"another process trains in {run}" in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -257,3 +258,19 @@ def test_pickles_are_not_opened(table, tmp_path):
     assert zipfile.is_zipfile(tmp_path / "evaluation.npz")
     with pytest.raises(UserError, match="allow_pickle=False"):
         PredictionTable.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["logits", "predicted_class", "nll", "class_names", "groups", "threshold"])
+def test_an_array_larger_than_any_run_s_is_not_unpacked(table, tmp_path, name):
+    table.save(tmp_path)
+    path = tmp_path / "evaluation.npz"
+    with np.load(path) as arrays:
+        kept = dict(arrays)
+    kept[name] = np.zeros(2**27, np.uint8)
+    np.savez_compressed(path, **kept)
+    assert path.stat().st_size < 2**18
+    tracemalloc.start()
+    with pytest.raises(UserError, match=rf"is damaged \({name} would unpack to 134,217,856 bytes"):
+        PredictionTable.load(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24  # numpy tells tracemalloc of its arrays
+    tracemalloc.stop()

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.caption import Caption, read_caption
+from osr_lightning.evaluation.compare import compare
 from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.report import write as report
@@ -533,3 +534,55 @@ def test_the_command(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+# a stranger's run folder ------------------------------------------------------------------------------
+
+KEY = "-----BEGIN PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("report.html", "figures", "figures/roc.png", "config.yaml", "metrics.csv", "checkpoints/best.ckpt"),
+        *("results.json", "predictions.csv", "evaluation.npz"),
+    ],
+)
+def test_no_link_out_of_a_run_folder_is_read_or_written_through(name, tmp_path):
+    make_run(tmp_path / "run", make_table())
+    for folder in ("figures", "checkpoints"):
+        (tmp_path / "run" / folder).mkdir()
+    place, kept = tmp_path / "run" / name, tmp_path / "kept"
+    if name == "figures":
+        place.rmdir()
+        kept.mkdir()
+        (kept / "id.png").write_text(KEY)
+    elif place.exists():
+        place.replace(kept)  # so that only the link is wrong
+    else:
+        kept.write_text(KEY)
+    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    place.symlink_to(kept)
+    for ask in (
+        lambda: report.write_report(tmp_path / "run"),
+        lambda: compare([tmp_path / "run"], tmp_path),
+    ):
+        with pytest.raises(UserError, match=rf"run/{name} is a link that leads out of its run folder"):
+            ask()
+    place.unlink()
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_pages_take_the_place_of_links(tmp_path):
+    make_run(tmp_path / "run", make_table())
+    (tmp_path / "run" / "config.yaml").write_text("seed: 1")
+    (tmp_path / "run" / "report.html").symlink_to("config.yaml")
+    (tmp_path / "key").write_text(KEY)
+    (tmp_path / "out").mkdir()
+    for name in ("comparison.html", "comparison.csv"):
+        (tmp_path / "out" / name).symlink_to(tmp_path / "key")
+    report.write_report(tmp_path / "run")
+    compare([tmp_path / "run"], tmp_path / "out")
+    assert (tmp_path / "run" / "config.yaml").read_text() == "seed: 1"
+    assert (tmp_path / "key").read_text() == KEY
+    assert not any(path.is_symlink() for path in tmp_path.rglob("*"))

@@ -288,3 +288,12 @@ def test_the_home_of_nobody_is_a_name_like_any_other():
     assert found.path == Path("~no-such-user/a.png")
     with pytest.raises(UserError, match=r"There is no folder .*~no-such-user"):
         load_source("folder:~no-such-user", "train", root=Path("."))
+
+
+def test_a_list_that_contains_itself_is_no_list_of_images(tmp_path):
+    Image.new("L", (2, 2)).save(tmp_path / "a.png")
+    images: list[object] = [tmp_path / "a.png"]
+    assert list(expand([[[images]]])) == [tmp_path / "a.png"]
+    images.append(images)
+    with pytest.raises(UserError, match="does one contain itself"):
+        list(expand(images))

@@ -5,7 +5,9 @@ import io
 import os
 import pickle
 import shutil
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from PIL import Image
 from osr_lightning import load
 from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError, one_line
+from osr_lightning.recogniser import checkpoint
+from osr_lightning.training.module import MCDropoutClassifier
 
 QUICK = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 QUICK += ["--evaluation.figures=false", "--evaluation.projector_points=0", "--evaluation.bootstrap=2"]
@@ -321,3 +325,129 @@ def test_nothing_is_downloaded_into_a_folder_that_the_checkpoint_alone_names(
     assert f"mnist is missing in {elsewhere}, which the checkpoint names" in capsys.readouterr().err
     assert main([*words, f"--data.root={elsewhere}"]) == 2
     assert "cannot be downloaded" in capsys.readouterr().err
+
+
+# what it claims ---------------------------------------------------------------------------------------
+
+
+def of_recipe(**changes):
+    """A change of a checkpoint: of its recipe's parts."""
+
+    def change(saved):
+        recipe = saved["recogniser"]["recipe"]
+        found = {name: value(recipe) if callable(value) else value for name, value in changes.items()}
+        return with_part(saved, ("recogniser", "recipe"), recipe | found)
+
+    return change
+
+
+def of_network(name: str, size: int = 28, **arguments):
+    """The same of its network, and of the images' size."""
+    change = of_recipe(network={"class_path": name, "init_args": arguments})
+    return lambda saved: with_part(change(saved), ("recogniser", "facts", "image_size"), size)
+
+
+def of_part(*path: str, value: object):
+    return lambda saved: with_part(saved, path, value)
+
+
+def ensemble_of(count: int, **member):
+    return of_recipe(sampler="ensemble", members=lambda recipe: [recipe | member] * count)
+
+
+def own_weights(saved):
+    more = dict.fromkeys(map(str, range(100)), torch.zeros(10**5))
+    return with_part(saved, ("state_dict",), saved["state_dict"] | more)
+
+
+def laughs(levels: int) -> object:
+    value: object = ["ha"]
+    for _ in range(levels):
+        value = [value] * 10
+    return value
+
+
+ENDLESS: list[object] = []
+ENDLESS.append(ENDLESS)
+SMALL = {"channels": [2, 3], "hidden": 5}
+WEIGHT = ("state_dict", "recogniser.sampler.network.trunk.0.weight")
+LARGER = "larger network than it has weights"
+CLAIMS = {
+    "wide": (of_network("MCDropoutCNN", **SMALL | {"hidden": 10**6}), LARGER),
+    "deep": (of_network("ConvNet", channels=[1] * 10**4), LARGER),
+    "torchvision's": (of_network("vgg19"), LARGER),
+    "one that meta tensors cannot build": (of_network("regnet_y_128gf"), LARGER),
+    "a large picture": (of_network("ConvNet", 4096, channels=[130]), "GiB for two images of 4096 pixels"),
+    "samples": (of_recipe(num_samples=100_000), "at most 10,000"),
+    "members": (ensemble_of(10_000), "has 10,000 members"),
+    "members of members": (
+        ensemble_of(900, sampler="ensemble", members=[{"sampler": "single"}] * 900),
+        "parts, of which it holds",
+    ),
+    "large members": (
+        ensemble_of(100, network={"class_path": "ConvNet", "init_args": {"channels": [32, 64]}}),
+        "its networks have at least",
+    ),
+    "itself in the recipe": (of_recipe(members=ENDLESS), "contains itself"),
+    "itself in the settings": (of_part("hyper_parameters", "detectors", value=ENDLESS), "contains itself"),
+    "itself in the data": (
+        of_part("datamodule_hyper_parameters", "unknown", value=ENDLESS),
+        "contains itself",
+    ),
+    "laughs": (of_part("hyper_parameters", "detectors", value=laughs(12)), "parts, of which it holds"),
+    "one number": (of_part(*WEIGHT, value=torch.zeros(1).expand(10**6, 10**3)), "its weights have 4,000"),
+    "one number in all": (own_weights, "its weights have 40,"),
+    "no numbers": (of_part(*WEIGHT, value=torch.zeros(2, 1, 5, 5, device="meta")), "of another kind"),
+}
+
+
+@pytest.mark.parametrize("kind", CLAIMS)
+def test_a_checkpoint_takes_no_more_than_it_holds(kind, saved, tmp_path, monkeypatch):
+    change, said = CLAIMS[kind]
+    path = write(change(saved), tmp_path / "a.ckpt")
+    assert path.stat().st_size < 2**20
+
+    def build(*args, **kwargs):
+        raise AssertionError("a network was built")
+
+    if kind != "samples":
+        monkeypatch.setattr("osr_lightning.recogniser.checkpoint.build_network", build)
+    with pytest.raises(UserError, match=said):
+        load(path)
+    if "members" not in kind and kind != "samples":  # these are taken from the settings
+        with pytest.raises(UserError, match=said):
+            MCDropoutClassifier.load_from_checkpoint(path)
+
+
+def test_what_a_checkpoint_takes_is_little(saved, tmp_path):
+    """Of whole processes, as neither Python nor torch tells of memory that torch asks for."""
+    peaks = []
+    for hidden in (5, 10**6):
+        write(of_network("MCDropoutCNN", **SMALL | {"hidden": hidden})(saved), tmp_path / "a.ckpt")
+        script = (
+            "import resource, sys; import osr_lightning\n"
+            "try: osr_lightning.load(sys.argv[1])\n"
+            "except ValueError: pass\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "a.ckpt"], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout) / 2**10)
+    assert peaks[1] < peaks[0] + 100
+
+
+def test_what_is_no_file_or_unpacks_to_more_is_refused(saved, tmp_path):
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    write(saved, tmp_path / "a.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.ckpt") as kept,
+        zipfile.ZipFile(tmp_path / "packed.ckpt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for info in kept.infolist():
+            packed.writestr(info.filename, kept.read(info) + bytes(2**20 if info.filename[-1] == "0" else 0))
+    for name, said in {"pipe.ckpt": "is no file", "packed.ckpt": "would unpack to"}.items():
+        with pytest.raises(UserError, match=said):
+            load(tmp_path / name)
+        with pytest.raises(UserError, match=said):
+            checkpoint.read(tmp_path / name)

@@ -2,14 +2,19 @@
 
 import csv
 import json
+import multiprocessing
 import re
 import statistics
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 from quick import FAST as _FAST
 
 from osr_lightning.__main__ import main
+from osr_lightning.atomic_write import only_one
 from osr_lightning.cli.arguments import split_words, value_of
 from osr_lightning.cli.study import build_parser
 from osr_lightning.data.class_splits import ARPL, NEAL, known_classes
@@ -24,7 +29,7 @@ from osr_lightning.evaluation.run_groups import (
     means,
     run_measures,
 )
-from osr_lightning.studies.study import plan_runs, shard
+from osr_lightning.studies.study import plan_runs, run_study, shard
 
 FAST = [*_FAST, "--trainer.max_epochs=1", "--model.alpha=0.1"]
 
@@ -224,3 +229,69 @@ def test_measures_leave_out_what_is_undefined():
         {"score": {"name": "msp"}, "open_set": {"auroc": None, "oscr": 0.5}, "closed_set": None}
     )
     assert found == {MeasureKey("oscr", "", "all"): 0.5}
+
+
+def holding(folder: Path, held, done) -> None:
+    with only_one(folder, wait=False) as alone:
+        held.put(alone)
+        done.get(timeout=60)
+
+
+def test_one_process_is_alone_in_a_folder_until_it_ends(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, done = context.Queue(), context.Queue()
+    other = context.Process(target=holding, args=(tmp_path, held, done))
+    other.start()
+    assert held.get(timeout=60)
+    with only_one(tmp_path, wait=False) as alone:
+        assert not alone
+    other.kill()
+    with only_one(tmp_path, wait=True) as alone, only_one(tmp_path, wait=False) as again:
+        assert alone
+        assert again  # a study and its training are one process
+    other.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_studies_of_one_name_train_every_seed_once(tiny_root, configs, tmp_path):
+    trained: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def train(arguments: list[str]) -> None:
+        folder = tmp_path / "lightning_logs" / "s" / value_of(arguments, "--trainer.version")
+        trained.append(folder.name)
+        if len(trained) == 1:
+            begun.set()
+            go_on.wait(60)
+        (folder / "results.json").write_text('{"schema_version": 2}')
+        (folder / "report.html").write_text("")
+
+    runs = plan_runs(configs, [0, 1], None, "s", [], root=tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from osr_lightning.studies.study import plan_runs, run_study\n"
+        "root, *configs = map(Path, sys.argv[1:])\n"
+        "runs = plan_runs(configs, [0, 1], None, 's', [], root=root)\n"
+        "def train(arguments):\n"
+        "    version = next(a.partition('=')[2] for a in arguments if a.startswith('--trainer.version='))\n"
+        "    folder = root / 'lightning_logs' / 's' / version\n"
+        "    (folder / 'other').touch()\n"
+        "    (folder / 'results.json').write_text('{\"schema_version\": 2}')\n"
+        "    (folder / 'report.html').write_text('')\n"
+        "run_study(runs, runs, train)\n"
+    )
+    first = threading.Thread(target=run_study, args=(runs, runs, train))
+    first.start()
+    assert begun.wait(60)
+    words = [sys.executable, "-u", "-c", script, tmp_path, *configs]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as second:
+        said = ""
+        while "waiting for" not in said:
+            said += second.stdout.readline()
+        go_on.set()
+        said += second.stdout.read()
+    first.join(60)
+    assert second.returncode == 0
+    others = {path.parent.name for path in tmp_path.glob("lightning_logs/s/*/other")}
+    assert "run 1 of 4: plain-seed0, another process trains it" in said
+    assert trained == ["plain-seed0"]
+    assert others == {"plain-seed1", "mc-seed0", "mc-seed1"}

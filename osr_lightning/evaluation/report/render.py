@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from osr_lightning.atomic_write import refuse_outside
 from osr_lightning.errors import UserError
 
 NOTHING = "-"  # in place of what the images left undefined
@@ -25,13 +26,15 @@ def read_results(run_dir: Path) -> dict[str, Any]:
         run_dir: a run folder of ``osr run`` or ``osr test``.
 
     Raises:
-        UserError: if the folder or the file is missing, or the file does not hold results.
+        UserError: if the folder or the file is missing, the file does not hold results, or the folder holds
+            a link that leads out of it.
     """
     path = run_dir / "results.json"
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is no run folder: it does not exist; give one that 'osr test' wrote")
     if not path.is_file():
         raise UserError(f"{run_dir} is no run folder: it has no results.json; write one with 'osr test'")
+    refuse_outside(run_dir)
     try:
         results = _plain(json.loads(path.read_text(encoding="utf-8")))
         if isinstance(results, dict):
