@@ -307,7 +307,7 @@ def changed(exported, path, change):
 
 def endless(model):
     """Its score comes out of a loop that never ends."""
-    value, double = helper.make_tensor_value_info, TensorProto.DOUBLE
+    value = helper.make_tensor_value_info
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["x"], ["y"])],
         "body",
