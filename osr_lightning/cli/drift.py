@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,13 +68,7 @@ def _of_graph(path: str, score: str | None) -> Reference:
 
     graph = ExportedRecogniser(path)
     graph.decide_by(score)
-    record = graph.threshold.record
-    try:
-        values = {field.name: record[field.name] for field in fields(Calibration)}
-        values["known_scores"] = tuple(map(float, values["known_scores"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); export it again") from error
-    return Reference(graph.threshold.score, Calibration(**values))
+    return Reference(graph.threshold.score, graph.threshold.record)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import logging
 import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, one_line
 
 _DRAIN_SECONDS = 30
-_CONNECTIONS = 512  # at a time; each takes a file descriptor
+_LAST_SECONDS = 2  # that a thread has for what it is at, once all is answered or given up
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)"
     )
     parser.add_argument("--port", type=int, default=8000, help="0 for any (default: %(default)s)")
+    parser.add_argument(
+        "--allowed_hosts",
+        nargs="+",
+        metavar="NAME",
+        help="by which it may be asked, as their Host says, beside localhost (default: localhost alone where "
+        "only this machine is served, else any)",
+    )
     add_decision(parser)
     parser.add_argument(
         "--max_body", type=float, default=16, metavar="MIB", help="of a request (default: 16)"
@@ -105,23 +115,45 @@ def main(arguments: Sequence[str]) -> None:
             wait_seconds=options.wait_ms / 1000,
         )
         config = uvicorn.Config(
-            build_app(backend, limits, options.workers),
+            build_app(backend, limits, options.workers, _hosts(options.allowed_hosts, listener)),
             http=PatientProtocol,
             ws="none",
             log_level=logging.WARNING,
             access_log=False,  # /metrics counts requests
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_DRAIN_SECONDS,
         )
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        print(
-            f"{options.ckpt_path} on {address} ({backend.spec}); Ctrl-C ends it", file=sys.stderr, flush=True
-        )
+        told = one_line(f"{options.ckpt_path} on {address} ({backend.spec}); Ctrl-C ends it")
+        print(told, file=sys.stderr, flush=True)
         Server(config).run([listener])
+        _end_threads()
         print("ended", file=sys.stderr)
+
+
+def _hosts(allowed: Sequence[str] | None, listener: socket.socket) -> set[str] | None:
+    """The names by which the server may be asked, in lower case; any if None.
+
+    A page of another name, which its owner has lead to this machine, could otherwise read what is served to
+    this machine alone.
+    """
+    if allowed is not None:
+        return {name.lower().rstrip(".") for name in allowed}
+    return set() if ipaddress.ip_address(listener.getsockname()[0]).is_loopback else None
+
+
+def _end_threads() -> None:
+    """End this process soon, even where a thread never comes to its end: Python would wait for it."""
+    end = time.monotonic() + _LAST_SECONDS
+    others = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    for thread in others:
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread in others):
+        timer = threading.Timer(_LAST_SECONDS, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
 
 
 def _listen(host: str, port: int) -> socket.socket:

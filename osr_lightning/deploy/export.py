@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from osr_lightning.atomic_write import replacing
-from osr_lightning.deploy.onnx_runtime import DECISION, INPUTS, SPEC, ExportedRecogniser
+from osr_lightning.deploy.onnx_runtime import DECISION, INPUTS, SPEC, ExportedRecogniser, import_onnxruntime
 from osr_lightning.errors import Failure, UserError
 from osr_lightning.models.mc_dropout import MCDropout
 from osr_lightning.recogniser.prediction import OUTPUTS
@@ -144,11 +144,11 @@ def _traced(recogniser: Recogniser, images: NDArray[np.uint8]) -> ExportedProgra
 def _write_onnx(program: ExportedProgram, recogniser: Recogniser, target: Path) -> None:
     try:
         import onnx
-        import onnxruntime
         import onnxscript  # noqa: F401
+
+        import_onnxruntime()
     except ImportError as error:
         raise UserError("export to .onnx needs its extra: pip install 'osr_lightning[export]'") from error
-    onnxruntime.set_default_logger_severity(3)  # errors
     with _quiet():
         made = torch.onnx.export(
             program,
@@ -302,6 +302,8 @@ def quantise(path: Path, images: NDArray[np.uint8]) -> None:
         images: known ones, prepared, ``(N, C, size, size)``; the ranges of activations are those seen here.
     """
     import onnx
+
+    import_onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Batches(CalibrationDataReader):  # type: ignore[misc]

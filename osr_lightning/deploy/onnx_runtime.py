@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from osr_lightning.data_spec import DataSpec
+from osr_lightning.deploy.onnx_file import check_graph
 from osr_lightning.errors import UserError
 from osr_lightning.images import pixels
 from osr_lightning.images.pixels import ImageLike
 from osr_lightning.recogniser.prediction import OUTPUTS, Answers, Prediction, predictions
+from osr_lightning.scoring.calibration import Calibration, read_record
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -34,18 +41,57 @@ class Decision:
     Attributes:
         score: its name.
         value: the threshold; another may be set.
-        record: where the calibrated one came from, as in ``results.json``.
+        record: where the calibrated one came from.
     """
 
     score: str
     value: float
-    record: Mapping[str, Any]
+    record: Calibration
+
+
+def import_onnxruntime() -> ModuleType:
+    """The library, which tells nobody of its use and says nothing on standard error but errors.
+
+    From 1.29 on it reports each use to its maker, and keeps a number for the device in the user's cache; once
+    it is imported that cannot be taken back.
+
+    Raises:
+        ImportError: where it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    with _without_warnings():
+        import onnxruntime
+    onnxruntime.disable_telemetry_events()  # on Windows, and where it was imported before
+    onnxruntime.set_default_logger_severity(3)  # errors
+    return cast("ModuleType", onnxruntime)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Without the warnings of onnxruntime's import about devices: it reads no option before."""
+    if "onnxruntime" in sys.modules or not hasattr(os, "dup"):
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(kept, 2)
+                file.seek(0)
+                rest = [line for line in file if b"[W:onnxruntime:" not in line]
+                os.write(2, b"".join(rest))
+    finally:
+        os.close(kept)
 
 
 class ExportedRecogniser:
     """A graph that ``osr export`` wrote, with the questions of `Recogniser`.
 
-    Several threads may ask at once.
+    Several threads may ask at once. It can be copied, pickled, and asked in a process that was forked.
 
     Args:
         path: of an ``.onnx`` file.
@@ -61,18 +107,20 @@ class ExportedRecogniser:
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
         try:
-            import onnxruntime
+            import_onnxruntime()
         except ImportError as error:
             raise UserError(f"{path} needs onnxruntime: pip install onnxruntime") from error
         if not os.path.isfile(path):
             raise UserError(f"there is no file {path}")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        options.intra_op_num_threads = threads or 0
+        self._graph, self._threads = Path(path).read_bytes(), threads
         try:
-            self.session: InferenceSession = onnxruntime.InferenceSession(
-                os.fspath(path), options, providers=["CPUExecutionProvider"]
-            )
+            check_graph(self._graph)
+        except UserError as error:
+            raise UserError(f"{path} {error}: it is not run; export it again") from error
+        except ValueError as error:
+            raise UserError(f"{path} is no ONNX graph ({error}); export it again") from error
+        try:
+            self._open()
         except Exception as error:  # of a dozen kinds of its own
             raise UserError(f"{path} is no ONNX graph that onnxruntime can run; export it again") from error
         kept = self.session.get_modelmeta().custom_metadata_map
@@ -80,11 +128,48 @@ class ExportedRecogniser:
         if given != OUTPUTS or not {SPEC, DECISION} <= set(kept):
             raise UserError(f"{path} was not written by osr export; export a checkpoint with it")
         try:
-            self.spec = DataSpec.from_dict(json.loads(kept[SPEC]))
-            record = json.loads(kept[DECISION])
-            self.threshold = Decision(str(record["score"]), float(record["value"]), record)
-        except (UserError, KeyError, TypeError, ValueError) as error:
+            self.spec = DataSpec.from_dict(_read(kept[SPEC]))
+            decision = _read(kept[DECISION])
+            record = read_record(decision)
+            self.threshold = Decision(_name(decision["score"]), record.value, record)
+            self._check_answers()
+        except (UserError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); export it again") from error
+
+    def _open(self) -> None:
+        """Make onnxruntime ready, in this process."""
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = self._threads or 0
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # the one that was checked
+        self.session: InferenceSession = onnxruntime.InferenceSession(
+            self._graph, options, providers=["CPUExecutionProvider"]
+        )
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of: onnxruntime's part is made ready again."""
+        return {name: value for name, value in vars(self).items() if name not in ("session", "_process")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a copy is made of."""
+        self.__dict__ |= state
+        self._open()
+
+    def _check_answers(self) -> None:
+        """Ask about one black image, as the metadata may belong to another graph.
+
+        Raises:
+            UserError: where the answer is none.
+        """
+        images = self.session.get_inputs()[0]
+        fixed = [size for size in images.shape[1:] if isinstance(size, int)]
+        if fixed != list(self.spec.input_shape):
+            raise UserError(
+                f"its images have the shape {fixed}, its metadata says {list(self.spec.input_shape)}"
+            )
+        self._run(np.zeros((1, *self.spec.input_shape), np.uint8))
 
     @property
     def score_names(self) -> list[str]:
@@ -122,15 +207,41 @@ class ExportedRecogniser:
         return Answers(**answers, scores={self.threshold.score: answers["score"]})
 
     def _run(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        if self._process != os.getpid():  # the threads of a session stay in the process that it was made in
+            _left.append(self.session)
+            self._open()
         threshold = np.array(self.threshold.value, np.float64)
         parts = []
         for start in range(0, max(1, len(images)), _AT_ONCE):
             some = images[start : start + _AT_ONCE]
             filled = np.zeros((_AT_ONCE, *self.spec.input_shape), np.uint8)
             filled[: len(some)] = some
-            found = self.session.run(OUTPUTS, dict(zip(INPUTS, (filled, threshold), strict=True)))
+            try:
+                found = self.session.run(OUTPUTS, dict(zip(INPUTS, (filled, threshold), strict=True)))
+            except Exception as error:  # of a dozen kinds of its own
+                detail = " ".join(str(error).split())[:200]
+                raise UserError(f"the graph cannot be run ({detail}); export it again") from error
+            self._check(found)
             parts.append([values[: len(some)] for values in found])
         return [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+    def _check(self, found: Sequence[NDArray[Any]]) -> None:
+        """Refuse what no answer is.
+
+        Raises:
+            UserError: naming the output.
+        """
+        classes = self.spec.num_classes
+        for name, values in zip(OUTPUTS, found, strict=True):
+            shape = (_AT_ONCE, classes) if name == "probabilities" else (_AT_ONCE,)
+            kind = _KINDS.get(name, np.dtype(np.float64))
+            if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != kind:
+                raise UserError(
+                    f"the graph's {name} are not {kind} of the shape {list(shape)} for {_AT_ONCE} images of "
+                    f"{classes} classes; export it again"
+                )
+        if not ((found[0] >= 0) & (found[0] <= classes)).all():
+            raise UserError(f"the graph's prediction is no number in 0 .. {classes}; export it again")
 
     def predict(self, images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> list[Prediction]:
         """Name what is in each image, or call it unknown.
@@ -147,3 +258,30 @@ class ExportedRecogniser:
             UserError: naming the first that is no image or cannot be read.
         """
         return predictions(self, images, recursive)
+
+
+_KINDS = {"prediction": np.dtype(np.int64), "unknown": np.dtype(np.bool_)}  # others are float64
+_left: list[
+    object
+] = []  # sessions of the process that this one was forked from: ending them would wait for ever
+
+
+def _read(text: str) -> dict[str, Any]:
+    """A mapping that was written as JSON.
+
+    Raises:
+        UserError: where it is none.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"its metadata is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError("its metadata is no mapping")
+    return found
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise UserError("its score has no name")
+    return value

@@ -5,7 +5,9 @@ It is what is trained, loaded, asked, exported and served. Neither Lightning nor
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -78,6 +80,7 @@ class Recogniser(nn.Module):
 
     def standardise(self, images: Tensor) -> Tensor:
         """Pixels ``(B, C, H, W)`` uint8 -> the network's input, in the precision of its weights."""
+        _one_thread_after_fork()  # whatever is computed begins here
         weight = next(self.sampler.parameters())
         return tensors.standardise(images, self.spec.mean, self.spec.std).to(weight.dtype)
 
@@ -201,6 +204,16 @@ class Recogniser(nn.Module):
             UserError: naming the first that is no image or cannot be read.
         """
         return predictions(self, images, recursive)
+
+
+@functools.cache
+def _one_thread_after_fork() -> None:
+    """Let torch work with one thread in processes that are forked from now on.
+
+    Its threads stay in this process: one that is forked once they have worked would wait for them for ever.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def _layers(detectors: Iterable[Detector]) -> tuple[str, ...]:

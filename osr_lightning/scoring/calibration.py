@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -65,6 +65,60 @@ class Calibration:
         """All but the scores: what ``results.json`` and ``calibration.json`` hold."""
         names = [field.name for field in fields(self) if field.name != "known_scores"]
         return {name: getattr(self, name) for name in names}
+
+
+class NotFinite(TypeError):
+    """A threshold that is no finite number."""
+
+
+def read_record(values: object) -> Calibration:
+    """A record that was written as plain values; what it does not know is left out.
+
+    Raises:
+        NotFinite: where the threshold is NaN or infinite.
+        TypeError: where the values are none of a record.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"a calibration record is no {type(values).__name__}")
+    names = {field.name for field in fields(Calibration)}
+    record = Calibration(**{name: value for name, value in values.items() if name in names})
+    if isinstance(record.value, float) and not math.isfinite(record.value):
+        raise NotFinite("a threshold that is no finite number")
+    right = {
+        "value": is_finite(record.value),
+        "method": record.method in get_args(CalibrationMethod),
+        "target": record.target is None or isinstance(record.target, dict) or is_finite(record.target),
+        "calibrated_on": isinstance(record.calibrated_on, str),
+        "optimistic": isinstance(record.optimistic, bool),
+        "guarantee": isinstance(record.guarantee, str),
+        "count_known": _is_count(record.count_known),
+        "count_unknown": _is_count(record.count_unknown),
+        "rejected_known": _is_share(record.rejected_known),
+        "rejected_unknown": _is_share(record.rejected_unknown),
+        "known_scores": isinstance(record.known_scores, (tuple, list))
+        and all(isinstance(score, float) and not math.isnan(score) for score in record.known_scores),
+    }
+    if wrong := [name for name, fits in right.items() if not fits]:
+        raise TypeError(f"the threshold's {wrong[0]} is {str(getattr(record, wrong[0]))[:80]}")
+    return replace(record, value=float(record.value), known_scores=tuple(record.known_scores))
+
+
+def is_finite(value: object) -> bool:
+    """Whether this is a number, and a finite one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_share(value: object) -> bool:
+    return value is None or (is_finite(value) and 0 <= value <= 1)  # type: ignore[operator]
 
 
 def known_quantile(known_scores: Floats, alpha: float) -> float:

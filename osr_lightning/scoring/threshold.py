@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
-from typing import Any, get_args
+from dataclasses import asdict
+from typing import Any
 
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
-from osr_lightning.scoring.calibration import Calibration, CalibrationMethod, fixed_calibration
+from osr_lightning.scoring.calibration import (
+    Calibration,
+    NotFinite,
+    fixed_calibration,
+    is_finite,
+    read_record,
+)
 from osr_lightning.scoring.decision import is_unknown
 
 
@@ -30,7 +35,7 @@ class Threshold(nn.Module):
 
     def __init__(self, score: str, fixed: float | None = None) -> None:
         super().__init__()
-        if fixed is not None and not _is_finite(fixed):
+        if fixed is not None and not is_finite(fixed):
             raise UserError(f"a threshold is a finite number, not {fixed!r}")
         self.score = score
         self.fixed = None if fixed is None else float(fixed)
@@ -82,50 +87,11 @@ def read_records(state: object) -> dict[str, Calibration]:
     Raises:
         UserError: where they are damaged.
     """
-    known = {field.name for field in fields(Calibration)}
     try:
         if not isinstance(state, Mapping):
             raise TypeError
-        records = {
-            str(name): Calibration(**{key: value for key, value in record.items() if key in known})
-            for name, record in state["records"].items()
-        }
-        for record in records.values():
-            _check(record)
-        records = {
-            name: replace(record, value=float(record.value), known_scores=tuple(record.known_scores))
-            for name, record in records.items()
-        }
+        return {str(name): read_record(record) for name, record in state["records"].items()}
+    except NotFinite as error:
+        raise UserError(f"the checkpoint has {error}; run osr calibrate") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError("the checkpoint's calibration records are damaged; run osr calibrate") from error
-    return records
-
-
-def _check(record: Calibration) -> None:
-    if isinstance(record.value, float) and not math.isfinite(record.value):
-        raise UserError("the checkpoint has a threshold that is no finite number; run osr calibrate")
-    texts = (record.method in get_args(CalibrationMethod), isinstance(record.calibrated_on, str))
-    counts = (record.count_known, record.count_unknown)
-    shares = (record.rejected_known, record.rejected_unknown)
-    right = (
-        _is_finite(record.value),
-        *texts,
-        isinstance(record.optimistic, bool),
-        isinstance(record.guarantee, str),
-        *(isinstance(count, int) for count in counts),
-        *(share is None or _is_finite(share) for share in shares),
-        isinstance(record.known_scores, (tuple, list)),
-        all(isinstance(score, float) and not math.isnan(score) for score in record.known_scores),
-        record.target is None or isinstance(record.target, dict) or _is_finite(record.target),
-    )
-    if not all(right):
-        raise TypeError
-
-
-def _is_finite(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False

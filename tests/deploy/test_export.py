@@ -1,9 +1,13 @@
 """`osr export`: graphs that decide as their recogniser, and are asked without torch."""
 
+import copy
 import csv
 import io
 import json
+import os
+import pickle
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -20,6 +24,7 @@ from osr_lightning.__main__ import main
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy import export as export_check
 from osr_lightning.deploy.export import Graph, compare, compare_int8, example_images, export
+from osr_lightning.deploy.onnx_file import check_graph
 from osr_lightning.deploy.onnx_runtime import OUTPUTS
 from osr_lightning.errors import Failure, UserError
 from osr_lightning.scoring.detectors import DETECTORS
@@ -249,16 +254,236 @@ def test_other_files_are_told(tmp_path):
         load(tmp_path / "other.onnx")
 
 
+def spec_with(**changes):
+    return json.dumps(SPEC.to_dict() | changes)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("facts", "{}"), ("facts", "["), ("decision", '{"score": "fisher"}'), ("decision", "[]")],
+    [
+        ("facts", "{}"),
+        ("facts", "["),
+        ("facts", "[" * 100_000),
+        ("facts", spec_with(image_size=28)),
+        ("facts", spec_with(image_size=-1)),
+        ("facts", spec_with(channels=1, mean=[0.5], std=[0.2])),
+        ("facts", spec_with(classes=["cat", "dog"])),
+        ("facts", spec_with(classes=[f"{k}" for k in range(10)])),
+        ("facts", spec_with(mean=[float("nan")] * 3)),
+        ("decision", '{"score": "fisher"}'),
+        ("decision", "[]"),
+        ("decision", "{" * 50_000),
+        ("decision", {"value": float("nan")}),
+        ("decision", {"value": float("inf")}),
+        ("decision", {"value": "1"}),
+        ("decision", {"value": True}),
+        ("decision", {"value": 10**400}),
+        ("decision", {"score": 3}),
+        ("decision", {"count_known": -5}),
+        ("decision", {"count_unknown": "many"}),
+        ("decision", {"rejected_known": 1.5}),
+        ("decision", {"method": ["fixed"]}),
+        ("decision", {"known_scores": [None]}),
+    ],
+    ids=str,
 )
 def test_damaged_metadata_is_told(exported, tmp_path, key, value):
     model = onnx.load(exported)
-    next(prop for prop in model.metadata_props if prop.key == key).value = value
+    kept = next(prop for prop in model.metadata_props if prop.key == key)
+    kept.value = json.dumps(json.loads(kept.value) | value) if isinstance(value, dict) else value
     onnx.save(model, tmp_path / "a.onnx")
-    with pytest.raises(UserError, match=r"a.onnx is damaged .*; export it again"):
+    with pytest.raises(UserError, match=r"a.onnx is damaged .*; export it again") as caught:
         load(tmp_path / "a.onnx")
+    assert len(str(caught.value)) < 400
+
+
+def changed(exported, path, change):
+    """The graph with a change, under another name."""
+    model = onnx.load(exported)
+    change(model)
+    onnx.save(model, path)
+    return path
+
+
+def endless(model):
+    """Its score comes out of a loop that never ends."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["x"], ["y"])],
+        "body",
+        [
+            value("i", TensorProto.INT64, []),
+            value("go", TensorProto.BOOL, []),
+            value("x", TensorProto.DOUBLE, []),
+        ],
+        [value("on", TensorProto.BOOL, []), value("y", TensorProto.DOUBLE, [])],
+    )
+    true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
+    model.graph.initializer.append(true)
+    model.graph.node.insert(0, helper.make_node("Loop", ["", "true", "threshold"], ["never"], body=body))
+
+
+def elsewhere(model):
+    weight = next(one for one in model.graph.initializer if len(one.dims) > 1)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../../etc/passwd")
+
+
+def of_another_domain(model):
+    model.graph.node.append(helper.make_node("Inverse", ["score"], ["x"], domain="com.microsoft"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def with_a_function(model):
+    node = helper.make_node("Identity", ["a"], ["b"])
+    model.functions.append(helper.make_function("own", "F", ["a"], ["b"], [node], model.opset_import))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (endless, "has an operator Loop with a graph of its own, which may never end"),
+        (elsewhere, "has weights in another file"),
+        (of_another_domain, "has an operator com.microsoft.Inverse"),
+        (with_a_function, "has functions of its own"),
+        (lambda model: model.training_info.add(), "has instructions for training"),
+        (lambda model: model.graph.sparse_initializer.add(), "has sparse weights"),
+    ],
+)
+def test_a_graph_is_looked_at_before_it_is_run(exported, tmp_path, monkeypatch, change, said):
+    path = changed(exported, tmp_path / "a.onnx", change)
+    monkeypatch.setattr("onnxruntime.InferenceSession", None)  # is not reached
+    with pytest.raises(UserError, match=f"a.onnx {said}.*: it is not run; export it again"):
+        load(path)
+
+
+def test_every_cut_of_a_file_is_refused(exported, tmp_path):
+    content = exported.read_bytes()
+    for length in (0, 1, 7, len(content) // 2, len(content) - 1):
+        (tmp_path / "a.onnx").write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"a.onnx (is no ONNX graph|was not written by)"):
+            load(tmp_path / "a.onnx")
+
+
+def test_a_prediction_that_no_class_has_is_refused(exported, tmp_path):
+    def further(model):
+        node = next(node for node in model.graph.node if "prediction" in node.output)
+        node.output[0] = "before"
+        model.graph.initializer.append(helper.make_tensor("nine", TensorProto.INT64, [], [9]))
+        model.graph.node.append(helper.make_node("Add", ["before", "nine"], ["prediction"]))
+
+    with pytest.raises(UserError, match=r"prediction is no number in 0 \.\. 3"):
+        load(changed(exported, tmp_path / "a.onnx", further))
+
+
+def test_the_reader_takes_numbers_as_protobuf_does():
+    # the tag of a graph, 58, with bits that protobuf drops; and a node with a graph of its own in it
+    own = (
+        bytes([7 << 3 | 2])
+        + bytes([10])
+        + bytes([1 << 3 | 2, 8, 4 << 3 | 2, 2])
+        + b"If"
+        + b"\x2a\x02\x32\x00"
+    )
+    check_graph(b"\x08\x09")
+    with pytest.raises(UserError, match="If with a graph"):
+        check_graph(own)
+    with pytest.raises(UserError, match="If with a graph"):
+        check_graph(bytes([58 | 128, 128, 128, 128, 16]) + own[1:])
+    for cut in (b"\x3a", b"\x3a\x05\x00", b"\x3b", b"\x80" * 11, b"\x38\x01"):
+        with pytest.raises(ValueError, match=r"ends too early|no field|too long|should"):
+            check_graph(cut)
+
+
+# copies and processes -----------------------------------------------------------------------------------
+
+
+def test_an_exported_recogniser_is_copied_and_pickled(exported):
+    graph = load(exported)
+    graph.decide_by(threshold=0.25)
+    expected = graph.predict([*IMAGES[:3].transpose(0, 2, 3, 1)])
+    for copied in (copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):  # noqa: S301
+        assert copied.predict([*IMAGES[:3].transpose(0, 2, 3, 1)]) == expected
+        copied.decide_by(threshold=9.0)
+    assert graph.threshold.value == 0.25
+
+
+FORKED = """
+import multiprocessing, sys
+from osr_lightning import load
+
+def ask(path):
+    return recogniser.predict(path)
+
+recogniser = load(sys.argv[1])
+here = [recogniser.predict(path) for path in sys.argv[2:]]
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map(ask, sys.argv[2:]) == here
+    assert pool.map(recogniser.predict, sys.argv[2:]) == here
+"""
+
+
+@pytest.mark.parametrize("ending", ["ckpt", "onnx"])
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_recogniser_that_has_answered_answers_in_forked_processes(exported, tmp_path, ending):
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path, image in zip(paths, IMAGES, strict=False):
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    command = [sys.executable, "-c", FORKED, exported.with_suffix(f".{ending}"), *paths]
+    # two threads, on a machine of one core as well
+    subprocess.run(command, check=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "2"})
+
+
+# onnxruntime's own habits -------------------------------------------------------------------------------
+
+OPEN = """
+import sys, time
+from osr_lightning import load
+load(sys.argv[1])
+time.sleep(2)  # what reports does so in a thread
+"""
+
+
+def test_nobody_is_told_that_a_graph_is_loaded(exported, tmp_path):
+    # these two keep onnxruntime silent as well
+    quiet = {"ORT_DISABLE_TELEMETRY", "CI", "XDG_CACHE_HOME"}
+    env = {name: value for name, value in os.environ.items() if name not in quiet} | {"HOME": str(tmp_path)}
+    calls = tmp_path / "calls"
+    watched = (
+        ["strace", "-f", "-e", "trace=network,openat", "-o", str(calls)] if shutil.which("strace") else []
+    )
+    command = [*watched, sys.executable, "-c", OPEN, exported]
+    done = subprocess.run(command, check=True, timeout=120, env=env, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert [file for file in tmp_path.rglob("*") if file != calls] == []
+    if watched:
+        lines = calls.read_text().splitlines()
+        assert any("any.onnx" in line for line in lines)
+        assert [line for line in lines if re.search(r"AF_INET|resolv\.conf|onnxruntime\.db", line)] == []
+
+
+TALKING = """
+import os
+os.write(2, b"\\x1b[0;93m2026-01-01 [W:onnxruntime:Default, discovery.cc:1 f] no GPU\\x1b[m\\nfirst\\n")
+telemetry = os.environ["ORT_DISABLE_TELEMETRY"]
+disable_telemetry_events = lambda: print("off", telemetry)
+set_default_logger_severity = print
+"""
+
+
+def test_warnings_of_the_import_are_left_out_and_all_else_is_told(tmp_path):
+    (tmp_path / "onnxruntime.py").write_text(TALKING)
+    code = (
+        "from osr_lightning.deploy.onnx_runtime import import_onnxruntime as i; i(); import sys; "
+        "print('then', file=sys.stderr)"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=env, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("off 1\n3\n", "first\nthen\n")
+
+
+# from the command line --------------------------------------------------------------------------------
 
 
 WITHOUT = """

@@ -1,9 +1,13 @@
 """`osr serve`: the rows of `osr predict` over HTTP, whatever comes with an image and however it is sent."""
 
 import asyncio
+import base64
+import contextlib
+import gzip
 import io
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -19,10 +23,11 @@ from starlette.testclient import TestClient
 
 from osr_lightning import save
 from osr_lightning.__main__ import main
-from osr_lightning.cli.serve import _listen
+from osr_lightning.cli.serve import _hosts, _listen
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.app import build_app
 from osr_lightning.deploy.serve.batching import Batcher, Full
+from osr_lightning.deploy.serve.connections import Connections
 from osr_lightning.deploy.serve.limits import Guard, Limits
 from osr_lightning.deploy.serve.open import open_backend
 from osr_lightning.errors import UserError
@@ -124,6 +129,26 @@ def test_a_row_is_the_same_alone_and_in_company(client):
         ),
         ({"files": [("a", b"1")] * 257}, 400, "up to 256"),
         ({"content": b"no image"}, 422, "no image of a known format"),
+        ({"content": gzip.compress(b"x")}, 422, "image 0 of the request (it is compressed with gzip: send"),
+        ({"content": base64.b64encode(bytes.fromhex("89504e47") + bytes(99))}, 422, "it is base64: send"),
+        ({"content": base64.urlsafe_b64encode(b"\xff\xd8\xff\xfb" * 9)}, 422, "it is base64: send"),
+        ({"content": b"data:image/png;base64,iVBORw0K"}, 422, "it is a data: URL: send"),
+        ({"content": b' {"image": "iVBORw0K"}'}, 422, "it is JSON: send"),
+        ({"content": b"<!DOCTYPE html><p>"}, 422, "it is a web page: send"),
+        ({"content": b"PK\x03\x04" + bytes(30)}, 422, "it is a zip archive: send"),
+        (
+            {"content": b"x", "headers": {"content-encoding": "gzip"}},
+            415,
+            "Content-Encoding gzip is not taken",
+        ),
+        (
+            {
+                "content": b"5\r\nhello\r\n",
+                "headers": {"content-length": "2", "transfer-encoding": "chunked"},
+            },
+            400,
+            "both Content-Length and Transfer-Encoding",
+        ),
         ({"content": png(0)[:-200]}, 422, "Cannot read the image 0"),
         ({"content": bomb()}, 422, "12000 x 12000 pixels, more than"),
         ({"content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, 422, "PostScript"),
@@ -138,6 +163,147 @@ def test_what_cannot_be_answered_is_told_in_one_sentence(client, request_, statu
     error = response.json()["error"]
     assert said in error
     assert "\n" not in error
+
+
+def test_a_form_that_is_cut_off_anywhere_is_refused(client):
+    parts = [
+        b'--edge\r\nContent-Disposition: form-data; name="x"; filename="%d.png"\r\n\r\n%s\r\n'
+        % (seed, png(seed))
+        for seed in range(2)
+    ]
+    whole = b"".join(parts) + b"--edge--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=edge"}
+    assert len(rows_of(client.post("/predict", content=whole, headers=headers))) == 2
+    assert len(rows_of(client.post("/predict", content=whole[:-2], headers=headers))) == 2  # as some send it
+    second = len(parts[0])
+    for length in (second - 1, second, second + 20, second + 90, len(whole) - 12, len(whole) - 3):
+        refused = client.post("/predict", content=whole[:length], headers=headers)
+        assert refused.status_code == 400
+        assert "it ends before its last boundary" in refused.json()["error"]
+
+
+def test_an_image_is_decoded_once_and_never_on_the_event_loop(backend):
+    class Counting(Slow):
+        def __init__(self, backend):
+            super().__init__(backend)
+            self.go.set()
+            self.read, self.threads = self.count, []
+
+        def count(self, data, name):
+            self.threads.append(threading.current_thread().name)
+            return backend.read(data, name)
+
+    counting = Counting(backend)
+    with TestClient(build_app(counting)) as client:
+        assert client.post("/explain", content=png(0)).status_code == 200
+    assert [name.partition("_")[0] for name in counting.threads] == ["decoder"]
+
+
+def test_hosts(backend):
+    def status(app, host):
+        return TestClient(app).get("/model", headers={"host": host}).status_code
+
+    here = build_app(backend, hosts=set())
+    for host in (
+        "localhost",
+        "LOCALHOST:8000",
+        "127.0.0.1",
+        "127.9.9.9:1",
+        "[::1]",
+        "[::1]:8000",
+        "localhost.",
+    ):
+        assert status(here, host) == 200
+    for host in (
+        "evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "10.0.0.1",
+        "[::2]",
+        "a:b:c",
+        "[",
+    ):
+        assert status(here, host) == 421
+    named = build_app(backend, hosts={"osr.example"})
+    assert [status(named, host) for host in ("OSR.example:80", "127.0.0.1", "x.osr.example")] == [
+        200,
+        200,
+        421,
+    ]
+    assert status(build_app(backend), "evil.example") == 200
+    told = TestClient(here).post("/predict", headers={"host": "evil.example"}, content=png(0))
+    assert told.json()["error"].startswith("this server is not evil.example: ask for localhost")
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "hosts"),
+    [("127.0.0.1", None, set()), ("0.0.0.0", None, None), ("0.0.0.0", ["OSR.example."], {"osr.example"})],  # noqa: S104
+)
+def test_hosts_are_checked_where_only_this_machine_is_served(host, allowed, hosts):
+    with _listen(host, 0) as listener:
+        assert _hosts(allowed, listener) == hosts
+
+
+def test_a_slash_too_many_is_not_redirected(client):
+    found = client.post("/predict/", content=png(0), follow_redirects=False)
+    assert found.status_code == 404
+    assert found.json()["error"].startswith("there is no /predict/; there are: /, /predict,")
+
+
+class Line:
+    """A connection that waits or not."""
+
+    def __init__(self, waiting=True):
+        self.waiting, self.closed = waiting, False
+
+    def make_room(self):
+        self.closed = True
+
+
+def test_newcomers_take_the_place_of_the_connection_that_waited_longest():
+    connections, turned_away = Connections(most=6, of_address=3), []
+    connections.turned_away = turned_away.append
+    first = [Line(waiting=index != 0) for index in range(3)]
+    for line in first:
+        connections.made(line, "10.0.0.1")
+    further = Line()
+    connections.made(further, "10.0.0.1")
+    assert [line.closed for line in (*first, further)] == [False, True, False, False]
+    assert not connections.crowded("10.0.0.1")
+    busy = [Line(waiting=False) for _ in range(4)]
+    for line in busy:
+        connections.made(line, "2001:db8::1")
+    # none of its own waited: this network has one too many, and nobody else has to wait for that
+    assert connections.crowded("2001:db8::ffff")
+    assert not connections.crowded("10.0.0.1")
+    connections.lost(busy[0])
+    assert not connections.crowded("2001:db8::ffff")
+    # the server is full: nothing of the largest waits, so the next gives its longest waiting one up
+    connections.made(Line(), "10.0.0.2")
+    assert [line.closed for line in (*first, further)] == [False, True, True, False]
+    assert len(connections) == 6
+    connections.made(Line(), "10.0.0.2")
+    connections.made(Line(waiting=False), "10.0.0.2")
+    assert not connections.crowded("10.0.0.2")
+    for index in range(3, 6):
+        connections.made(Line(waiting=False), f"10.0.0.{index}")
+    assert connections.crowded("10.0.0.1")
+    assert set(turned_away) == {"closed"}
+
+
+def test_where_too_many_are_connected_only_health_is_answered(backend, monkeypatch):
+    monkeypatch.setattr(Connections, "crowded", lambda self, address: address == "testclient")
+    with TestClient(build_app(backend)) as client:
+        refused = client.post("/predict", content=png(0))
+        assert refused.status_code == 503
+        assert refused.headers["connection"] == "close"
+        assert refused.json()["error"] == "too many are connected: try again in a second"
+        assert client.get("/healthz").status_code == 200
+        monkeypatch.setattr(Connections, "crowded", lambda self, address: False)
+        text = client.get("/metrics").text
+        assert 'osr_connections_turned_away_total{how="refused"} 1.0' in text
+        assert 'osr_connections_turned_away_total{how="closed"} 0.0' in text
+        assert "osr_connections 0.0" in text
 
 
 def test_hostile_names_come_back_as_text(client):
@@ -294,7 +460,9 @@ def test_bodies_of_all_requests_together_have_a_bound():
     async def receive():
         return {"type": "http.request", "body": bytes(60), "more_body": True}
 
-    guard = Guard(app, Limits(held_bytes=100), lambda path, status, seconds: statuses.append(status))
+    guard = Guard(
+        app, Limits(held_bytes=100), lambda path, status, seconds: statuses.append(status), Connections()
+    )
     scope = {"type": "http", "path": "/predict", "headers": []}
     with pytest.raises(Exception, match="try again"):
         asyncio.run(guard(scope, receive, None))
@@ -302,22 +470,99 @@ def test_bodies_of_all_requests_together_have_a_bound():
     assert statuses == [500]
 
 
-def test_sigterm_ends_the_server_after_the_request_that_it_has_begun(ckpt):
-    command = [sys.executable, "-m", "osr_lightning", "serve", "--ckpt_path", str(ckpt), "--port", "0"]
+@contextlib.contextmanager
+def serving(ckpt, *options, code=None):
+    """A server of its own process, and its port."""
+    start = ["-c", code] if code else ["-m", "osr_lightning"]
+    command = [sys.executable, *start, "serve", "--ckpt_path", str(ckpt), "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            port = int(re.search(r":(\d+)/", process.stderr.readline())[1])
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-                body = png(0)
-                client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(body))
-                client.sendall(b"Expect: 100-continue\r\n\r\n")
-                assert client.recv(100).startswith(b"HTTP/1.1 100")  # so the request has begun
-                process.terminate()
-                client.sendall(body)
-                assert client.recv(100).startswith(b"HTTP/1.1 200")
-            assert process.wait(20) == 0
+            yield process, int(re.search(r":(\d+)/", process.stderr.readline())[1])
         finally:
             process.kill()
+
+
+def head(body, host="localhost"):
+    return b"POST /predict HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n" % (host.encode(), len(body))
+
+
+PATIENT = """
+import sys
+from osr_lightning.cli import serve
+from osr_lightning.deploy.serve import protocol
+protocol.LAST_SECONDS = 15.0
+serve.main(sys.argv[2:])
+"""
+
+
+def test_sigterm_ends_the_server_after_what_was_asked_of_it(ckpt):
+    body = png(0)
+    with serving(ckpt, code=PATIENT) as (process, port):
+
+        def connect():
+            return socket.create_connection(("127.0.0.1", port), timeout=20)
+
+        with connect() as begun, connect() as half, connect() as idle, contextlib.ExitStack() as stack:
+            begun.sendall(head(body) + b"Expect: 100-continue\r\n\r\n")
+            assert begun.recv(100).startswith(b"HTTP/1.1 100")  # so the request has begun
+            # a client that has said all is answered nonetheless
+            half.sendall(head(body) + b"\r\n" + body)
+            half.shutdown(socket.SHUT_WR)
+            assert half.recv(100).startswith(b"HTTP/1.1 200")
+            # the machine accepts these while the server sleeps, and it ends as soon as it wakes
+            process.send_signal(signal.SIGSTOP)
+            late = [stack.enter_context(connect()) for _ in range(20)]
+            for client in late:
+                client.sendall(head(body) + b"\r\n" + body)
+            time.sleep(0.3)
+            process.terminate()
+            process.send_signal(signal.SIGCONT)
+            assert all(client.recv(100).startswith(b"HTTP/1.1 200") for client in late)
+            with contextlib.suppress(ConnectionRefusedError):
+                while True:
+                    connect().close()
+            idle.sendall(head(body) + b"\r\n" + body)  # was on its way
+            assert b"connection: close" in idle.recv(1000)
+            begun.sendall(body)
+            assert begun.recv(100).startswith(b"HTTP/1.1 200")
+        assert process.wait(20) == 0
+
+
+HANGING = """
+import sys, threading
+from osr_lightning.cli import serve
+from osr_lightning.deploy.serve.backend import Backend
+serve._DRAIN_SECONDS = 1
+Backend.read = lambda self, data, name: threading.Event().wait()
+serve.main(sys.argv[2:])
+"""
+
+
+def test_sigterm_ends_a_server_whose_decoder_hangs(ckpt):
+    with contextlib.ExitStack() as stack:
+        process, port = stack.enter_context(serving(ckpt, code=HANGING))
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        client.sendall(head(b"x") + b"\r\nx")
+        time.sleep(0.5)
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_idle_connections_shut_nobody_out(ckpt):
+    with serving(ckpt) as (_, port), contextlib.ExitStack() as stack:
+        for _ in range(600):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+
+        def ask(path):
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+                client.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path)
+                return b"".join(iter(lambda: client.recv(2**16), b"")).decode()
+
+        assert ask(b"/healthz").startswith("HTTP/1.1 200")
+        found = ask(b"/metrics")
+        assert found.startswith("HTTP/1.1 200")
+        assert float(re.search(r"^osr_connections (\S+)", found, re.MULTILINE)[1]) == 256
+        assert float(re.search(r'turned_away_total{how="closed"} (\S+)', found)[1]) >= 600 - 256
 
 
 def test_answers_do_not_wait_for_acknowledgements():

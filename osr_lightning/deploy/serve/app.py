@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -19,17 +20,18 @@ from starlette.routing import Route
 
 from osr_lightning.deploy.serve import page, responses
 from osr_lightning.deploy.serve.batching import Batcher, Full
-from osr_lightning.deploy.serve.limits import BUSY, Guard, Limits
+from osr_lightning.deploy.serve.connections import Connections
+from osr_lightning.deploy.serve.limits import ALIVE, BUSY, Guard, Limits
 from osr_lightning.deploy.serve.metrics import Metrics
 from osr_lightning.deploy.serve.openapi import document
 from osr_lightning.recogniser.rows import COLUMNS, Row, error_cells, path_cell
 
 if TYPE_CHECKING:
-    from osr_lightning.deploy.serve.backend import Backend
+    from osr_lightning.deploy.serve.backend import Backend, Pixels
 
 _NO_IMAGE = "the request has no image: send a file's bytes as the body, or files as multipart/form-data"
 _PREDICTION, _ERROR = COLUMNS.index("prediction"), COLUMNS.index("error")
-PATHS = ["/", "/predict", "/explain", "/model", "/healthz", "/metrics", "/openapi.json"]
+PATHS = ["/", "/predict", "/explain", "/model", ALIVE, "/metrics", "/openapi.json"]
 
 
 class Upload(NamedTuple):
@@ -40,16 +42,24 @@ class Upload(NamedTuple):
     source: str
 
 
-def build_app(backend: Backend, limits: Limits | None = None, workers: int = 2) -> Starlette:
+def build_app(
+    backend: Backend,
+    limits: Limits | None = None,
+    workers: int = 2,
+    hosts: Collection[str] | None = None,
+) -> Starlette:
     """The application.
 
     Args:
         backend: what to ask.
         limits: the bounds; their defaults if not given.
         workers: threads that decode images.
+        hosts: see `osr_lightning.deploy.serve.limits.Guard`.
     """
     limits = limits or Limits()
     metrics = Metrics(PATHS, backend.rejected_known)
+    connections = Connections()
+    connections.turned_away = metrics.turned_away
     batcher = Batcher(
         backend.rows,
         most=limits.batch,
@@ -59,19 +69,24 @@ def build_app(backend: Backend, limits: Limits | None = None, workers: int = 2) 
     )
     decoders = ThreadPoolExecutor(workers, "decoder")
 
-    async def row(index: int, upload: Upload) -> Row:
+    async def decode(index: int, upload: Upload) -> Pixels | str:
         loop, name = asyncio.get_running_loop(), upload.name or f"{index} of the request"
-        pixels = await loop.run_in_executor(decoders, backend.read, upload.data, name)
+        return await loop.run_in_executor(decoders, backend.read, upload.data, name)
+
+    async def row(index: int, upload: Upload, pixels: Pixels | str) -> Row:
         if isinstance(pixels, str):
             answer = error_cells(pixels, len(backend.columns) - len(COLUMNS))
         else:
             answer = await batcher.row(pixels)
         return index, path_cell(upload.name) if upload.name else "", upload.source, "", *answer
 
+    async def decoded_row(index: int, upload: Upload) -> Row:
+        return await row(index, upload, await decode(index, upload))
+
     async def predict(request: Request) -> Response:
         uploads = await _uploads(request, limits.images)
         with batcher.admit(len(uploads)):
-            rows = await asyncio.gather(*(row(index, upload) for index, upload in enumerate(uploads)))
+            rows = await asyncio.gather(*(decoded_row(index, upload) for index, upload in enumerate(uploads)))
         for one in rows:
             metrics.predicted(one[_PREDICTION])
         return _answer({"rows": [responses.row_json(one, backend.columns) for one in rows]}, rows)
@@ -81,38 +96,42 @@ def build_app(backend: Backend, limits: Limits | None = None, workers: int = 2) 
         if len(uploads) > 1:
             raise HTTPException(400, f"/explain takes one image, not {len(uploads)}: ask for each by itself")
         with batcher.admit(1):
-            one = await row(0, uploads[0])
+            pixels = await decode(0, uploads[0])
+            one = await row(0, uploads[0], pixels)
             content: dict[str, Any] = {"row": responses.row_json(one, backend.columns)}
-            if not one[_ERROR]:
-                pixels = backend.read(uploads[0].data, "")
-                assert not isinstance(pixels, str)  # it was read a moment ago
+            if not isinstance(pixels, str):
                 explanation = await batcher.call(backend.explain, pixels[None])
                 content |= responses.explained(explanation, pixels, backend.spec)
         return _answer(content, [one])
 
+    async def report(request: Request) -> Response:
+        return Response(metrics.text(batcher.held, len(connections)), media_type=_PROMETHEUS)
+
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         task = asyncio.create_task(batcher.run())
         try:
-            yield
+            yield {"connections": connections}
         finally:
             task.cancel()
             batcher.close()
-            decoders.shutdown()
+            decoders.shutdown(wait=False, cancel_futures=True)  # a decoder may never come to its end
 
     model = responses.model(backend, limits)
-    fixed = {"/model": model, "/healthz": {"status": "ok"}, "/openapi.json": document(backend, limits)}
+    fixed = {"/model": model, ALIVE: {"status": "ok"}, "/openapi.json": document(backend, limits)}
     routes = [
         Route("/", _constant(HTMLResponse(*page.load()))),
         Route("/predict", predict, methods=["POST"]),
         Route("/explain", explain, methods=["POST"]),
-        Route("/metrics", lambda request: Response(metrics.text(batcher.held), media_type=_PROMETHEUS)),
+        Route("/metrics", report),
         *(Route(path, _constant(JSONResponse(content))) for path, content in fixed.items()),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Guard, limits=limits, answered=metrics.answered)],
+        middleware=[
+            Middleware(Guard, limits=limits, answered=metrics.answered, connections=connections, hosts=hosts)
+        ],
         exception_handlers={
             HTTPException: _refuse,
             Full: _busy,
@@ -120,9 +139,36 @@ def build_app(backend: Backend, limits: Limits | None = None, workers: int = 2) 
             Exception: _failed,
         },
     )
+    app.router.redirect_slashes = False  # to an address that the client's own words would make
+    return app
 
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class _Form(MultiPartParser):
+    """A form that has an end; without it, its last file may have been cut off."""
+
+    _whole = False
+
+    def on_end(self) -> None:
+        """The last boundary is there."""
+        self._whole = True
+
+    async def parse(self) -> FormData:
+        """All of it.
+
+        Raises:
+            MultiPartException: where it is none.
+        """
+        self.stream = self._to_the_end(self.stream)
+        return await super().parse()
+
+    async def _to_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self._whole:
+            raise MultiPartException("it ends before its last boundary")
 
 
 async def _uploads(request: Request, most: int) -> list[Upload]:
@@ -131,21 +177,24 @@ async def _uploads(request: Request, most: int) -> list[Upload]:
     Raises:
         HTTPException: where there is none, there are too many, or the form is none.
     """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise HTTPException(
+            415,
+            f"the body's Content-Encoding {_clean(encoding)} is not taken: images are compressed already",
+        )
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
         body = await request.body()
         if not body:
             raise HTTPException(400, _NO_IMAGE)
         return [Upload(body, "", "body")]
     try:
-        form = await request.form(max_files=most, max_fields=1)
-    except (FormParserError, HTTPException) as error:
-        why, status = (error.detail, error.status_code) if isinstance(error, HTTPException) else (error, 400)
-        if status != 400:  # a limit's own sentence
-            raise
+        form = await _Form(request.headers, request.stream(), max_files=most, max_fields=1).parse()
+    except (FormParserError, MultiPartException) as error:
         raise HTTPException(
             400,
-            f"the form cannot be read ({str(why).rstrip('.')}): send up to {most} files with an HTTP library "
-            "or curl -F",
+            f"the form cannot be read ({str(error).rstrip('.')}): send up to {most} files with an HTTP "
+            "library or curl -F",
         ) from error
     uploads = []
     try:

@@ -101,5 +101,5 @@ class Batcher:
                 answer.set_result(row)
 
     def close(self) -> None:
-        """End the thread after what it is at."""
-        self._thread.shutdown()
+        """End the thread after what it is at, without waiting for it."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

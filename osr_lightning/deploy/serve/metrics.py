@@ -40,6 +40,15 @@ class Metrics:
             "osr_batch_images", "Images classified at once", buckets=BATCHES, registry=registry
         )
         self._waiting = Gauge("osr_images_waiting", "Images on their way", registry=registry)
+        self._connected = Gauge("osr_connections", "Open connections", registry=registry)
+        self._turned_away = Counter(
+            "osr_connections_turned_away",
+            "Connections that were closed as they waited while others came, or whose request was refused",
+            ["how"],
+            registry=registry,
+        )
+        for how in ("closed", "refused"):
+            self._turned_away.labels(how)  # 0 until there is one
         self._share = Gauge(
             "osr_unknown_share", f"Share of unknowns in the last {RECENT} images", registry=registry
         )
@@ -80,11 +89,17 @@ class Metrics:
         """Count a batch."""
         self._batches.observe(images)
 
-    def text(self, waiting: int) -> bytes:
+    def turned_away(self, how: str) -> None:
+        """Count a connection for which there was no room."""
+        self._turned_away.labels(how).inc()
+
+    def text(self, waiting: int, connected: int) -> bytes:
         """Everything, as Prometheus reads it.
 
         Args:
             waiting: images on their way.
+            connected: open connections.
         """
         self._waiting.set(waiting)
+        self._connected.set(connected)
         return generate_latest(self._registry)

@@ -31,7 +31,7 @@ def open_backend(
 
         exported = ExportedRecogniser(path)
         exported.decide_by(score, threshold)
-        rejected = None if threshold is not None else exported.threshold.record.get("rejected_known")
+        rejected = None if threshold is not None else exported.threshold.record.rejected_known
         return Backend(
             exported,
             lambda pixels: Explanation(exported.answer(pixels).probabilities[0], None),

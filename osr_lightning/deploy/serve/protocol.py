@@ -1,33 +1,46 @@
-"""uvicorn, but patient only so long, and ending with 0 where it was asked to end."""
+"""uvicorn, but patient only so long, and ending with 0 where it was asked to end, all answered."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import signal
+import socket
+from contextlib import suppress
 from types import FrameType
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from osr_lightning.deploy.serve.connections import Connections
+
 HEADER_SECONDS = 10.0
+LAST_SECONDS = 1.0  # in which a request arrives that was on its way when the server was asked to end
 _LATE = f"no whole request arrived within {HEADER_SECONDS:g} seconds: send it faster, or connect again"
 
 
 class PatientProtocol(H11Protocol):
     """Closes a connection on which no request begins within ``HEADER_SECONDS``, whatever trickles in.
 
-    uvicorn itself waits forever for the rest of a header, and for the rest of a body that was refused.
+    uvicorn itself waits forever for the rest of a header, and for the rest of a body that was refused; it
+    closes connections whose client has said all, before the answer, and those without a request when it ends.
     """
 
     _timer: asyncio.TimerHandle | None = None
     _begun = False  # something of the next request is there
+    _said_all = False  # the client sends no more, but may read
+
+    @property
+    def _connections(self) -> Connections:
+        connections: Connections = self.app_state["connections"]
+        return connections
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
         super().connection_made(transport)
         self._restart()
+        self._connections.made(self, self.client[0] if self.client else "")
 
     def data_received(self, data: bytes) -> None:
         """Stop it where these bytes complete a header."""
@@ -35,17 +48,44 @@ class PatientProtocol(H11Protocol):
         super().data_received(data)
         if self._answering():
             self._stop()
+            self.cycle.keep_alive &= not self._connections.ending
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Keep a connection open for its answer."""
+        self._said_all = True
+        return self._answering() and not self.cycle.more_body
 
     def on_response_complete(self) -> None:
         """Start it again; the next request may be there already."""
         super().on_response_complete()
-        if not self._answering():
+        if self._answering():
+            return
+        if self._said_all:
+            self.transport.close()
+        else:
             self._restart()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop it for good."""
         self._stop()
+        self._connections.lost(self)
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End after the request that is being answered, or that may be on its way."""
+        if self._answering():
+            self.cycle.keep_alive = False
+        else:
+            self._restart()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing is being answered."""
+        return not self._answering()
+
+    def make_room(self) -> None:
+        """Close at once."""
+        self.transport.abort()
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -53,7 +93,8 @@ class PatientProtocol(H11Protocol):
     def _restart(self) -> None:
         self._stop()
         self._begun = False
-        self._timer = self.loop.call_later(HEADER_SECONDS, self._late)
+        seconds = LAST_SECONDS if self._connections.ending else HEADER_SECONDS
+        self._timer = self.loop.call_later(seconds, self._late)
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -74,6 +115,23 @@ class PatientProtocol(H11Protocol):
 
 class Server(uvicorn.Server):
     """A server for which SIGTERM and SIGINT are requests to end, not failures."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End once all is answered that was asked of connections the machine has accepted."""
+        self.lifespan.state["connections"].ending = True
+        accepted = []
+        for listener in sockets or []:
+            with suppress(BlockingIOError):
+                while True:
+                    accepted.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()  # at once: between the two nobody else can connect
+        for connection in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> PatientProtocol:
+        return PatientProtocol(self.config, self.server_state, self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Finish what was begun; a second Ctrl-C ends at once."""
