@@ -26,6 +26,7 @@ from osr_lightning.evaluation.report.render import (
     text,
 )
 from osr_lightning.evaluation.run_groups import RunGroup, group, headline, print_groups, titles, unknown_sets
+from osr_lightning.recogniser.rows import path_cell, safe_cells
 
 # Column of the table -> where results.json has it.
 COLUMNS = {
@@ -197,7 +198,9 @@ def _write(comparison: Comparison, run_dirs: list[Path], output: Path) -> None:
     with replacing_rows(output / "comparison.csv") as file:
         writer = csv.DictWriter(file, ["run", *COLUMNS])
         writer.writeheader()
-        writer.writerows(comparison.rows)
+        for row in comparison.rows:
+            shown = row | {"run": path_cell(row["run"])}
+            writer.writerow(dict(zip(shown, safe_cells(shown.values()), strict=True)))
     page = output / "comparison.html"
     names = short_names(run_dirs)
     reports = {name: run_dir / "report.html" for name, run_dir in zip(names, run_dirs, strict=True)}

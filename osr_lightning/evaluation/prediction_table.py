@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from osr_lightning.atomic_write import replacing
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError
-from osr_lightning.recogniser.rows import COLUMNS, write_rows
+from osr_lightning.recogniser.rows import COLUMNS, file_of_cell, places_of_cells, write_rows
 from osr_lightning.scoring.decision import is_unknown
 
 CSV_NAME, NPZ_NAME = "predictions.csv", "evaluation.npz"
@@ -96,7 +96,8 @@ class PredictionTable:
         """Write ``predictions.csv`` and ``evaluation.npz``, from which :meth:`load` rebuilds the table.
 
         The CSV has one row per image in data order: ``COLUMNS``, then one column per further score.
-        Labels and predictions are class names, or ``unknown``. Floats keep every digit.
+        Labels and predictions are class names, or ``unknown``; of names and files that a spreadsheet would
+        take for formulas see `name_cell` and `path_cell`. Floats keep every digit.
 
         Args:
             folder: made where it is missing.
@@ -166,7 +167,7 @@ class PredictionTable:
             class_names, source_names = (_names(arrays[name]) for name in ("class_names", "source_names"))
             _refuse_large(arrays.zip, ("predicted_class", "nll"), 8 * len(rows))
             _refuse_large(arrays.zip, ("logits",), 8 * len(rows) * len(class_names))
-            place = {name: index for index, name in enumerate((*class_names, UNKNOWN))}
+            sources, labels_of = places_of_cells(source_names), places_of_cells((*class_names, UNKNOWN))
             score_name = str(arrays["score_name"].item())
             table = cls(
                 class_names=class_names,
@@ -174,14 +175,14 @@ class PredictionTable:
                 groups={name: tuple(sets) for name, sets in json.loads(str(arrays["groups"])).items()},
                 score_name=score_name,
                 threshold=float(arrays["threshold"].item()),
-                source=np.array([source_names.index(name) for name in columns["source"]], dtype=np.int64),
-                label=np.array([place[name] for name in labels], dtype=np.int64),
+                source=np.array([sources[name] for name in columns["source"]], dtype=np.int64),
+                label=np.array([labels_of[name] for name in labels], dtype=np.int64),
                 predicted_class=arrays["predicted_class"],
                 confidence=confidence,
                 nll=arrays["nll"],
                 scores={score_name if name == "score" else name: scores[name] for name in scores},
                 logits=arrays["logits"],
-                files=tuple(columns["file"]) if any(columns["file"]) else (),
+                files=tuple(map(file_of_cell, columns["file"])) if any(columns["file"]) else (),
             )
             _refuse_misfits(table)
         return table

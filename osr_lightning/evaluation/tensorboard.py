@@ -6,18 +6,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from osr_lightning.data.stream import Images
 from osr_lightning.errors import one_line
+from osr_lightning.evaluation.embedding import drawn_rows
 from osr_lightning.evaluation.prediction_table import PredictionTable
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
 
 
+_HEADLINE = ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc")
 _PLAIN = (bool, int, float, str)
 
 
@@ -29,7 +30,7 @@ def log_test(
     step: int,
     report: Path | None = None,
 ) -> None:
-    """Add the report's place, every figure, and one row of the HParams page.
+    """Add the report's place, every figure, the numbers under ``test/``, and one row of the HParams page.
 
     Args:
         logger: where to.
@@ -48,14 +49,12 @@ def log_test(
         png = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes())
         value = Summary.Value(tag=f"test/{path.stem}", image=png)
         logger.experiment.file_writer.add_summary(Summary(value=[value]), step)
+    opened = results["open_set"]
     numbers = {
-        "final/closed_set_accuracy": results["closed_set"]["accuracy"],
-        **{
-            f"final/{k}": results["open_set"][k]
-            for k in ("known_accuracy", "unknown_accuracy", "total_accuracy")
-        },
-        "final/auroc": results["open_set"]["auroc"],
-        "final/threshold": results["threshold"]["value"],
+        "test/closed_set_accuracy": results["closed_set"]["accuracy"],
+        **{f"test/{name}": opened[name] for name in _HEADLINE},
+        **{f"test/auroc/{one_line(name)}": found["auroc"] for name, found in results["unknown"].items()},
+        "test/threshold": results["threshold"]["value"],
     }
     if report is not None:
         logger.experiment.add_text("report", f"[{report}]({report.as_uri()})", step)
@@ -70,6 +69,7 @@ def log_test(
     logger.log_hyperparams(
         settings | seen,
         {name: value for name, value in numbers.items() if value is not None},
+        step,
     )
     logger.save()
 
@@ -83,14 +83,13 @@ def log_projector(
         logger: where to.
         table: the test run, ``N`` rows.
         images: ``(N, C, H, W)`` uint8.
-        max_points: images to draw by ``seed`` if there are more; 0 for none.
+        max_points: images to draw by ``seed``, see `drawn_rows`; 0 for none.
         seed: of the draw.
         step: the training step of the tested weights.
     """
-    count = min(max_points, len(table.label))
-    if not count:
+    chosen = drawn_rows(table.source, max_points, seed)
+    if not len(chosen):
         return
-    chosen = np.sort(np.random.default_rng(seed).choice(len(table.label), count, replace=False))
     names = [*table.class_names, "unknown"]
     # rows and cells of a file that is split at newlines and tabs
     metadata = [

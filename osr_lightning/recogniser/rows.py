@@ -9,6 +9,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -185,16 +186,59 @@ def as_json(row: Row, columns: Sequence[str]) -> dict[str, Any]:
     }
 
 
+# what begins so, a spreadsheet may run; the last four are the full-width forms of the first four
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+
+
 def path_cell(path: str | os.PathLike[str]) -> str:
     """A path as text that any file can hold and that no spreadsheet takes for a formula."""
-    text = as_text(path)
-    return f"./{text}" if text[:1] in tuple("=+-@\t\r") else text
+    return _path_text(as_text(path))
+
+
+def name_cell(name: str) -> str:
+    """A name, or any text, as no spreadsheet takes it for a formula: behind an apostrophe where it might.
+
+    Two names never become one: what is a formula behind apostrophes gets one more. A number stays itself.
+    """
+    if not name.lstrip("'").startswith(_FORMULA) or _NUMBER.fullmatch(name):
+        return name
+    return f"'{name}"
+
+
+def file_of_cell(cell: str) -> str:
+    """The file whose cell this is, of a version that protects them or of an earlier one."""
+    return cell[2:] if cell.startswith("./") and cell[2:].startswith(_FORMULA) else cell
+
+
+def places_of_cells(names: Iterable[str]) -> dict[str, int]:
+    """Cell -> place of its name among ``names``, of a version that protects them or of an earlier one."""
+    places = {name: place for place, name in enumerate(names)}
+    return places | {name_cell(name): place for name, place in places.items()}
+
+
+def safe_cells(row: Iterable[Any]) -> list[Any]:
+    """A row with every text as `name_cell`."""
+    return [name_cell(value) if isinstance(value, str) else value for value in row]
+
+
+def _path_text(text: str) -> str:
+    return f"./{text}" if text.startswith(_FORMULA) else text
 
 
 def _csv(file: IO[str], columns: Sequence[str]) -> Sink:
     writer = csv.writer(file, lineterminator="\n")  # writes a float as its repr, which reads back exactly
     writer.writerow(columns)
-    return writer.writerows
+    place = columns.index("file") if "file" in columns else None
+
+    def write(rows: Iterable[Row]) -> None:
+        for row in rows:
+            cells = list(row)
+            if place is not None:
+                cells[place] = _path_text(cells[place])  # stays the file's path
+            writer.writerow(safe_cells(cells))
+
+    return write
 
 
 def _json_lines(file: IO[str], columns: Sequence[str]) -> Sink:

@@ -15,7 +15,8 @@ from osr_lightning.scoring.sweep import Bools, Costs, Floats, min_cost, optuna_s
 
 CalibrationMethod = Literal["known_quantile", "max_accuracy", "min_cost", "optuna", "fixed"]
 NEEDS_UNKNOWNS = frozenset({"max_accuracy", "min_cost", "optuna"})
-# a threshold that rejects more of the known images, or less of the unknown, hardly decides anything
+# a threshold that rejects more of the known images, or less of an unknown set, is worth a word; one that
+# rejects less than the other hardly decides anything
 MANY, FEW = 0.5, 0.05
 _NONE = "none"  # how a guarantee begins that is none
 KEPT_SCORES = 1000  # of the known calibration images, per score: 8 kB in the checkpoint
@@ -293,7 +294,7 @@ def fixed_calibration(value: float) -> Calibration:
 
 
 def misgivings(known: float | None, unknown: Mapping[str, float | None], whose: str) -> list[str]:
-    """What is wrong with a threshold that decides nearly everything the same way.
+    """What is wrong with a threshold that rejects most known images, or lets most of an unknown set pass.
 
     Args:
         known: share of the known images rejected; None without any.
@@ -301,14 +302,20 @@ def misgivings(known: float | None, unknown: Mapping[str, float | None], whose: 
         whose: which images these are, e.g. ``validation images``.
 
     Returns:
-        One sentence for each finding; none where the threshold serves.
+        One sentence for each finding, with what to do; none where the threshold serves.
     """
     found = []
     if known is not None and known > MANY:
-        found.append(f"{known:.1%} of the known {whose} are rejected: most images are called unknown")
+        found.append(
+            f"{known:.1%} of the known {whose} are rejected: most images are called unknown; calibrate on "
+            "known images of the same origin (osr calibrate), or train longer"
+        )
     for name, share in unknown.items():
-        if share is not None and share < FEW:
+        if share is not None and share < MANY:
+            most = "nearly everything there is" if share < FEW else "most are"
             found.append(
-                f"{share:.1%} of the {whose} of {name} are rejected: nearly everything there is called known"
+                f"{share:.1%} of the {whose} of {name} are rejected: {most} called known; a higher "
+                "model.alpha rejects more of them and of the known images, another model.score or a longer "
+                "training may tell them apart"
             )
     return found

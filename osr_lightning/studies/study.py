@@ -38,6 +38,7 @@ from osr_lightning.evaluation.run_groups import (
     titles,
     unknown_sets,
 )
+from osr_lightning.recogniser.rows import safe_cells
 
 _LAST = "report.html"  # the last file that a run writes
 _KEPT = "arguments.json"  # in a run's folder: what it was started with
@@ -302,7 +303,8 @@ def write_tables(runs: Sequence[Finished], count: str, folder: Path, *, say: boo
         for one in groups:
             for measure, mean in one.means.items():
                 paired = one.paired.get(measure, ("", "", ""))
-                writer.writerow([one.name, measure.name, measure.score, measure.unknown_set, *mean, *paired])
+                cells = [one.name, measure.name, measure.score, measure.unknown_set, *mean, *paired]
+                writer.writerow(safe_cells(cells))
     sets = unknown_sets(groups)
     path = folder / "study.html"
     page = render(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,18 @@ def run_folder_loggers(root: str, experiment: str, version: int | str | None) ->
     return [tensorboard, ResumableCSVLogger(tensorboard)]
 
 
+# TensorBoard sorts tags: the curves come before test/, and those of one quantity stand side by side
+TENSORBOARD_TAGS = {
+    "train/loss": "loss/train",
+    "val/loss": "loss/val",
+    "train/accuracy": "accuracy/train",
+    "val/accuracy": "accuracy/val",
+    "train/learning_rate": "learning_rate",
+}
+
+
 class ClaimingTensorBoardLogger(TensorBoardLogger):
-    """Lightning's TensorBoard logger, but runs that start at once get a folder each."""
+    """Lightning's TensorBoard logger, but runs that start at once get a folder each; curves come first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
@@ -40,6 +51,13 @@ class ClaimingTensorBoardLogger(TensorBoardLogger):
             refuse_outside(Path(self.log_dir))
         # whether the run folder, once there is one, is of this logger's making
         self._makes = self._version is None or not Path(self.log_dir).exists()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log under the tags of `TENSORBOARD_TAGS`; the epoch's number is no curve to look at."""
+        named = {TENSORBOARD_TAGS.get(name, name): value for name, value in metrics.items()}
+        named.pop("epoch", None)
+        super().log_metrics(named, step)
 
     @property
     def version(self) -> int | str:

@@ -109,6 +109,7 @@ class OpenSetClassifier(LightningModule):
         own_optimizer: of the command line; None for the plan's.
         images_seen: digests of the images that trained and calibrated these weights.
         search_trials: ``(threshold, value)`` of the last calibration by optuna.
+        tested_epoch: the one, from 1, in which the tested checkpoint was written; None without one.
 
     Raises:
         UserError: for an option that is out of range.
@@ -116,6 +117,7 @@ class OpenSetClassifier(LightningModule):
 
     sampler: str  # name of a sampler in a recipe
     plan: Plan | None = None
+    tested_epoch: int | None = None
     trust_checkpoint = False
 
     def __init__(
@@ -380,7 +382,10 @@ class OpenSetClassifier(LightningModule):
             datamodule.tables.expect(self.trained.spec)
         if self._fn() == "fit":
             self._resumed = accept(self.trainer, checkpoint)
-        else:  # Lightning would go on with loops and callbacks of the training
+        else:
+            if isinstance(epoch := checkpoint.get("epoch"), int):
+                self.tested_epoch = epoch + 1
+            # Lightning would go on with loops and callbacks of the training
             checkpoint.pop("loops", None)
             checkpoint.pop("callbacks", None)
 
@@ -502,6 +507,8 @@ class OpenSetClassifier(LightningModule):
         self.train_metrics.update(*self._steps.take())
         self.log("train/loss", self.train_metrics.loss, prog_bar=True)
         self.log("train/accuracy", self.train_metrics.accuracy, prog_bar=True)
+        if self.trainer.optimizers:  # the epoch's last one: schedules by epoch go on after this
+            self.log("train/learning_rate", float(self.trainer.optimizers[0].param_groups[0]["lr"]))
 
     def on_train_end(self) -> None:
         """Fit what is fitted after the training, where the trainer is Lightning's own."""

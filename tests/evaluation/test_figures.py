@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from osr_lightning.evaluation.caption import read_caption
-from osr_lightning.evaluation.embedding import tsne_embedding
+from osr_lightning.evaluation.embedding import drawn_rows, tsne_embedding
 from osr_lightning.evaluation.figures import Material, all_figures, matrices, save_figures, training
 from osr_lightning.evaluation.figures import closed as closed_figures
 from osr_lightning.evaluation.figures import images as image_figures
@@ -87,8 +87,10 @@ def test_every_figure_is_titled_labelled_and_drawn(tmp_path):
     drawn = all_figures(Material(make_table(), images=grey_images, trials=[(0.5, 0.9)], tsne_points=30))
     paths = save_figures(drawn.items(), tmp_path / "figures")
     for path, (name, figure) in zip(paths, drawn.items(), strict=True):
-        assert read_caption(path) == FIGURES[name].caption
-        assert FIGURES[name].caption.text
+        note = getattr(figure, "note", "")
+        expected = FIGURES[name].caption
+        assert read_caption(path) == expected._replace(text=f"{expected.text} {note}".rstrip())
+        assert expected.text
         if name != "gallery":
             axes = figure.axes[0]
             assert axes.get_title(), name
@@ -137,7 +139,8 @@ def test_a_set_whose_name_begins_with_an_underscore_is_in_the_legend():
 
 def test_confusion_cells_hold_counts_and_shares_of_the_row():
     label, prediction = np.array([0, 0, 0, 1, 2, 2]), np.array([0, 0, 2, 1, 2, 0])
-    figure = matrices.confusion_matrix(label, prediction, ("cat", "dog", "unknown"), "Pets")
+    names = ("cat", "dog", "unknown")
+    figure = matrices.confusion_matrix(label, prediction, names, names, "Pets")
     axes = figure.axes[0]
     cells = {text.get_position(): text.get_text() for text in axes.texts}
     assert cells == {
@@ -157,10 +160,10 @@ def test_many_classes_leave_the_cells_without_text():
 
 
 def test_long_class_names_are_cut():
-    figure = matrices.confusion_matrix(np.array([0, 1]), np.array([0, 1]), ("a" * 60, "b"), "")
-    name = figure.axes[0].get_yticklabels()[0].get_text()
-    assert len(name) == 18
-    assert name.endswith("…")
+    names = ("a" * 60, "b")
+    axes = matrices.confusion_matrix(np.array([0, 1]), np.array([0, 1]), names, names, "").axes[0]
+    for labels, length in ((axes.get_xticklabels(), 18), (axes.get_yticklabels(), 26)):
+        assert labels[0].get_text() == "a" * (length - 1) + "…"
 
 
 def test_the_confusions_of_a_table():
@@ -168,14 +171,40 @@ def test_the_confusions_of_a_table():
     closed = draw("closed_confusion", table).axes[0]
     assert closed.get_title() == "Known images, none rejected (60 images)"
     assert closed.images[0].get_array().shape == (3, 3)
-    assert draw("confusion", table).axes[0].images[0].get_array().shape == (4, 4)
-    cells = {
-        text.get_position(): text.get_text().split("\n")[0]
-        for text in draw("binary_confusion", table).axes[0].texts
-    }
-    assert int(cells[0, 0]) == np.sum(table.known & ~table.rejected)
-    assert int(cells[1, 1]) == np.sum(~table.known & table.rejected)
-    assert sum(map(int, cells.values())) == 90
+    cells = counts_of(draw("binary_confusion", table).axes[0])
+    assert cells[0, 0] == np.sum(table.known & ~table.rejected)
+    assert cells[1, 1] == np.sum((table.source == 1) & table.rejected)
+    assert cells[1, 2] == np.sum((table.source == 2) & table.rejected)
+    assert sum(cells.values()) == 90
+
+
+def counts_of(axes) -> dict[tuple[int, int], int]:
+    """(column, row) -> the images in that cell."""
+    return {text.get_position(): int(text.get_text().split("\n")[0]) for text in axes.texts}
+
+
+def test_every_unknown_set_has_its_row():
+    table = make_table()
+    axes = draw("confusion", table).axes[0]
+    rows = ["class 0", "class 1", "class 2", "unknown: clothes", "unknown: noise"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == rows
+    assert [text.get_text() for text in axes.get_xticklabels()] == [*rows[:3], "unknown"]
+    cells = counts_of(axes)
+    for row, mask in enumerate([*(table.label == k for k in range(3)), table.source == 1, table.source == 2]):
+        for column in range(4):
+            assert cells.get((column, row), 0) == np.sum(mask & (table.prediction == column))
+    one = draw("confusion", make_table(unknown=(20, 0))).axes[0]
+    assert [text.get_text() for text in one.get_yticklabels()] == [*rows[:3], "unknown"]
+
+
+def test_a_confusion_matrix_is_as_large_as_its_classes():
+    """So that the page neither blows it up nor shrinks it: a cell is as large as its texts, in inches."""
+    cells = []
+    for classes in (4, 10, 20):
+        figure = draw("closed_confusion", make_table(200, classes=classes))
+        figure.canvas.draw()
+        cells.append(figure.axes[0].get_window_extent().width / figure.dpi / classes)
+    assert all(0.5 < cell < 0.9 for cell in cells), cells
 
 
 def test_roc_names_every_set_its_count_and_its_auroc():
@@ -216,6 +245,43 @@ def test_rates_near_the_corner_lie_apart():
         weak, good = draw(name, table).axes[0].get_ylim()[0], axes.get_ylim()[0]
         assert good > max(weak, 0.3) or name == "oscr", name
         assert axes.get_ylim()[1] >= 1
+
+
+def test_the_axis_is_chosen_by_where_the_curves_are(tmp_path):
+    """Log steps bend chance into a curve: they are for curves that all reach 90% within a tenth."""
+    table = make_table(1000, (500, 500))
+    rng = np.random.default_rng(1)
+    for far, near, log in ((6.0, 6.0, True), (6.0, 0.0, False), (0.0, 0.0, False), (2.8, 2.8, True)):
+        score = rng.normal(size=2000) + np.array([0.0, far, near])[table.source]
+        scored = dataclasses.replace(table, scores={"energy": score})
+        for name, measure in (("roc", "AUROC"), ("oscr", "OSCR"), ("precision_recall", "AUPR")):
+            figure = draw(name, scored)
+            axes = figure.axes[0]
+            assert (axes.get_xscale() == "function") == log, (name, far, near)
+            assert ("log steps" in axes.get_xlabel()) == log
+            (path,) = save_figures([(name, figure)], tmp_path)
+            said = "in log steps towards" if log else "in equal steps"
+            assert said in read_caption(path).text
+            assert measure in legend(axes)[0]
+            if not log:  # a straight line stays one
+                places = axes.transData.transform([(at, 0.5) for at in (0.2, 0.4, 0.6)])[:, 0]
+                assert np.diff(places)[0] == pytest.approx(np.diff(places)[1])
+
+
+@pytest.mark.parametrize("name", ["roc", "oscr", "precision_recall"])
+def test_no_operating_point_lies_under_the_legend_or_outside(name):
+    for shift in (0.0, 6.0):
+        table = make_table(300, (200, 100))
+        figure = draw(name, dataclasses.replace(table, scores={"energy": table.score + shift * ~table.known}))
+        figure.canvas.draw()
+        axes = figure.axes[0]
+        box, frame = axes.get_legend().get_window_extent(), axes.get_window_extent()
+        for line in axes.lines:
+            if line.get_marker() == "o" and len(line.get_xdata()):
+                x, y = axes.transData.transform(line.get_xydata()[0])
+                assert not box.contains(x, y)
+                assert frame.x0 - 1 <= x <= frame.x1 + 1
+                assert frame.y0 - 1 <= y <= frame.y1 + 1
 
 
 @pytest.mark.parametrize(("name", "measure"), [("roc", "auroc"), ("oscr", "oscr")])
@@ -321,6 +387,35 @@ def test_the_embedding_is_seeded_and_subsampled():
 
 
 @pytest.mark.parametrize(
+    ("sizes", "most", "expected"),
+    [
+        ((128, 872), 1000, [128, 128]),  # no more unknown than known
+        ((2000, 900, 30), 1000, [500, 470, 30]),  # every set as much as it has
+        ((2000, 900, 900), 1000, [500, 250, 250]),
+        ((2000, 30), 1000, [970, 30]),
+        ((10, 5), 1000, [10, 5]),
+        ((0, 50, 50), 40, [0, 20, 20]),
+        ((100, 100), 0, [0, 0]),
+        ((100,), 7, [7]),
+    ],
+)
+def test_as_many_unknown_images_are_drawn_as_known(sizes, most, expected):
+    source = np.random.default_rng(5).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    rows = drawn_rows(source, most, seed=3)
+    assert np.bincount(source[rows], minlength=len(sizes)).tolist() == expected
+    assert (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(rows, drawn_rows(source, most, seed=3))
+    if sum(expected) == 1000:
+        assert not np.array_equal(rows, drawn_rows(source, most, seed=4))
+
+
+def test_the_tsne_of_a_table_has_as_many_unknown_images_as_known():
+    figure = draw("tsne", make_table(20, (60, 40)), tsne_points=100)
+    assert figure.legends[0].get_texts()[-1].get_text() == "unknown (20)"
+    assert figure.axes[0].get_title() == "t-SNE of the logits of 40 images"
+
+
+@pytest.mark.parametrize(
     "logits", [np.zeros((0, 3)), np.eye(4), np.ones((50, 3))], ids=["none", "few", "equal"]
 )
 def test_nothing_to_embed(logits):
@@ -368,8 +463,8 @@ def test_learning_curves_take_the_last_value_of_each_epoch(tmp_path):
     )
     curves = training.read_metrics(path)
     assert {name: (x.tolist(), y.tolist()) for name, (x, y) in curves.items() if name != "val/loss"} == {
-        "train/loss": ([0, 1], [2, 1]),
-        "val/accuracy": ([0, 1], [0.5, 0.75]),
+        "train/loss": ([1, 2], [2, 1]),  # as the console counts
+        "val/accuracy": ([1, 2], [0.5, 0.75]),
     }
     figure = draw("learning_curves", make_table(), metrics=path)
     loss, accuracy = figure.axes
@@ -377,6 +472,9 @@ def test_learning_curves_take_the_last_value_of_each_epoch(tmp_path):
     assert legend(loss) == ["training", "validation"]
     assert legend(accuracy) == ["validation"]
     assert accuracy.get_xlabel() == "epoch"
+    chosen = draw("learning_curves", make_table(), metrics=path, epoch=2).axes[1]
+    assert legend(chosen) == ["validation", "tested: epoch 2"]
+    assert chosen.lines[-1].get_xdata() == [2, 2]
     assert drawn_names(make_table(0, ()), metrics=path) == {"learning_curves"}
     path.write_text("epoch,step,test/loss\n0,1,0.5\n")
     assert drawn_names(make_table(0, ()), metrics=path) == set()

@@ -81,6 +81,32 @@ def test_words_and_plots_follow_the_page(tab, run, scheme):
     assert tab.js("[...document.images].every((i) => i.naturalWidth === 1200 && i.width > 0)")
 
 
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_figures_keep_a_size_that_can_be_read_and_what_is_cut_says_so(tab, run, width, scheme):
+    tab.open((run / "report.html").as_uri(), width, scheme)
+    tab.js("document.getElementById('measures').open = true")
+    tab.wait("new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(true), 50)))")
+    boxes = tab.js(
+        "[...document.querySelectorAll('.scroll')].map((b) => [b.scrollWidth > b.clientWidth + 1, "
+        "getComputedStyle(b, '::after').content.includes('scroll sideways')])"
+    )
+    assert all(cut == said for cut, said in boxes)
+    widths = tab.js(
+        "[...document.querySelectorAll('figure img')].map((i) => i.getBoundingClientRect().width)"
+    )
+    for shown in widths:  # of 1200 pixels, more than a page of 390 has room for
+        assert (shown == pytest.approx(960, abs=1)) if width == 390 else (500 < shown <= 1200)
+    assert any(cut for cut, _ in boxes) == (width == 390)
+    # tables are never cut
+    right = tab.js(
+        "Math.max(...[...document.querySelectorAll('td')].map((d) => d.getBoundingClientRect().right))"
+    )
+    assert right <= width
+    # at the end nothing is left to scroll to
+    tab.js("document.querySelectorAll('.scroll').forEach((b) => { b.scrollLeft = b.scrollWidth })")
+    tab.wait("!document.querySelector('.scroll.more')")
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_comparison_leads_to_the_reports(tab, run, tmp_path, width):
     other = tmp_path / "a #1% <b>" / "version_0"

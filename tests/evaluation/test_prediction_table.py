@@ -103,10 +103,32 @@ def test_awkward_class_and_set_names_survive(tmp_path):
     assert_equal(PredictionTable.load(tmp_path), table)
     with open(tmp_path / "predictions.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    # another reader than ours sees the names too
-    assert [row["label"] for row in rows] == [*AWKWARD, *["unknown"] * count]
-    names = [*AWKWARD, "unknown"]
+    # another reader than ours sees the names too, those that may be formulas behind an apostrophe
+    shown = {"=cmd|' /C calc'!A0": "'=cmd|' /C calc'!A0", "@SUM(1)": "'@SUM(1)", "\ttab": "'\ttab"}
+    names = [*(shown.get(name, name) for name in AWKWARD), "unknown"]
+    assert [row["label"] for row in rows] == [*names[:-1], *["unknown"] * count]
+    assert [row["source"] for row in rows] == [*["known"] * count, *names[:-1]]
     assert [row["prediction"] for row in rows] == [names[index] for index in table.prediction]
+
+
+def test_no_cell_of_a_spreadsheet_is_a_formula_and_files_of_before_load(table, tmp_path):
+    formulas = dataclasses.replace(
+        table, class_names=("=1+1", "'=1+1"), source_names=("+a", "@b", "-c"), groups={"=g": ("@b",)}
+    )
+    formulas.save(tmp_path)
+    path = tmp_path / "predictions.csv"
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [dict(row) for row in csv.DictReader(file)]
+    for name in ("file", "source", "label", "prediction", "error"):
+        assert not any(row[name].startswith(tuple("=+-@\t\r")) for row in rows), name
+    assert_equal(PredictionTable.load(tmp_path), formulas)
+    # 0.2 and before wrote names and files as they are
+    plain = dataclasses.replace(formulas, class_names=("=1+1", "dog"))
+    plain.save(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("'", "").replace("./=", "="), encoding="utf-8")
+    assert "=1+1.png,-c,unknown" in path.read_text(encoding="utf-8")
+    assert_equal(PredictionTable.load(tmp_path), plain)
 
 
 @pytest.mark.parametrize("where", ["class_names", "source_names"])
@@ -143,7 +165,7 @@ def test_the_columns_of_predictions_csv(table, tmp_path):
             *("2", 'a,b\n"c".png', "noise, white", "unknown", "unknown", "0.9999999999999999"),
             *("0.31", THRESHOLD, "", "0.2"),
         ],
-        ["3", "=1+1.png", "ünknown", "unknown", "unknown", "0.5", "1e+300", THRESHOLD, "", "0.3"],
+        ["3", "./=1+1.png", "ünknown", "unknown", "unknown", "0.5", "1e+300", THRESHOLD, "", "0.3"],
         ["4", "ü.png", "ünknown", "unknown", "unknown", "1.0", "inf", THRESHOLD, "", "0.4"],
     ]
 

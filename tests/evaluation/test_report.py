@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.evaluation.caption import Caption, read_caption
 from osr_lightning.evaluation.compare import compare
 from osr_lightning.evaluation.measures import MEASURES
+from osr_lightning.evaluation.mistakes import examples, save_pictures
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.report import write as report
 from osr_lightning.evaluation.report.effects import effects
@@ -135,7 +137,7 @@ def save_png(path, caption) -> None:
     info = PngInfo()
     for key, value in caption.metadata().items():
         info.add_text(key, value)
-    Image.new("L", (1, 1)).save(path, pnginfo=info)
+    Image.new("L", (700, 1)).save(path, pnginfo=info)
 
 
 def read(folder) -> Page:
@@ -151,8 +153,17 @@ def test_the_page_shows_the_numbers(tmp_path):
     assert headline["AUROC"] == [f"{open_set['auroc']:.4f}", f"{low_high[0]:.4f} to {low_high[1]:.4f}"]
     assert headline["known"][0] == f"{open_set['known_accuracy']:.2%}"
     assert headline["closed-set"] == [f"{results['closed_set']['accuracy']:.2%}", "-"]
-    names = [f"{measure.label} {measure.says}" for measure in MEASURES.values()]
-    assert [row[0] for row in page.tables["headline"]][2:] == names
+    # each value once: a measure that always equals another is named on that one's line
+    named = [row[0] for row in page.tables["headline"]][2:]
+    assert named[0] == "known accuracy known images accepted with the right class"
+    assert named[1] == "unknown accuracy unknown images rejected; also called recall"
+    assert [name.split(";")[0] for name in named] == [
+        f"{measure.label} {measure.says}" for measure in MEASURES.values() if not measure.same_as
+    ]
+    for name, measure in MEASURES.items():
+        if measure.same_as:
+            assert any(line.endswith(f"; also called {measure.label}") for line in named), name
+            assert open_set[name] == pytest.approx(open_set[measure.same_as])  # and results.json has both
     sets = {row[0]: row[1:] for row in page.tables["sets"]}
     noise = results["unknown"]["<noise>"]
     assert sets["<noise>"][:3] == ["10", f"{noise['unknown_accuracy']:.2%}", f"{noise['total_accuracy']:.2%}"]
@@ -440,8 +451,15 @@ def test_every_class_has_a_row(tmp_path):
     assert [row[0] for row in rows] == ["x", "y", "z"]
     mine = table.label == 1
     right, rejected = (table.predicted_class[mine] == 1).mean(), table.rejected[mine].mean()
-    accepted = (table.prediction[mine] == 1).mean()
-    assert rows[1][1:] == [str(mine.sum()), f"{right:.2%}", f"{rejected:.2%}", f"{accepted:.2%}", "z 100%"]
+    accepted, wrong = (table.prediction[mine] == 1).mean(), (table.predicted_class[mine] == 2).sum()
+    assert wrong > 1
+    assert rows[1][1:] == [
+        str(mine.sum()),
+        f"{right:.2%}",
+        f"{rejected:.2%}",
+        f"{accepted:.2%}",
+        f"z: 100% of {wrong} errors",
+    ]
 
 
 ALL = "nearly all are rejected"
@@ -452,8 +470,12 @@ ALL = "nearly all are rejected"
     [
         (-99, "nearly all are rejected: at this threshold the classifier knows nothing", ALL),
         (-0.3, "most are rejected: the threshold is too low", "most are rejected"),
-        (1, "most are accepted", "most are rejected"),
-        (99, "nearly all are accepted", "nearly none are rejected: they pass for known images"),
+        (1, "most are accepted, {wrong} with a wrong class", "most are rejected"),
+        (
+            99,
+            "nearly all are accepted, {wrong} with a wrong class",
+            "nearly none are rejected: they pass for known images",
+        ),
     ],
 )
 def test_what_the_threshold_did_to_each_set_is_said_in_words(tmp_path, threshold, known, noise):
@@ -461,23 +483,90 @@ def test_what_the_threshold_did_to_each_set_is_said_in_words(tmp_path, threshold
     table.scores["energy"][:20] += 1
     make_run(tmp_path, table)
     _, digits, clothes, found = read(tmp_path).tables["effects"]
-    assert digits[:2] == ["digits (known)", "60"]
-    assert (digits[3], found[3]) == (known, noise)
+    right = (table.prediction == table.label)[table.known].sum()
+    assert digits[:3] == ["digits (known)", "60", f"{right} ({right / 60:.2%})"]
+    wrong = table.known & ~table.rejected & (table.predicted_class != table.label)
+    assert (digits[4], found[4]) == (known.format(wrong=f"{wrong.sum() / 60:.0%}"), noise)
     mask = table.source == 1
-    assert clothes[1:3] == ["20", f"{table.rejected[mask].mean():.2%}"]
+    rejected = table.rejected[mask]
+    assert clothes[1:4] == ["20", f"{rejected.sum()} ({rejected.mean():.2%})", f"{rejected.mean():.2%}"]
     taken = np.bincount(table.predicted_class[mask & ~table.rejected], minlength=3)
-    assert clothes[4].startswith(
-        "-" if not taken.any() else f"{'xyz'[taken.argmax()]} {taken.max() / taken.sum():.0%}"
-    )
+    if taken.any():
+        assert clothes[5].startswith(f"{'xyz'[taken.argmax()]}: {taken.max() / taken.sum():.0%}")
+        assert clothes[5].endswith(f" of {taken.sum()} accepted")
+    else:
+        assert clothes[5] == "-"
 
 
 def test_unknown_images_rejected_no_more_often_than_known_ones_are_said_to_be():
     table = make_table()
     table.scores["energy"][table.source == 2] = np.where(np.arange(10) < 2, 9, -9)
     table.scores["energy"][table.known] = np.where(np.arange(60) < 20, 9, -9)
-    assert effects(table)[2].verdict == "rejected no more often than known images"
+    assert effects(table)[2].verdict == (
+        "rejected no more often than known images: they pass for known images"
+    )
     empty = dataclasses.replace(make_table((0,)))
-    assert effects(empty)[1] == ("clothes", "unknown", 0, None, "", "")
+    assert effects(empty)[1] == ("clothes", "unknown", 0, 0, None, "", "")
+
+
+def test_what_a_person_asks_comes_first(tmp_path):
+    """How many were right, how many of each unknown set were caught, an example of each mistake."""
+    table = make_table()
+    make_run(tmp_path, table)
+    pixels = np.arange(200, dtype=np.uint8).repeat(12).reshape(-1, 1, 4, 3)
+    paths = save_pictures(table, lambda rows: pixels[rows], tmp_path)
+    html = report.write_report(tmp_path).read_text(encoding="utf-8")
+    places = [html.index(f'id="{name}"') for name in ("verdict", "effects", "mistakes", "slider", "sets")]
+    assert [*places, html.index('id="measures"')] == sorted([*places, html.index('id="measures"')])
+    assert '<details id="measures">' in html  # folded
+    accepted = ~table.known & ~table.rejected
+    worst = int(np.flatnonzero(accepted)[table.score[accepted].argmin()])
+    first, *_ = examples(table)
+    assert (first.kind, first.mistakes, first.images) == ("unknown, yet accepted", accepted.sum(), 30)
+    assert (first.row, first.truth) == (worst, table.source_names[table.source[worst]])
+    assert first.answer == table.class_names[table.predicted_class[worst]]
+    assert first.score == table.score[worst]
+    page = Page(html)
+    assert f"unknown, yet accepted: {accepted.sum()} of 30" in " ".join(page.text.split())
+    pictures = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert len(pictures) == len(paths) == 3
+    shown = Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2])))
+    np.testing.assert_array_equal(np.asarray(shown), pixels[worst, 0])
+
+
+def test_a_picture_of_another_test_is_not_shown(tmp_path):
+    """A folder that is tested once more keeps those of before, which may be of other images."""
+    table = make_table()
+    make_run(tmp_path, table)
+    rows = {example.row for example in examples(table)}
+    other = next(row for row in range(90) if row not in rows)
+    (tmp_path / "figures" / "mistakes").mkdir(parents=True)
+    (tmp_path / "figures" / "mistakes" / f"{other}.png").write_bytes(PIXEL)
+    page = read(tmp_path)
+    assert "An example of each mistake" in page.text
+    assert not [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+
+
+def test_without_a_mistake_there_is_no_example(tmp_path):
+    table = make_table()
+    right = np.where(table.known, table.label, 0)
+    table = dataclasses.replace(
+        table, predicted_class=right, scores={"energy": np.where(table.known, 0.0, 2.0)}
+    )
+    make_run(tmp_path, table)
+    assert examples(table) == []
+    assert "An example of each mistake" not in read(tmp_path).text
+
+
+def test_figures_are_shown_at_their_own_size(tmp_path):
+    make_run(tmp_path, make_table())
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    for name, dpi in (("a", 120), ("b", None)):
+        Image.new("L", (1200, 10)).save(folder / f"{name}.png", **({"dpi": (dpi, dpi)} if dpi else {}))
+    (folder / "c.png").write_bytes(PIXEL[:20])
+    widths = [value for tag, name, value in read(tmp_path).attributes if (tag, name) == ("img", "width")]
+    assert widths == ["960", "1200"]  # in CSS pixels, 96 an inch
 
 
 def test_absolute_paths_are_cut_to_their_last_part():

@@ -12,6 +12,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.tensorboard import log_projector, log_test
+from osr_lightning.training.loggers import ClaimingTensorBoardLogger
 
 
 def test_names_of_any_characters_leave_the_projectors_table_whole(tmp_path):
@@ -50,6 +51,7 @@ def test_figures_are_given_as_their_files(tmp_path):
     results = {
         "closed_set": {"accuracy": 0.5},
         "open_set": dict.fromkeys(("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc"), 0.5),
+        "unknown": {"far/off": {"auroc": 0.75}, "near": {"auroc": 0.25}, "none": {"auroc": None}},
         "threshold": {"value": 1.0},
         "model": {"class": "x", "network": "N"},
         "data": {"channels": 1, "image_size": 28},
@@ -74,3 +76,25 @@ def test_figures_are_given_as_their_files(tmp_path):
     assert settings["network"].string_value == "N"
     assert settings["image_size"].number_value == 28
     assert "costs" not in settings
+    found = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    names = ("closed_set_accuracy", "known_accuracy", "unknown_accuracy", "total_accuracy", "auroc")
+    assert found == {
+        **{f"test/{name}": [(3, 0.5)] for name in names},
+        "test/auroc/far/off": [(3, 0.75)],
+        "test/auroc/near": [(3, 0.25)],
+        "test/threshold": [(3, 1.0)],
+    }
+
+
+def test_curves_come_before_the_numbers_of_the_test(tmp_path):
+    """TensorBoard sorts by tag and opens on the first ones."""
+    logger = ClaimingTensorBoardLogger(str(tmp_path), "a", None, default_hp_metric=False)
+    for step in (0, 1):
+        logged = dict.fromkeys(("train/loss", "train/accuracy", "train/learning_rate", "epoch"), 1.0)
+        logger.log_metrics(logged | {"val/loss": 0.5, "val/accuracy": 0.25, "test/auroc": 0.75}, step)
+    logger.finalize("success")
+    events = EventAccumulator(logger.log_dir).Reload()
+    curves = ["accuracy/train", "accuracy/val", "learning_rate", "loss/train", "loss/val"]
+    assert sorted(events.Tags()["scalars"]) == [*curves, "test/auroc"]
+    assert [event.value for event in events.Scalars("loss/val")] == [0.5, 0.5]
+    assert [event.step for event in events.Scalars("accuracy/train")] == [0, 1]

@@ -2,9 +2,17 @@
 
 import csv
 
+import pytest
 import torch
 
-from osr_lightning.recogniser.rows import COLUMNS, write_rows
+from osr_lightning.recogniser.rows import (
+    COLUMNS,
+    file_of_cell,
+    name_cell,
+    open_rows,
+    places_of_cells,
+    write_rows,
+)
 
 NAMES = ("a,b", '=cmd|"x"', "two\nlines")
 
@@ -49,7 +57,7 @@ def test_the_schema_is_that_of_a_test(tmp_path):
         ],
         ["1", 'y"2".png', "known", "unknown", "unknown", "0.5", "1e+300", threshold, "", "0.2", "2.0"],
         # no label is known
-        ["2", "sub/three.png", "noise, white", "", '=cmd|"x"', "1.0", "inf", threshold, "", "0.3", "3.0"],
+        ["2", "sub/three.png", "noise, white", "", '\'=cmd|"x"', "1.0", "inf", threshold, "", "0.3", "3.0"],
     ]
 
 
@@ -62,3 +70,44 @@ def test_images_of_no_file_or_set_leave_their_columns_empty(tmp_path):
 def test_one_source_of_predictions_names_every_row(tmp_path):
     _, *found = written(tmp_path / "p.csv", source=torch.zeros(3, dtype=torch.int64), sources=("folder:x",))
     assert [row[2] for row in found] == ["folder:x"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("@x", "'@x"),
+        ("-x", "'-x"),
+        ("+SUM(A1)", "'+SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("'=1+1", "''=1+1"),  # no two names become one
+        ("'tis", "'tis"),
+        ("a=1", "a=1"),
+        ("-1", "-1"),  # a number is no formula
+        ("-1.5", "-1.5"),
+        ("-1-1", "'-1-1"),
+        ("", ""),
+    ],
+)
+def test_no_name_is_a_formula_and_every_name_is_found_again(name, cell):
+    assert name_cell(name) == cell
+    names = ("a", name, f"'{name}")
+    places = places_of_cells(names)
+    assert [places[name_cell(one)] for one in names] == [0, 1, 2]
+    assert places_of_cells((name,))[name] == 0  # as an earlier version wrote it
+
+
+@pytest.mark.parametrize(("cell", "file"), [("./=1.png", "=1.png"), ("=1.png", "=1.png"), ("./a", "./a")])
+def test_a_file_is_found_again_by_its_cell(cell, file):
+    assert file_of_cell(cell) == file
+
+
+def test_only_csv_guards_against_formulas(tmp_path):
+    for ending, expected in ((".csv", "'=1+1"), (".jsonl", '"=1+1"')):
+        with open_rows(tmp_path / f"p{ending}", ["file", "label", "score"]) as write:
+            write([("=a.png", "=1+1", -0.5)])
+        text = (tmp_path / f"p{ending}").read_text()
+        assert expected in text
+        assert "-0.5" in text
+        assert "'-0.5" not in text

@@ -270,7 +270,16 @@ def test_a_given_number_is_its_own_record():
     ("known", "unknown", "found"),
     [
         (0.05, {"cifar10": 0.9}, []),
-        (0.5, {"cifar10": 0.05}, []),  # at the bounds it still decides something
+        (0.5, {"cifar10": 0.5}, []),  # at the bounds it still serves
+        # every set that mostly passes, though another is worse
+        (
+            0.05,
+            {"near": 0.17, "nearer": 0.04, "far": 0.9},
+            [
+                "17.0% of the test images of near are rejected",
+                "4.0% of the test images of nearer are rejected",
+            ],
+        ),
         (0.501, {}, ["50.1% of the known test images are rejected"]),
         (
             0.0,
@@ -286,6 +295,9 @@ def test_a_given_number_is_its_own_record():
 def test_misgivings_about_thresholds_that_hardly_decide(known, unknown, found):
     sentences = misgivings(known, unknown, "test images")
     assert [sentence.partition(":")[0] for sentence in sentences] == found
+    assert all(
+        "osr calibrate" in sentence or "model.alpha" in sentence for sentence in sentences
+    )  # what to do
 
 
 @pytest.mark.parametrize("method", ["max_accuracy", "min_cost", "optuna"])

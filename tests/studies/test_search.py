@@ -270,7 +270,7 @@ def test_a_search_leaves_a_table_figures_and_a_folder_for_each_trial(searched):
         names = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
         assert b"model.schedule" in names
         # what torchmetrics says of the known images
-        assert float(row["accuracy"]) == pytest.approx(events.Scalars("val/accuracy")[-1].value, abs=1e-6)
+        assert float(row["accuracy"]) == pytest.approx(events.Scalars("accuracy/val")[-1].value, abs=1e-6)
 
 
 def test_figures_are_drawn_of_what_there_are_enough_trials_for(tmp_path):

@@ -53,7 +53,7 @@ def reliability(material: Material, bins: int = 15) -> Figure:
     error = closed_set.ece(confidence, right, bins)
     count, mean_confidence, accuracy = closed_set.calibration_bins(confidence, right, bins)
     filled = count > 0
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    figure = Figure(figsize=(5.4, 5), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=[3, 1])
     top = dress(figure.add_subplot(grid[0]))
     bottom = dress(figure.add_subplot(grid[1], sharex=top))

@@ -13,29 +13,34 @@ from osr_lightning.evaluation.acceptance import Acceptance, BoolArray, FloatArra
 from osr_lightning.evaluation.figures.registry import Material, figure
 from osr_lightning.evaluation.figures.style import (
     GREY,
+    NotedFigure,
     label_mark,
+    legend_below,
     line_style,
+    linear_rates,
     mark,
     new_axes,
-    plain,
+    shorten,
     spread_x,
 )
 from osr_lightning.evaluation.measures import decisions, ranking
 from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.evaluation.prediction_table import PredictionTable
 
+CORNER = 0.1  # curves that all reach 90% within this of the better end are drawn in log steps
+_HEIGHT = 5.4  # inches, with the legend below
 _LINE = np.concatenate([[0], np.geomspace(1e-5, 1, 61)])  # places on a log axis, for lines of few points
 
 
 @figure(
     caption="Each point of a curve is a threshold; up and to the left is better. Grey: a score that knows "
-    "nothing. The horizontal axis is in log steps, down to one image.",
+    "nothing.",
     order=20,
 )
 def roc(material: Material) -> Figure:
     """Unknown images rejected against known images rejected, per set, and the decisions' own curve."""
     table = material.table
-    figure, axes = new_axes()
+    figure, axes = new_axes(height=_HEIGHT)
     axes.plot(_LINE, _LINE, color=GREY, linewidth=0.8)
     lowest = []
     for name, mask, style in _curves(table):
@@ -57,24 +62,22 @@ def roc(material: Material) -> Figure:
     label_mark(axes)
     axes.set(
         title="ROC: unknown against known",
-        xlabel=f"known images rejected (share of {known:,})",
         ylabel="unknown images rejected (share)",
     )
-    spread_x(axes, known, near=0)
-    _zoom(axes, lowest)
-    axes.legend(loc="lower right", fontsize="small")
+    _scale(figure, axes, f"known images rejected (share of {known:,}", known, near=0, log=_in_corner(table))
+    _show_from(axes, lowest if _in_corner(table) else [0])
+    legend_below(axes)
     return figure
 
 
 @figure(
-    caption="Depends on the share of unknown images, which the legend names. The horizontal axis is in log "
-    "steps towards 100%, up to one image.",
+    caption="Depends on the share of unknown images, which the legend names; up and to the right is better.",
     order=40,
 )
 def precision_recall(material: Material) -> Figure:
     """Precision against recall with unknown as the positive class, per unknown set."""
     table = material.table
-    figure, axes = new_axes()
+    figure, axes = new_axes(height=_HEIGHT)
     most, lowest = 0, []
     for name, mask, style in _curves(table):
         counts, known, unknown = _counts(table, mask)
@@ -87,27 +90,27 @@ def precision_recall(material: Material) -> Figure:
         chosen = _recall_precision(counts.at([table.threshold, np.inf]), known, unknown)
         mark(axes, chosen[0][0], chosen[1][0], style["color"])
         lowest += [chosen[1][0], precision[_rejecting_all_unknown(counts)]]
+        if not _in_corner(table):  # below a recall of 5% a handful of images makes it jump
+            lowest.append(np.nanmin(precision[recall >= 0.05]))
     label_mark(axes)
     axes.set(
         title="Precision and recall of 'unknown'",
-        xlabel="recall: unknown images rejected (share)",
         ylabel="precision: unknown among rejected (share)",
     )
-    spread_x(axes, most, near=1)
-    _zoom(axes, lowest)
-    axes.legend(loc="lower left", fontsize="small")
+    _scale(figure, axes, "recall: unknown images rejected (share", most, near=1, log=_in_corner(table))
+    _show_from(axes, lowest)
+    legend_below(axes)
     return figure
 
 
 @figure(
-    caption="As the ROC, but a known image counts only if its class is right; up and to the left is better. "
-    "The horizontal axis is in log steps, down to one image.",
+    caption="As the ROC, but a known image counts only if its class is right; up and to the left is better.",
     order=30,
 )
 def oscr(material: Material) -> Figure:
     """Correct classification rate against false positive rate, per unknown set (Dhamija et al. 2018)."""
     table = material.table
-    figure, axes = new_axes()
+    figure, axes = new_axes(height=_HEIGHT)
     most, lowest = 0, []
     for name, mask, style in _curves(table):
         counts, known, unknown = _counts(table, mask)
@@ -123,12 +126,11 @@ def oscr(material: Material) -> Figure:
     label_mark(axes)
     axes.set(
         title="Open-set classification rate",
-        xlabel="unknown images accepted (share)",
         ylabel=f"known images accepted and right (share of {known:,})",
     )
-    spread_x(axes, most, near=0)
-    _zoom(axes, lowest)
-    axes.legend(loc="lower right", fontsize="small")
+    _scale(figure, axes, "unknown images accepted (share", most, near=0, log=_in_corner(table))
+    _show_from(axes, lowest if _in_corner(table) else [0])
+    legend_below(axes)
     return figure
 
 
@@ -136,7 +138,7 @@ def _curves(table: PredictionTable) -> list[tuple[str, BoolArray, dict[str, Any]
     """Name, images and style of each curve: the unknown sets that have images, then all together in black."""
     unknown = ~table.known
     sets = [(name, mask) for name, mask in table.unknown_masks.items() if (mask & unknown).any()]
-    curves = [(plain(name), mask, line_style(index)) for index, (name, mask) in enumerate(sets)]
+    curves = [(shorten(name, 30), mask, line_style(index)) for index, (name, mask) in enumerate(sets)]
     everything = (
         "all unknown",
         np.ones(len(unknown), dtype=bool),
@@ -164,7 +166,46 @@ def _rejecting_all_unknown(counts: Acceptance) -> int:
     return int(np.searchsorted(counts.unknown, 0, side="right")) - 1
 
 
-def _zoom(axes: Axes, values: Sequence[Any]) -> None:
-    """Show the rates from these on, which lie apart, and below them room for the legend."""
-    lowest = float(np.nanmin([0.99, *map(float, values)]))
-    axes.set_ylim(max(-0.01, 1 - 2 * (1 - lowest)), 1 + 0.01 * min(1, 2 * (1 - lowest)))
+def _in_corner(table: PredictionTable) -> bool:
+    """Whether log steps show what differs: for a tenth of the known images nine in ten unknown are rejected.
+
+    Elsewhere log steps bend any curve, chance among them, into a good one's shape.
+    """
+    for _, mask, _ in _curves(table):
+        counts, known, unknown = _counts(table, mask)
+        # thresholds ascend, so both rates fall
+        rejected = np.interp(CORNER, 1 - counts.known[::-1] / known, 1 - counts.unknown[::-1] / unknown)
+        if rejected < 1 - CORNER:
+            return False
+    return True
+
+
+def _scale(figure: NotedFigure, axes: Axes, x: str, images: int, *, near: int, log: bool) -> None:
+    """Draw the horizontal axis in log or in equal steps, and say so below the figure.
+
+    Args:
+        figure: whose note it is.
+        axes: with rates on the horizontal axis.
+        x: its label, the bracket left open.
+        images: of which the rates are shares.
+        near: 0 or 1, the end at which good curves have their corner.
+        log: see `_in_corner`.
+    """
+    if not log:
+        axes.set_xlabel(f"{x})")
+        linear_rates(axes)
+        figure.note = "The horizontal axis is in equal steps."
+        return
+    axes.set_xlabel(f"{x}, log steps)")
+    spread_x(axes, images, near=near)
+    figure.note = (
+        f"The horizontal axis is in log steps towards {'0' if near == 0 else '100%'}, up to one image: of "
+        "every unknown set nine tenths can be rejected with a tenth of the known images."
+    )
+
+
+def _show_from(axes: Axes, values: Sequence[Any]) -> None:
+    """Show the rates from the least of these on."""
+    least = float(np.nanmin([0.99, *map(float, values)]))
+    margin = 0.05 * (1 - least)
+    axes.set_ylim(max(-0.01, least - margin), 1 + min(margin, 0.01))

@@ -20,6 +20,7 @@ from osr_lightning.evaluation.figures.style import (
     point_style,
     shorten,
 )
+from osr_lightning.evaluation.mistakes import confident_mistakes
 from osr_lightning.evaluation.prediction_table import PredictionTable
 
 LEGEND_UP_TO = 20  # classes; more are told apart by a colour scale
@@ -33,7 +34,7 @@ LEGEND_UP_TO = 20  # classes; more are told apart by a colour scale
 def score_histograms(material: Material, bins: int = 60) -> Figure:
     """Scores of the known images against each unknown set's, with the threshold drawn in."""
     table = material.table
-    figure, axes = new_axes(7.2)
+    figure, axes = new_axes()
     edges, log = bin_edges(table.score, table.threshold, bins)
     for index, name in enumerate(table.source_names):
         score = table.score[table.source == index]
@@ -63,7 +64,8 @@ def score_histograms(material: Material, bins: int = 60) -> Figure:
 
 
 @figure(
-    caption="Images with similar outputs lie close together; each cross is an unknown image.",
+    caption="Images with similar outputs lie close together; each cross is an unknown image. No more unknown "
+    "images are drawn than known ones, as many of each set.",
     order=100,
     wide=True,
     needs="known",
@@ -73,7 +75,9 @@ def tsne(material: Material) -> Figure | None:
     if material.embedding is not None:
         indices, points = material.embedding()
     else:
-        indices, points = tsne_embedding(material.table.logits, material.seed, material.tsne_points)
+        indices, points = tsne_embedding(
+            material.table.logits, material.seed, material.tsne_points, material.table.source
+        )
     return embedded(material.table, indices, points) if len(indices) else None
 
 
@@ -117,23 +121,6 @@ def embedded(table: PredictionTable, indices: IntArray, points: NDArray[np.float
     elif not known.all():
         axes.legend(fontsize="small")
     return figure
-
-
-def confident_mistakes(table: PredictionTable, per_kind: int = 8) -> dict[str, IntArray]:
-    """The rows of the worst mistakes: kind -> at most ``per_kind`` indices, worst first; no empty kinds."""
-    score, known = table.score, table.known
-    wrong = known & ~table.rejected & (table.predicted_class != table.label)
-    kinds = {
-        "unknown, yet accepted (lowest scores)": (~known & ~table.rejected, score),
-        "known, yet rejected (highest scores)": (known & table.rejected, -score),
-        "known and accepted, but the wrong class (lowest scores)": (wrong, score),
-    }
-    worst = {}
-    for kind, (mask, order) in kinds.items():
-        rows = np.flatnonzero(mask)
-        if len(rows):
-            worst[kind] = rows[np.argsort(order[rows], kind="stable")[:per_kind]]
-    return worst
 
 
 @figure(

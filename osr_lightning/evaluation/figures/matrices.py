@@ -15,44 +15,54 @@ from osr_lightning.evaluation.figures.style import colormap, shorten
 TEXT_UP_TO = 25  # classes; beyond them a cell is too small for its numbers
 
 
-def confusion_matrix(label: IntArray, prediction: IntArray, names: Sequence[str], title: str) -> Figure:
-    """The confusion matrix of any number of classes.
+def confusion_matrix(
+    row: IntArray, column: IntArray, rows: Sequence[str], columns: Sequence[str], title: str
+) -> Figure:
+    """A confusion matrix of any number of rows and columns, drawn at the size that its texts need.
 
     Args:
-        label: ``(N,)`` in ``0 .. len(names) - 1``, the rows.
-        prediction: ``(N,)`` in ``0 .. len(names) - 1``, the columns.
-        names: of the classes; with ``unknown`` as the last one it is the open-set matrix.
+        row: ``(N,)`` in ``0 .. len(rows) - 1``, what the images are.
+        column: ``(N,)`` in ``0 .. len(columns) - 1``, what they are taken for.
+        rows: names of the classes, and of unknown sets.
+        columns: names of the answers.
         title: above the figure; the number of images is added.
     """
-    size = len(names)
-    counts = np.bincount(label * size + prediction, minlength=size * size).reshape(size, size)
-    rows = counts.sum(1, keepdims=True)
-    shares = counts / np.maximum(rows, 1)
-    inches = float(np.clip(2.5 + 0.62 * size, 4.5, 14))
-    figure = Figure(figsize=(inches + 0.9, inches), layout="compressed")
+    height, width = len(rows), len(columns)
+    counts = np.bincount(row * width + column, minlength=height * width).reshape(height, width)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    cell = float(np.clip(14 / max(height, width), 0.1, 0.62))  # inches
+    labels = [[shorten(name, 26) for name in rows], [shorten(name) for name in columns]]
+    font = float(np.clip(cell * 72 * 0.7, 4, 10))
+    # a letter is about 0.57 of the font size wide
+    beside, below = (max(map(len, names)) * 0.57 * font / 72 for names in labels)
+    upright = below < 0.92 * cell
+    figure = Figure(
+        figsize=(
+            max(1.1 * cell * width + beside + 1.5, 4.2),  # with the colour bar
+            max(cell * height + (0.2 if upright else below) + 1, 2.6),  # with title and axis label
+        ),
+        layout="compressed",
+    )
     axes = figure.add_subplot()
     # the root makes a few percent of mistakes visible beside a diagonal near 1
     image = axes.imshow(shares, cmap=colormap("Blues"), norm=PowerNorm(0.5, 0, 1))
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
-    bar.set_label("share of the true class (its row)")
-    bar.ax.set_yticklabels(["0", "1%", "5%", "10%", "25%", "50%", "100%"])
-    font = float(np.clip(9.5 * inches * 5 / size, 4, 10))
-    labels = [shorten(name) for name in names]
-    # a letter is about 0.6 of the font size wide, a cell about 0.8 of the figure over the classes
-    upright = max(map(len, labels)) * 0.6 * font / 72 < 0.8 * inches / size
-    axes.set_xticks(range(size), labels, rotation=0 if upright else 90, fontsize=font)
-    axes.set_yticks(range(size), labels, fontsize=font)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{title} ({len(label):,} images)")
-    if size <= TEXT_UP_TO:
-        for row, column in np.argwhere(counts):
-            share = shares[row, column]
+    bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.03, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
+    bar.set_label("share of the row")
+    bar.ax.set_yticklabels(["0", "1%", "5%", "10%", "25%", "50%", "100%"], fontsize=8)
+    axes.set_yticks(range(height), labels[0], fontsize=font)
+    axes.set_xticks(range(width), labels[1], rotation=0 if upright else 90, fontsize=font)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"{title} ({len(row):,} images)", fontsize=11)
+    if max(height, width) <= TEXT_UP_TO:
+        for at, to in np.argwhere(counts):
+            share = shares[at, to]
             axes.text(
-                column,
-                row,
-                f"{counts[row, column]:,}\n{share:.1%}",
+                to,
+                at,
+                f"{counts[at, to]:,}\n{share:.1%}",
                 ha="center",
                 va="center",
-                fontsize=7.5 if size > 2 else 12,
+                fontsize=7.5,
                 color="white" if share > 0.3 else "black",
             )
     return figure
@@ -63,22 +73,47 @@ def closed_confusion(material: Material) -> Figure:
     """K x K: the known images by predicted class, none rejected."""
     table, known = material.table, material.table.known
     return confusion_matrix(
-        table.label[known], table.predicted_class[known], table.class_names, "Known images, none rejected"
+        table.label[known],
+        table.predicted_class[known],
+        table.class_names,
+        table.class_names,
+        "Known images, none rejected",
     )
 
 
-@figure(caption="Counts, and shares of the row. Last row and column: unknown.", order=50, wide=True)
+@figure(
+    caption="Counts, and shares of the row. Below the classes one row for each unknown set; the last column "
+    "is 'unknown'.",
+    order=50,
+    wide=True,
+)
 def confusion(material: Material) -> Figure:
-    """(K+1) x (K+1): all images by prediction, ``unknown`` last."""
+    """(K+U) x (K+1): all images by prediction, ``unknown`` last; the rows of ``U`` unknown sets below."""
     table = material.table
+    # images of unknown sets only: known ones have rows of their own
+    sets = np.unique(table.source[~table.known])
+    row = np.where(table.known, table.label, table.num_classes + np.searchsorted(sets, table.source))
+    names = [f"unknown: {table.source_names[index]}" for index in sets]
     return confusion_matrix(
-        table.label, table.prediction, (*table.class_names, "unknown"), "At the threshold in use"
+        row,
+        table.prediction,
+        (*table.class_names, *(names if len(names) > 1 else ["unknown"])),
+        (*table.class_names, "unknown"),
+        "At the threshold in use",
     )
 
 
 @figure(caption="The decision known or unknown alone.", order=60)
 def binary_confusion(material: Material) -> Figure:
-    """2 x 2: known and unknown images by decision."""
+    """(1 + U) x 2: known images, and those of each unknown set, by decision."""
     table = material.table
-    unknown, rejected = (~table.known).astype(np.int64), table.rejected.astype(np.int64)
-    return confusion_matrix(unknown, rejected, ("known", "unknown"), "Known or unknown?")
+    sets = np.unique(table.source[~table.known])
+    row = np.where(table.known, 0, 1 + np.searchsorted(sets, table.source))
+    names = [f"unknown: {table.source_names[index]}" for index in sets]
+    return confusion_matrix(
+        row,
+        table.rejected.astype(np.int64),
+        ("known", *(names if len(names) > 1 else ["unknown"])),
+        ("known", "unknown"),
+        "Known or unknown?",
+    )

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from osr_lightning.atomic_write import replacing
 from osr_lightning.evaluation.acceptance import IntArray
 from osr_lightning.evaluation.caption import Caption
+from osr_lightning.evaluation.figures.style import NotedFigure
 from osr_lightning.evaluation.outcomes import Needs, enough
 from osr_lightning.evaluation.prediction_table import PredictionTable
 
@@ -35,6 +36,7 @@ class Material:
         seed: of the embedding.
         tsne_points: images to embed; 0 for no embedding.
         embedding: gives the result of ``tsne_embedding`` where that is computed beside the other figures.
+        epoch: whose weights are tested, from 1; None where that is not known.
     """
 
     table: PredictionTable
@@ -44,6 +46,7 @@ class Material:
     seed: int = 0
     tsne_points: int = 1000
     embedding: Callable[[], tuple[IntArray, NDArray[np.float32]]] | None = None
+    epoch: int | None = None
 
 
 Draw = Callable[[Material], "Figure | None"]
@@ -116,7 +119,9 @@ def save_figures(drawn: Iterable[tuple[str, Figure]], folder: Path) -> list[Path
     for name, drawing in drawn:
         paths.append(folder / f"{name}.png")
         with replacing(paths[-1]) as partial:
-            _save(drawing, partial, FIGURES[name].caption.metadata())
+            caption = FIGURES[name].caption
+            note = drawing.note if isinstance(drawing, NotedFigure) else ""
+            _save(drawing, partial, caption._replace(text=f"{caption.text} {note}".rstrip()).metadata())
     return paths
 
 

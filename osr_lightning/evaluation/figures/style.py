@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from osr_lightning.errors import one_line
@@ -22,9 +23,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 SCORE_LABEL = "score '{}' (higher = more unknown)"
 
 
-def new_axes(width: float = 6.4, height: float = 4.8) -> tuple[Figure, Axes]:
+class NotedFigure(Figure):
+    """A figure with a sentence of its own for its caption, beside the one that all of its kind have."""
+
+    note: str = ""
+
+
+def new_axes(width: float = 5.4, height: float = 4.4) -> tuple[NotedFigure, Axes]:
     """A figure of one pair of axes, with a faint grid; sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = NotedFigure(figsize=(width, height), layout="constrained")
     return figure, dress(figure.add_subplot())
 
 
@@ -64,6 +71,17 @@ def spread_x(axes: Axes, images: int, *, near: int) -> None:
     axes.set_xticks(ticks, [f"{100 * tick:.6g}%" for tick in ticks])
     ends = near - sign * least / 5, 1 - near + sign * 0.03
     axes.set_xlim(min(ends), max(ends))
+
+
+def linear_rates(axes: Axes) -> None:
+    """Draw the x axis' rates in equal steps, in percent as `spread_x` does."""
+    axes.set_xlim(-0.01, 1.01)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+
+
+def legend_below(axes: Axes) -> None:
+    """A legend under the axes, where it hides neither a curve nor a mark."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize="small")
 
 
 def mark(axes: Axes, x: ArrayLike, y: ArrayLike, color: str) -> None:

@@ -26,7 +26,8 @@ def read_metrics(path: Path) -> dict[str, Curve]:
     within an epoch counts.
 
     Returns:
-        Column, such as ``train/loss``, -> epochs ``(E,)`` and values ``(E,)``; only columns with values.
+        Column, such as ``train/loss``, -> epochs ``(E,)``, counted from 1 as the console does, and values
+        ``(E,)``; only columns with values.
         None, and a warning, where the file is damaged.
     """
     curves = {}
@@ -34,7 +35,7 @@ def read_metrics(path: Path) -> dict[str, Curve]:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get("epoch")]
         for column in (f"{stage}/{panel}" for stage in STAGES for panel in PANELS):
-            values = {int(float(row["epoch"])): float(row[column]) for row in rows if row.get(column)}
+            values = {int(float(row["epoch"])) + 1: float(row[column]) for row in rows if row.get(column)}
             if values:
                 curves[column] = (np.array([*values], np.float64), np.array([*values.values()], np.float64))
     except (OSError, ValueError, OverflowError, csv.Error) as error:
@@ -68,6 +69,9 @@ def learning_curves(material: Material) -> Figure | None:
                 axes.plot(
                     epochs, values, color=color, linestyle=line, marker=marker, markersize=4, label=name
                 )
+        if material.epoch is not None:
+            label = f"tested: epoch {material.epoch}"
+            axes.axvline(material.epoch, color=GREY, linestyle=":", linewidth=1.5, zorder=1, label=label)
         axes.set(xlabel="epoch", ylabel=PANELS[panel])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize="small")

@@ -46,7 +46,12 @@ def precision(outcomes: Outcomes) -> float | None:
     return hits / (hits + false_alarms) if hits + false_alarms else None
 
 
-@measure(label="recall", format="percent", says="the unknown accuracy by its other name")
+@measure(
+    label="recall",
+    format="percent",
+    says="the unknown accuracy by its other name",
+    same_as="unknown_accuracy",
+)
 def recall(outcomes: Outcomes) -> float | None:
     """Share of the unknown images rejected."""
     return unknown_accuracy(outcomes)
@@ -67,7 +72,12 @@ def macro_f1(outcomes: Outcomes) -> float | None:
     return float(f1_score(outcomes.label, outcomes.prediction, average="macro", zero_division=0.0))
 
 
-@measure(label="binary AUROC", format="rate", says="of the 0/1 decisions: the balanced accuracy once more")
+@measure(
+    label="binary AUROC",
+    format="rate",
+    says="of the 0/1 decisions: the balanced accuracy once more",
+    same_as="balanced_accuracy",
+)
 def binary_auroc(outcomes: Outcomes) -> float | None:
     """The AUROC of the decisions as scores, which the original notebook reported.
 

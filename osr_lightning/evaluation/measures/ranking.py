@@ -45,7 +45,7 @@ def oscr(outcomes: Outcomes) -> float | None:
     return float(area(counts.unknown / counts.unknown[-1], counts.correct / counts.known[-1]))
 
 
-@measure(label="OpenAUC", format="rate", says="defined otherwise, always equal to OSCR")
+@measure(label="OpenAUC", format="rate", says="defined otherwise, always equal to OSCR", same_as="oscr")
 def openauc(outcomes: Outcomes) -> float | None:
     """OpenAUC in [0, 1] (Wang et al., NeurIPS 2022): the AUROC that asks for the right class as well.
 

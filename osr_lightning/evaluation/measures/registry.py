@@ -21,13 +21,14 @@ class Measure(NamedTuple):
     format: Format
     says: str
     needs: Needs
+    same_as: str
 
 
 MEASURES: dict[str, Measure] = {}  # by the function's name, which is the key in results.json
 
 
 def measure(
-    *, label: str, format: Format, says: str, needs: Needs = "both"
+    *, label: str, format: Format, says: str, needs: Needs = "both", same_as: str = ""
 ) -> Callable[[Function], Function]:
     """Make a function of :class:`Outcomes` a measure of every test.
 
@@ -36,6 +37,7 @@ def measure(
         format: how its values are printed.
         says: what it says, in half a sentence.
         needs: the kinds of images without which it is undefined and the function is not called.
+        same_as: the measure whose value it always has, on whose line the report names it.
 
     Raises:
         ValueError: if there is a measure of that name.
@@ -50,7 +52,7 @@ def measure(
 
         if function.__name__ in MEASURES:
             raise ValueError(f"there is a measure named {function.__name__} already")
-        MEASURES[function.__name__] = Measure(take, label, format, says, needs)
+        MEASURES[function.__name__] = Measure(take, label, format, says, needs, same_as)
         return take
 
     return register

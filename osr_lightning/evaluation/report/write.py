@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from osr_lightning.atomic_write import as_text, write_text
 from osr_lightning.evaluation.acceptance import FloatArray, IntArray, acceptance
 from osr_lightning.evaluation.caption import read_caption
 from osr_lightning.evaluation.measures import MEASURES
+from osr_lightning.evaluation.mistakes import FOLDER, Example, examples
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.report.effects import class_effects, effects
 from osr_lightning.evaluation.report.places import link, shown_checkpoint, test_command, without_folders
 from osr_lightning.evaluation.report.render import count, percent, rate, read_results, render
 
 MAX_CLASSES = 50  # more make a table that nobody reads
+COLUMN = 560  # CSS pixels of one of two columns of figures
 MAX_BARS = 12  # unknown sets that the slider shows one by one
 
 
@@ -26,7 +29,7 @@ def write_report(run_dir: Path) -> Path:
 
     Args:
         run_dir: holds ``results.json``, ``predictions.csv`` and ``evaluation.npz``; ``config.yaml`` and
-            ``figures/*.png`` are shown where they exist.
+            ``figures/*.png`` and ``figures/mistakes/*.png`` are shown where they exist.
 
     Returns:
         The page's path.
@@ -42,12 +45,14 @@ def write_report(run_dir: Path) -> Path:
         "report.html.j2",
         results=results,
         verdict=verdict(results),
-        measures=MEASURES,
+        measures={name: measure for name, measure in MEASURES.items() if not measure.same_as},
+        also=_other_names(),
         max_classes=MAX_CLASSES,
         sweep=threshold_sweep(table),
         command=test_command(run_dir, results),
         checkpoint=shown_checkpoint(run_dir, results),
-        effects=effects(table),
+        effects=[effect._replace(name=without_folders(effect.name)) for effect in effects(table)],
+        examples=_pictured(examples(table), run_dir),
         class_effects=class_effects(table),
         figures=_figures(run_dir / "figures"),
         config=_text(config) if config.is_file() else "",
@@ -136,17 +141,53 @@ def _text(config: Path) -> str:
     return without_folders(config.read_text(encoding="utf-8", errors="backslashreplace"))
 
 
+def _other_names() -> dict[str, str]:
+    """Measure -> the names that it has as well."""
+    names: dict[str, list[str]] = {}
+    for measure in MEASURES.values():
+        if measure.same_as:
+            names.setdefault(measure.same_as, []).append(measure.label)
+    return {name: ", ".join(others) for name, others in names.items()}
+
+
+def _pictured(found: list[Example], run_dir: Path) -> list[tuple[Example, str]]:
+    """Each example with its picture, which is empty where none was saved."""
+    paths = [run_dir / FOLDER / f"{example.row}.png" for example in found]
+    return [
+        (example, _embedded(path) if path.is_file() else "")
+        for example, path in zip(found, paths, strict=True)
+    ]
+
+
+def _embedded(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _natural_width(path: Path) -> int:
+    """In CSS pixels, at which text has its own size; 0 where the file is no picture."""
+    try:
+        with Image.open(path) as image:
+            dpi = float(image.info.get("dpi", (96, 96))[0])
+            return round(image.width * 96 / dpi) if dpi > 0 else image.width
+    except Exception:  # PIL raises a dozen kinds on damaged files
+        return 0
+
+
 def _figures(folder: Path) -> list[dict[str, Any]]:
     """The saved figures by the order in their files, embedded; those without one come last, by name."""
-    found = [(read_caption(path), path) for path in folder.glob("*.png") if path.is_file()]
-    found.sort(key=lambda pair: (pair[0].order, pair[1].stem))
+    found = [
+        (read_caption(path), path, _natural_width(path)) for path in folder.glob("*.png") if path.is_file()
+    ]
+    found.sort(key=lambda one: (one[0].order, one[1].stem))
     return [
         {
             "name": as_text(path.stem).replace("_", " "),
             "caption": caption.text,
-            "wide": caption.wide,
+            # one that has room in a column needs no row of its own
+            "wide": caption.wide and not 0 < width <= COLUMN,
             "plot": caption.plot,
-            "data": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
+            "width": width,
+            "data": _embedded(path),
         }
-        for caption, path in found
+        for caption, path, width in found
     ]

@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from osr_lightning.atomic_write import replacing, replacing_rows, write_text
+from osr_lightning.recogniser.rows import safe_cells
 from osr_lightning.studies.search.space import as_arguments
 from osr_lightning.studies.search.storage import finished
 
@@ -34,7 +35,7 @@ def write_trials(study: optuna.Study, folder: Path) -> None:
             # of a pruned trial that of its best epoch, to look at
             value = trial.user_attrs.get("openauc", "") if trial.value is None else trial.value
             drawn = [trial.params.get(name, "") for name in names]
-            table.writerow([trial.number, trial.state.name.lower(), value, *kept, *drawn])
+            table.writerow(safe_cells([trial.number, trial.state.name.lower(), value, *kept, *drawn]))
 
 
 def write_best(

@@ -12,9 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
 from torch import Tensor
 
 from osr_lightning.atomic_write import write_text
@@ -22,6 +24,7 @@ from osr_lightning.data.counts import counts
 from osr_lightning.data.image_table import ImageTables
 from osr_lightning.data.leaks import digest
 from osr_lightning.errors import UserError
+from osr_lightning.evaluation.acceptance import IntArray
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.models.factory import origin
 from osr_lightning.recogniser.recogniser import Recogniser
@@ -39,8 +42,9 @@ class Evaluator(Callback):
 
     Args:
         figures: whether to draw; without, the report has numbers and tables alone.
-        tsne_points: images in the t-SNE figure, drawn by seed; 0 leaves the figure out.
-        projector_points: images in TensorBoard's Projector, drawn by seed; 0 leaves it out.
+        tsne_points: images in the t-SNE figure, drawn by seed, at most half of them unknown; 0 leaves the
+            figure out.
+        projector_points: images in TensorBoard's Projector, drawn in the same way; 0 leaves it out.
         bootstrap: resamples behind the 95% intervals.
         seed: of the draws and of t-SNE.
     """
@@ -88,6 +92,7 @@ class Evaluator(Callback):
         # drawing and scikit-learn take seconds to load, and only a test needs them
         from osr_lightning.evaluation.embedding import tsne_embedding
         from osr_lightning.evaluation.figures import Material, each_figure, save_figures
+        from osr_lightning.evaluation.mistakes import save_pictures
         from osr_lightning.evaluation.report.write import write_report
         from osr_lightning.evaluation.results import achieved, evaluate
         from osr_lightning.evaluation.tensorboard import log_projector, log_test
@@ -116,7 +121,7 @@ class Evaluator(Callback):
             import sklearn.metrics  # noqa: F401
 
             pool = ThreadPoolExecutor(1)
-            embedding = pool.submit(tsne_embedding, table.logits, self.seed, self.tsne_points)
+            embedding = pool.submit(tsne_embedding, table.logits, self.seed, self.tsne_points, table.source)
             pool.shutdown(wait=False)
         results = run_record(trainer, type(pl_module).__name__, recogniser, tables, timing)
         results |= evaluate(table, self.bootstrap, self.seed)
@@ -141,14 +146,20 @@ class Evaluator(Callback):
             log_projector(logger, table, images, self.projector_points, self.seed, trainer.global_step)
         files: list[Path] = []
         if self.figures:
+
+            def pictures(chosen: IntArray) -> NDArray[np.uint8]:
+                return images[torch.from_numpy(chosen)].numpy()
+
+            save_pictures(table, pictures, folder)
             material = Material(
                 table,
-                images=lambda chosen: images[torch.from_numpy(chosen)].numpy(),
+                images=pictures,
                 metrics=folder / "metrics.csv",
                 trials=pl_module.search_trials,
                 seed=self.seed,
                 tsne_points=self.tsne_points,
                 embedding=None if embedding is None else embedding.result,
+                epoch=pl_module.tested_epoch,
             )
             files = save_figures(each_figure(material), folder / "figures")
         for logger in boards:
