@@ -29,33 +29,36 @@ class OpenSetDataModule(LightningDataModule):
 
     Args:
         known: source of the known classes; its training split is divided into training and validation.
-        known_classes: names of those classes of the known source that are known, or their numbers in its
-            order, from 0 up; the others are the source rest, the unknown set where no other is given.
-        unknown: name -> source of each unknown set of the test; a nested mapping is a group, as in
-            {near: {letters: emnist_letters}, far: {cifar10: cifar10}}.
-        calibration_unknown: name -> source of unknown images that may choose the threshold (validation
-            split); only the calibration methods max_accuracy and min_cost use them.
-        calibrate_on: which images the command calibrate (and run) takes; test is the original
-            notebook's protocol, whose results are optimistic and marked so.
-        allow_overlap: go on where the leak audit finds images that both choose the threshold and are
-            tested; the results are then marked optimistic.
-        predict: source of the images for the command predict; the test images if not given.
-        root: folder of torchvision's data sets, downloaded there when missing.
-        image_size: height and width of the network's input, in pixels; the known images' own if not given,
-            at most 64.
-        channels: 1 for grey, 3 for colour; what the known images are if not given.
-        mean: subtracted from pixel values in [0, 1], one number or one per channel; measured on the
-            training images if not given.
-        std: pixel values are divided by it after that; measured as well if not given.
-        val_fraction: share of the known training images kept for validation, in (0, 1).
-        unknown_fraction: share of each unknown set to use, drawn by seed, in (0, 1].
+        known_classes: its known classes, by name or number; all if not given; numbers are places in its
+            order, from 0 up, and text is a name. The others are the source rest, which is the unknown set
+            where no other is given.
+        unknown: unknown sets of the test by name; the value is a source, or a mapping again, which is a
+            group, as in {near: {letters: emnist_letters}, far: {cifar10: cifar10}}.
+        calibration_unknown: unknown images that choose the threshold; name -> source (validation split);
+            only the calibration methods max_accuracy and min_cost use them.
+        calibrate_on: images that choose the threshold; in the commands calibrate and run; test is the
+            original notebook's protocol, whose results are optimistic and marked so.
+        allow_overlap: go on if the same images are tested; the leak audit finds images that both choose the
+            threshold and are tested, and the results are then marked optimistic.
+        predict: source of the images for predict; the test images if not given.
+        root: folder of downloaded data sets; torchvision's, which are fetched when missing.
+        image_size: height and width in pixels; of the network's input; the known images' own, at most 64, if
+            not given.
+        channels: 1 for grey, 3 for colour; those of the known images if not given.
+        mean: mean of pixels in [0, 1]; one number or one per channel, subtracted from pixel values; measured
+            on training images if not given.
+        std: standard deviation of pixels; one number or one per channel, by which pixel values are divided
+            after that; measured on training images if not given.
+        val_fraction: share of training images held out; for validation, of the known ones, in (0, 1).
+        unknown_fraction: share of each unknown set to use; in (0, 1], drawn by seed.
         batch_size: images per training step and process; what suits the network if not given.
-        eval_batch_size: images per step of validation, test and prediction.
-        memory_limit: GiB; a folder whose images would take more is read from disk, batch by batch.
-        num_workers: processes that read such a folder; if not given, one per processor, at most 8, or none
-            where the cache holds its images.
-        seed: of the validation split and of the drawn shares.
-        test_seed: of the test images that are held out where the known source has no test split.
+        eval_batch_size: images per step of a test; of validation and prediction too.
+        memory_limit: GiB of images in memory; a folder whose images would take more is read from disk, batch
+            by batch.
+        num_workers: processes that read images from disk; one per processor, at most 8, if not given; none
+            where the cache holds the images.
+        seed: seed of the validation split; and of drawn shares.
+        test_seed: seed of held-out test images; for a known source without a test split.
     """
 
     def __init__(

@@ -75,33 +75,32 @@ class OpenSetClassifier(LightningModule):
     A subclass says what its samples are (``sampler`` and :meth:`sampler_options`).
 
     Args:
-        network: what makes the network; what suits the known images if not given. A name (BaselineCNN,
+        network: name or class path; what suits the known images if not given. A name (BaselineCNN,
             MCDropoutCNN, ConvNet, or one of torchvision's classifiers, as resnet18), a class path, a class or
             a function: it gets the number of classes, and in_channels and image_size where it has such
             parameters. Of a module, a copy is taken.
-        score: what tells unknown images from known ones; higher means more unknown.
-        detectors: scores to fit to the training images as well (each the score may also be): fisher,
-            mahalanobis, relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features
-            of passes without dropout; fit does so once it is done.
+        score: tells unknown from known images; higher means more unknown.
+        detectors: further scores to fit to training images; each may also be the score: fisher, mahalanobis,
+            relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features of passes
+            without dropout; fit does so once it is done.
         calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
             images is rejected; max_accuracy and min_cost: best on validation images with
             data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
         alpha: largest share of known images that known_quantile may reject, in (0, 1).
-        threshold: an image is called unknown when its score is greater than this; for calibration fixed, in
-            units of the score.
-        costs: of a wrong label, a false alarm and a missed unknown, for min_cost.
-        unknown_prior: share of unknown images to expect, in (0, 1), for max_accuracy and min_cost.
-        learning_rate: of the optimizer; the peak of one_cycle. What suits the network if not given.
-        weight_decay: of AdamW; 0 for Adam. What suits the network if not given.
-        label_smoothing: share of the label that is spread over all classes; what suits if not given.
-        schedule: step halves the learning rate every 10 epochs, as the study did; one_cycle (Smith & Topin
-            2019) raises it over the first 30% of the steps and then lowers it to almost 0. What suits if not
-            given.
-        augment: how training images are varied: none, digits (small turns and shifts), photos (mirrored and
-            shifted), photos_strong (brightness, contrast and a missing square too). What suits the known
-            images if not given.
-        balance_classes: whether classes weigh the same in the loss, however many images they have.
-        compile: whether torch.compile speeds up the training's passes; it pays on GPUs and large networks.
+        threshold: score above which an image is unknown, for calibration fixed; in units of the score.
+        costs: costs of mistakes, for min_cost; of a wrong label, a false alarm and a missed unknown.
+        unknown_prior: share of unknown images to expect; in (0, 1), for max_accuracy and min_cost.
+        learning_rate: learning rate; the peak of one_cycle; what suits the network if not given.
+        weight_decay: weight decay of AdamW; 0 for Adam; what suits the network if not given.
+        label_smoothing: share of labels to spread over all classes; what suits the network if not given.
+        schedule: how the learning rate changes; what suits the network if not given. step halves it every 10
+            epochs, as the study did; one_cycle (Smith & Topin 2019) raises it over the first 30% of the steps
+            and then lowers it to almost 0.
+        augment: how to vary training images, as digits or photos; what suits the known images if not given.
+            none: not at all; digits: small turns and shifts; photos: mirrored and shifted; photos_strong:
+            brightness, contrast and a missing square too.
+        balance_classes: let classes weigh the same in the loss; however many images they have.
+        compile: use torch.compile for the training; it pays on GPUs and for large networks.
 
     Attributes:
         plan: how the training goes, once its images are known.
@@ -703,11 +702,12 @@ class MCDropoutClassifier(OpenSetClassifier):
     Args:
         network: see :class:`OpenSetClassifier`.
         num_samples: stochastic passes per image, S.
-        dropout: probability, in (0, 1), that a feature is dropped before the last layer of a network that has
-            no dropout of its own, or only that one; 0.3, or as it is, if not given.
-        masks: shared (one dropout mask per sample for all images: results do not depend on batches,
-            order or number of processes) or independent (one per image and sample).
-        mask_seed: seed of the dropout masks when predicting.
+        dropout: probability of dropping a feature, in (0, 1); the network's own, or 0.3, if not given. It
+            holds before the last layer of a network that has no dropout of its own, or only that one.
+        masks: whether images share dropout masks; shared: one mask per sample for all images, so that
+            results do not depend on batches, order or number of processes; independent: one per image and
+            sample.
+        mask_seed: seed of dropout masks when predicting.
         kwargs: see :class:`OpenSetClassifier`.
     """
 

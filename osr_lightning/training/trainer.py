@@ -51,20 +51,29 @@ class OpenSetTrainer(Trainer):
     """Lightning's Trainer with a complete run folder and the commands run and calibrate.
 
     Args:
-        experiment: runs are written to default_root_dir/lightning_logs/EXPERIMENT/version_N.
-        version: N, or a name for the folder instead of version_N; the next free number if not given.
+        experiment: name of the experiment; its runs are default_root_dir/lightning_logs/EXPERIMENT/version_N.
+        version: number or name of the run folder; N of version_N, or a name instead of version_N; the next
+            free number if not given.
         default_root_dir: folder that holds lightning_logs.
         max_epochs: passes over the training images; what suits their number and the network if not given.
-        logger: TensorBoard and metrics.csv if not given; false for none, and then nothing is written.
-        callbacks: more of them, beside those that keep checkpoints and evaluate.
-        enable_checkpointing: whether to write best.ckpt (by validation accuracy) and last.ckpt.
-        checkpoint_minutes: minutes between two last.ckpt within an epoch; at its end alone if not given.
+        logger: what keeps the metrics, or false; TensorBoard and metrics.csv if not given. With false, there
+            is no run folder, and nothing is written.
+        callbacks: further callbacks of Lightning; beside those that keep checkpoints and evaluate.
+        enable_checkpointing: write best.ckpt and last.ckpt; best is that by validation accuracy.
+        checkpoint_minutes: minutes between two last.ckpt; within an epoch, whose end writes one as well; at
+            each epoch's end alone if not given.
         accelerator: cpu, gpu, tpu or auto; mps has no float64, which scores need, so auto passes it over.
-        precision: of the passes. auto: float32, but where a CPU computes bfloat16 itself, training steps are
-            bf16-mixed; scores are float32 either way. All others are Lightning's and hold for every pass.
-        enable_progress_bar: a line per epoch with the time that is left, and a bar in a terminal.
+        precision: number format, as bf16-mixed; auto: float32, but where a CPU computes bfloat16
+            itself, training steps are bf16-mixed; scores are float32 either way. All others are Lightning's
+            and hold for every pass.
+        enable_progress_bar: show the progress; a line per epoch with the time that is left, and a bar in a
+            terminal; true if not given.
         enable_model_summary: Lightning's table of the modules; with verbose alone if not given.
-        verbose: whether Lightning tells of its own doings too.
+        verbose: tell of Lightning's own doings too.
+        devices: number of devices, or their indices; Lightning's, as all that follow.
+        max_time: time after which to stop, as DD:HH:MM:SS.
+        gradient_clip_val: largest norm of gradients; larger ones are scaled down to it.
+        limit_train_batches: steps per epoch, or their share; all if not given.
         kwargs: all other arguments of lightning.pytorch.Trainer.
 
     Attributes:
@@ -141,7 +150,7 @@ class OpenSetTrainer(Trainer):
         Args:
             model: what to train.
             datamodule: the images.
-            ckpt_path: a checkpoint to resume from; last for the newest one of this experiment.
+            ckpt_path: checkpoint to resume from, or last; last is the newest one of this experiment.
 
         Returns:
             The content of results.json, on the first process.
@@ -174,7 +183,7 @@ class OpenSetTrainer(Trainer):
             train_dataloaders: batches, instead of a datamodule.
             val_dataloaders: batches, instead of a datamodule.
             datamodule: the images.
-            ckpt_path: a checkpoint to resume from; last for the newest one of this experiment.
+            ckpt_path: checkpoint to resume from, or last; last is the newest one of this experiment.
             kwargs: see lightning.pytorch.Trainer.fit.
         """
         if isinstance(train_dataloaders, LightningDataModule):  # Lightning takes it here too
@@ -199,10 +208,9 @@ class OpenSetTrainer(Trainer):
         Args:
             model: of the checkpoint's class.
             datamodule: the images.
-            ckpt_path: the checkpoint to calibrate; the model as it is if not given.
-            output: where to write the calibrated checkpoint; beside ckpt_path as NAME.calibrated.ckpt if not
-                given.
-            in_place: write over ckpt_path, and test it again, so that the results of its run fit.
+            ckpt_path: trained checkpoint; without one, the model is calibrated as it is.
+            output: file of the calibrated checkpoint; NAME.calibrated.ckpt beside ckpt_path if not given.
+            in_place: write over ckpt_path, test it again; the results of its run then fit.
         """
         begin = time.perf_counter()
         target = calibrated_path(ckpt_path, output, in_place)
@@ -231,9 +239,9 @@ class OpenSetTrainer(Trainer):
             dataloaders: batches, instead of a datamodule.
             datamodule: the images.
             return_predictions: whether to return the rows too; true if not given.
-            ckpt_path: the checkpoint whose weights and threshold decide.
-            output: file of the rows, ending in .csv, .jsonl or .parquet; predictions.csv in the run folder if
-                not given.
+            ckpt_path: trained checkpoint; its weights and threshold decide.
+            output: file of the rows, as .csv, .jsonl or .parquet; predictions.csv in the run folder if not
+                given.
             kwargs: see lightning.pytorch.Trainer.predict.
         """
         batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, **kwargs)

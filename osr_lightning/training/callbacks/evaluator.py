@@ -41,12 +41,12 @@ class Evaluator(Callback):
     a logger.
 
     Args:
-        figures: whether to draw; without, the report has numbers and tables alone.
-        tsne_points: images in the t-SNE figure, drawn by seed, at most half of them unknown; 0 leaves the
+        figures: draw figures; without, the report has numbers and tables alone.
+        tsne_points: images in the t-SNE figure; drawn by seed, at most half of them unknown; 0 leaves the
             figure out.
-        projector_points: images in TensorBoard's Projector, drawn in the same way; 0 leaves it out.
+        projector_points: images in TensorBoard's Projector; drawn in the same way; 0 leaves it out.
         bootstrap: resamples behind the 95% intervals.
-        seed: of the draws and of t-SNE.
+        seed: seed of these draws and of t-SNE.
     """
 
     def __init__(
