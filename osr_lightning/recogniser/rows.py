@@ -16,7 +16,7 @@ from typing import IO, Any, TypeAlias
 
 from osr_lightning.atomic_write import as_text, replacing
 from osr_lightning.data_spec import UNKNOWN
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, one_line
 from osr_lightning.recogniser.prediction import Answering, Answers
 
 Row: TypeAlias = Sequence[Any]
@@ -63,7 +63,7 @@ def cells(
         deciding: name of the score that decides.
         threshold: above it an image is unknown.
     """
-    names = [*classes, UNKNOWN]
+    names = [*map(class_cell, classes), UNKNOWN]
     further = [values.tolist() for name, values in scores.items() if name != deciding]
     for label, *values in zip(
         prediction.tolist(), confidence.tolist(), scores[deciding].tolist(), *further, strict=True
@@ -103,7 +103,7 @@ def write_rows(
         files: by index, those that the images were read from; none where there are none.
         errors: see `open_rows`.
     """
-    names = [*classes, UNKNOWN]
+    names = [*map(class_cell, classes), UNKNOWN]
     answers = cells(rows["prediction"], rows["confidence"], scores, classes, deciding, threshold)
     where = zip(*(rows[name].tolist() for name in ("row", "source", "label")), strict=True)
     with open_rows(path, columns(scores, deciding), errors) as write:
@@ -181,6 +181,15 @@ def path_cell(path: str | os.PathLike[str]) -> str:
     """A path as text that any file can hold and that no spreadsheet takes for a formula."""
     text = as_text(path)
     return f"./{text}" if text[:1] in tuple("=+-@\t\r") else text
+
+
+def class_cell(name: str) -> str:
+    """A class's name as text that no spreadsheet takes for a formula and no terminal for a command."""
+    try:
+        float(name)
+    except ValueError:
+        return path_cell(one_line(name))
+    return name  # -1 is no formula
 
 
 def _csv(file: IO[str], columns: Sequence[str]) -> Sink:

@@ -39,7 +39,7 @@ def test_the_schema_is_that_of_a_test(tmp_path):
             "x,1.png",
             "known",
             "a,b",
-            "two\nlines",
+            "two\\nlines",
             "0.3333333333333333",
             "-1.5",
             threshold,
@@ -49,7 +49,7 @@ def test_the_schema_is_that_of_a_test(tmp_path):
         ],
         ["1", 'y"2".png', "known", "unknown", "unknown", "0.5", "1e+300", threshold, "", "0.2", "2.0"],
         # no label is known
-        ["2", "sub/three.png", "noise, white", "", '=cmd|"x"', "1.0", "inf", threshold, "", "0.3", "3.0"],
+        ["2", "sub/three.png", "noise, white", "", './=cmd|"x"', "1.0", "inf", threshold, "", "0.3", "3.0"],
     ]
 
 

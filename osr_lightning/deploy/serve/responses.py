@@ -14,7 +14,7 @@ from PIL import Image
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.limits import Limits
-from osr_lightning.recogniser.rows import Row, as_json
+from osr_lightning.recogniser.rows import Row, as_json, class_cell
 
 if TYPE_CHECKING:
     from osr_lightning.deploy.serve.backend import Backend, Explanation, Pixels
@@ -45,7 +45,7 @@ def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[
 def model(backend: Backend, limits: Limits) -> dict[str, Any]:
     """What is served."""
     return {
-        "classes": list(backend.spec.classes),
+        "classes": [*map(class_cell, backend.spec.classes)],
         "channels": backend.spec.channels,
         "image_size": backend.spec.image_size,
         "score": backend.score,
@@ -64,7 +64,7 @@ def _likeliest(
         chosen = range(len(probabilities))
     else:
         chosen = np.argsort(-probabilities, kind="stable")[:most].tolist()
-    return [{"class": spec.classes[k], "probability": float(probabilities[k])} for k in chosen]
+    return [{"class": class_cell(spec.classes[k]), "probability": float(probabilities[k])} for k in chosen]
 
 
 def _png(pixels: Pixels) -> str:
