@@ -98,13 +98,10 @@ def _files(options: argparse.Namespace) -> int:
     from osr_lightning.deploy.load import is_exported, load
     from osr_lightning.deploy.predict import Counts, classify, images
 
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = options.device
-    if is_exported(options.ckpt_path):
-        _check_exported(device, world)
-    elif device == "auto":
-        device = _device()
-    recogniser = load(options.ckpt_path, trust=options.trust_checkpoint, device=device)
+    rank, world = _processes()
+    if is_exported(options.ckpt_path) and world > 1:
+        raise UserError("an exported graph runs in one process; start it without torchrun")
+    recogniser = load(options.ckpt_path, trust=options.trust_checkpoint, device=options.device)
     recogniser.decide_by(options.score, options.threshold)
     counts = Counts()
     total = sum(1 for _ in images(options.paths, counts))
@@ -124,18 +121,26 @@ def _files(options: argparse.Namespace) -> int:
     return int(options.strict and counts.unreadable > 0)
 
 
-def _device() -> str:
-    import torch
+def _processes() -> tuple[int, int]:
+    """Which process this is, and how many share the files, as torchrun's environment variables say.
 
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
-def _check_exported(device: str, world: int) -> None:
-    """What an exported graph, which must do without torch, cannot."""
-    if device not in ("auto", "cpu"):
-        raise UserError(f"--device {device}: an exported graph runs on the CPU; leave the option out")
-    if world > 1:
-        raise UserError("an exported graph runs in one process; start it without torchrun")
+    Raises:
+        UserError: where they are no numbers, or lack how the others are met.
+    """
+    way_out = "start it with torchrun, or unset WORLD_SIZE and RANK"
+    given = {
+        name: os.environ.get(name) or standard for name, standard in (("RANK", "0"), ("WORLD_SIZE", "1"))
+    }
+    for name, value in given.items():
+        if not value.isdecimal():
+            raise UserError(f"the environment variable {name} is {value!r}, which is no number: {way_out}")
+    rank, world = map(int, given.values())
+    if rank >= max(1, world):
+        raise UserError(f"this is process {rank} of {world} by the variables RANK and WORLD_SIZE: {way_out}")
+    names = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if world > 1 and (missing := [name for name in names if not os.environ.get(name)]):
+        raise UserError(f"WORLD_SIZE is {world} without {' and '.join(missing)}: {way_out}")
+    return rank, world
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from osr_lightning.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,21 +28,33 @@ def load(
         path: of a checkpoint, or of an ``.onnx`` file, which onnxruntime runs without torch.
         trust: whether a checkpoint may name code to import beside this package's own.
         network: the network, where it was made in Python and a checkpoint cannot name it.
-        device: where to put a checkpoint's recogniser; graphs run on the CPU.
+        device: where to put a checkpoint's recogniser, as torch calls it, or ``auto``; graphs run on the CPU.
 
     Returns:
         It, ready to be asked with ``predict``.
 
     Raises:
-        UserError: if the file is missing, damaged, or of another project, or needs trust or a network.
+        UserError: if the file is missing, damaged, or of another project, or needs trust or a network; or
+            where there is no such device.
     """
     if is_exported(path):
+        check_exported_device(device)
         from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
 
         return ExportedRecogniser(path)
     from osr_lightning.recogniser import checkpoint
 
     return checkpoint.load(path, trust=trust, network=network, device=device)
+
+
+def check_exported_device(device: str | torch.device) -> None:
+    """Refuse a device that exported graphs do not run on.
+
+    Raises:
+        UserError: naming it.
+    """
+    if str(device) not in ("auto", "cpu"):
+        raise UserError(f"the device {str(device)!r}: an exported graph runs on the CPU; leave it out")
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:

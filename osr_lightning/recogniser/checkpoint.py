@@ -30,6 +30,7 @@ from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
 from osr_lightning.models.sampling import LogitSampler, Single
 from osr_lightning.models.split import split
 from osr_lightning.recogniser import claims
+from osr_lightning.recogniser.device import choose
 from osr_lightning.recogniser.migrate import VERSION, migrate
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.scoring.detectors import DETECTORS
@@ -54,14 +55,16 @@ def load(
         path: of a checkpoint that training, calibration or `save` wrote.
         trust: whether the checkpoint may name code to import beside this package's own.
         network: the network, where it was made in Python and the checkpoint cannot name it.
-        device: where to put it.
+        device: where to put it; see `osr_lightning.recogniser.device.choose`.
 
     Returns:
         It, ready to be asked (in eval mode).
 
     Raises:
-        UserError: if the file is missing, damaged, or of another project, or needs trust or a network.
+        UserError: if the file is missing, damaged, or of another project, or needs trust or a network; or
+            where there is no such device.
     """
+    chosen = choose(device)
     checkpoint = read(path)
     with reading(path):
         kept = checkpoint["recogniser"]
@@ -70,7 +73,7 @@ def load(
         recogniser = build(kept["recipe"], spec, network=network, trust=trust, weights=weights)
         take_weights(recogniser, weights)
         recogniser.eval()
-    return recogniser.to(device)
+    return recogniser.to(chosen)
 
 
 @contextmanager

@@ -94,7 +94,10 @@ class Answering(Protocol):
         """Any one image -> ``(C, size, size)``; see `to_pixels` for what it may be."""
 
     def answer(self, images: NDArray[np.uint8]) -> Answers:
-        """Any number of prepared images ``(N, C, size, size)``; a row does not depend on the others."""
+        """Any number of prepared images ``(N, C, size, size)``.
+
+        A row does not depend on the others, that of an exported graph but for a score's last digits.
+        """
 
 
 def predictions(

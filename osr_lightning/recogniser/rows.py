@@ -17,7 +17,7 @@ from typing import IO, Any, TypeAlias
 
 from osr_lightning.atomic_write import as_text, replacing
 from osr_lightning.data_spec import UNKNOWN
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, one_line
 from osr_lightning.recogniser.prediction import Answering, Answers
 
 Row: TypeAlias = Sequence[Any]
@@ -64,7 +64,7 @@ def cells(
         deciding: name of the score that decides.
         threshold: above it an image is unknown.
     """
-    names = [*classes, UNKNOWN]
+    names = [*map(one_line, classes), UNKNOWN]
     further = [values.tolist() for name, values in scores.items() if name != deciding]
     for label, *values in zip(
         prediction.tolist(), confidence.tolist(), scores[deciding].tolist(), *further, strict=True
@@ -106,7 +106,7 @@ def write_rows(
         errors: see `open_rows`.
         follow: see `open_rows`.
     """
-    names = [*classes, UNKNOWN]
+    names = [*map(one_line, classes), UNKNOWN]
     answers = cells(rows["prediction"], rows["confidence"], scores, classes, deciding, threshold)
     where = zip(*(rows[name].tolist() for name in ("row", "source", "label")), strict=True)
     with open_rows(path, columns(scores, deciding), errors, follow=follow) as write:
@@ -214,7 +214,7 @@ def file_of_cell(cell: str) -> str:
 def places_of_cells(names: Iterable[str]) -> dict[str, int]:
     """Cell -> place of its name among ``names``, of a version that protects them or of an earlier one."""
     places = {name: place for place, name in enumerate(names)}
-    return places | {name_cell(name): place for name, place in places.items()}
+    return places | {name_cell(one_line(name)): place for name, place in places.items()}
 
 
 def safe_cells(row: Iterable[Any]) -> list[Any]:

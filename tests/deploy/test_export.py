@@ -516,6 +516,11 @@ def test_predicting_with_a_graph_stays_on_the_cpu_in_one_process(exported, tmp_p
     Image.fromarray(IMAGES[0].transpose(1, 2, 0)).save(tmp_path / "a.png")
     assert main(["predict", "--ckpt_path", str(exported), "--device", "cuda", str(tmp_path)]) == 2
     assert "runs on the CPU" in capsys.readouterr().err
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="'cuda:0': an exported graph runs on the CPU"):
+        load(exported, device="cuda:0")
+    assert load(exported, device="auto").spec == SPEC
+    given = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in given.items():  # as torchrun does
+        monkeypatch.setenv(name, value)
     assert main(["predict", "--ckpt_path", str(exported), str(tmp_path)]) == 2
     assert "one process" in capsys.readouterr().err

@@ -17,9 +17,9 @@ from osr_lightning.__main__ import main
 from osr_lightning.cli import predict as osr_predict
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.predict import Counts, classify, images
-from osr_lightning.errors import Failure
+from osr_lightning.errors import Failure, UserError
 from osr_lightning.recogniser.checkpoint import build
-from osr_lightning.recogniser.rows import COLUMNS, open_rows, path_cell
+from osr_lightning.recogniser.rows import COLUMNS, cells, open_rows, path_cell
 
 HOSTILE_NAMES = [
     "new\nline.png",
@@ -264,6 +264,60 @@ def test_mistakes_get_one_sentence(mistake, ckpt, tmp_path, capsys):
     error = capsys.readouterr().err
     assert named in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "mps:7", "meta", "", "cpu:x"])
+def test_a_device_that_is_not_there_is_told_with_those_that_are(device, ckpt, tmp_path, capsys):
+    folder, said = photos(tmp_path / "photos", 1), f"there is no device {device!r} here; there is cpu"
+    assert predict(folder, "--ckpt_path", ckpt, "--device", device) == 2
+    assert main(["serve", "--ckpt_path", str(ckpt), "--port", "0", "--device", device]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert all(error.startswith(f"osr: error: {said}") for error in errors)
+    with pytest.raises(UserError, match=said):
+        load(ckpt, device=device)
+
+
+PROCESSES = [
+    (
+        {"WORLD_SIZE": "2"},
+        "WORLD_SIZE is 2 without RANK and MASTER_ADDR and MASTER_PORT: start it with torchrun",
+    ),
+    ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x"}, "WORLD_SIZE is 2 without MASTER_PORT"),
+    ({"WORLD_SIZE": "two"}, "the environment variable WORLD_SIZE is 'two'"),
+    ({"WORLD_SIZE": "-1"}, "the environment variable WORLD_SIZE is '-1'"),
+    ({"WORLD_SIZE": "2", "RANK": "x"}, "the environment variable RANK is 'x'"),
+    ({"WORLD_SIZE": "1", "RANK": "1"}, "this is process 1 of 1 by the variables RANK and WORLD_SIZE"),
+    ({"RANK": "3"}, "this is process 3 of 1"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), PROCESSES, ids=str)
+def test_processes_that_cannot_be_are_told(given, said, ckpt, tmp_path, capsys, monkeypatch):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert predict(photos(tmp_path / "photos", 1), "--ckpt_path", ckpt) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"osr: error: {said}")
+    assert error.count("\n") == 1
+
+
+def test_empty_variables_are_none(ckpt, tmp_path, monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")
+    output = tmp_path / "rows.csv"
+    assert predict(photos(tmp_path / "photos", 1), "--ckpt_path", ckpt, "--output", output) == 0
+    assert len(rows_of(output)) == 1
+
+
+def test_a_class_is_no_formula_and_commands_no_terminal(tmp_path):
+    names = ("=1+1", "@x", "\x1b[2Jred", "a\nb", "-1", "+2.5", "cat", "żółć")
+    answers = cells(np.arange(9), np.zeros(9), {"s": np.zeros(9)}, names, "s", 0.0)
+    with open_rows(tmp_path / "rows.csv", ("prediction", *"abcd")) as write:
+        write(answers)
+    with open(tmp_path / "rows.csv", newline="", encoding="utf-8") as file:
+        found = [row[0] for row in csv.reader(file)][1:]
+    assert found == ["'=1+1", "'@x", "\\x1b[2Jred", "a\\nb", "-1", "+2.5", "cat", "żółć", "unknown"]
 
 
 @pytest.mark.parametrize("paths", [["/no/such.png"], ["/no/such/*.png"], ["{tmp}/empty"]])

@@ -572,6 +572,33 @@ def test_answers_do_not_wait_for_acknowledgements():
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+def test_hostile_class_names_are_text_everywhere(tmp_path):
+    torch.manual_seed(0)
+    spec = DataSpec(("=1+1", "\x1b[2J\nred"), 1, 28, (0.13,), (0.31,))
+    built = build({"sampler": "single", "score": "energy"}, spec).eval()
+    built.threshold.fixed = 1e9  # nothing is unknown
+    save(built, tmp_path / "any.ckpt")
+    with TestClient(build_app(open_backend(str(tmp_path / "any.ckpt"), device="cpu"))) as client:
+        classes = ["=1+1", "\\x1b[2J\\nred"]
+        assert client.get("/model").json()["classes"] == classes
+        found = client.post("/explain", content=png(0)).json()
+        assert found["row"]["prediction"] in classes
+        assert [one["class"] for one in found["probabilities"]] == classes
+    command = [
+        sys.executable,
+        "-m",
+        "osr_lightning",
+        "serve",
+        "--ckpt_path",
+        tmp_path / "any.ckpt",
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr.readline().endswith("(=1+1, \\x1b[2J\\nred), grey 28x28); Ctrl-C ends it\n")
+        process.kill()
+
+
 def test_masks_that_are_drawn_anew_are_refused(tmp_path):
     save(recogniser("independent"), tmp_path / "any.ckpt")
     with pytest.raises(UserError, match="masks shared"):

@@ -47,7 +47,7 @@ def test_the_schema_is_that_of_a_test(tmp_path):
             "x,1.png",
             "known",
             "a,b",
-            "two\nlines",
+            "two\\nlines",
             "0.3333333333333333",
             "-1.5",
             threshold,

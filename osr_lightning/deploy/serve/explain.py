@@ -11,13 +11,6 @@ from osr_lightning.models.modes import evaluating
 from osr_lightning.recogniser.recogniser import Recogniser
 
 
-def chosen(device: str) -> str:
-    """``auto`` is a GPU where there is one."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def check_repeatable(recogniser: Recogniser, path: str) -> None:
     """Refuse answers that the same image would not get again.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from osr_lightning.deploy.load import is_exported
+from osr_lightning.deploy.load import check_exported_device, is_exported
 from osr_lightning.deploy.serve.backend import Backend, Explanation
 
 
@@ -24,9 +24,11 @@ def open_backend(
         device: where a checkpoint computes; ``auto`` is a GPU where there is one.
 
     Raises:
-        UserError: where it cannot be loaded, has no threshold, or draws new masks for each image.
+        UserError: where it cannot be loaded, has no threshold, or draws new masks for each image, or there is
+            no such device.
     """
     if is_exported(path):
+        check_exported_device(device)
         from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
 
         exported = ExportedRecogniser(path)
@@ -41,7 +43,7 @@ def open_backend(
     from osr_lightning.deploy.serve import explain as sampled
     from osr_lightning.recogniser import checkpoint
 
-    recogniser = checkpoint.load(path, trust=trust, device=sampled.chosen(device))
+    recogniser = checkpoint.load(path, trust=trust, device=device)
     sampled.check_repeatable(recogniser, path)
     recogniser.decide_by(score, threshold)
     return Backend(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.limits import Limits
+from osr_lightning.errors import one_line
 from osr_lightning.recogniser.rows import Row, as_json
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[
 def model(backend: Backend, limits: Limits) -> dict[str, Any]:
     """What is served."""
     return {
-        "classes": list(backend.spec.classes),
+        "classes": [*map(one_line, backend.spec.classes)],
         "channels": backend.spec.channels,
         "image_size": backend.spec.image_size,
         "score": backend.score,
@@ -64,7 +65,7 @@ def _likeliest(
         chosen = range(len(probabilities))
     else:
         chosen = np.argsort(-probabilities, kind="stable")[:most].tolist()
-    return [{"class": spec.classes[k], "probability": float(probabilities[k])} for k in chosen]
+    return [{"class": one_line(spec.classes[k]), "probability": float(probabilities[k])} for k in chosen]
 
 
 def _png(pixels: Pixels) -> str:
