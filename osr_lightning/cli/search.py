@@ -14,7 +14,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.studies.search.objective import Judge, SearchData
 from osr_lightning.studies.search.search import Search, run_search
 from osr_lightning.studies.search.space import Space, as_arguments, corners, described, read_space
-from osr_lightning.studies.search.storage import open_study, same_search
+from osr_lightning.studies.search.storage import check_trials, open_study, same_search
 from osr_lightning.studies.search.trials import DEFAULTS, settings
 from osr_lightning.training.console import silence
 
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(config.trainer.default_root_dir, "lightning_logs", folder_name("--name", name))
     study = open_study(options.storage, folder, name, config.seed_everything)
     same_search(study, described(space), settings(cli.yaml, space))
+    check_trials(study, space)
     search = Search(
         study,
         space,

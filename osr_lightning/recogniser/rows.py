@@ -214,7 +214,8 @@ def file_of_cell(cell: str) -> str:
 def places_of_cells(names: Iterable[str]) -> dict[str, int]:
     """Cell -> place of its name among ``names``, of a version that protects them or of an earlier one."""
     places = {name: place for place, name in enumerate(names)}
-    return places | {name_cell(one_line(name)): place for name, place in places.items()}
+    shown = {one_line(name): place for name, place in places.items()} | places
+    return places | {name_cell(name): place for name, place in shown.items()}
 
 
 def safe_cells(row: Iterable[Any]) -> list[Any]:

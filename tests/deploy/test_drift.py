@@ -126,7 +126,9 @@ def test_all_files_are_read_and_rows_with_an_error_counted(tmp_path):
             r"x\.csv, line 2: the threshold was 0\.25, that .* for energy is 0\.5; predict",
         ),
         ({"further": ("energy", "msp")}, r"x\.csv: another score than energy .*--score"),
-        ({"header": ("a", "b")}, r"x\.csv: its first columns are not index, file"),
+        ({"header": ("a", "b")}, r"x\.csv: its first line has no column index, file, source, label, pred"),
+        ({"header": COLUMNS[:-1]}, r"x\.csv: its first line has no column error; give what"),
+        ({"threshold": 0.50001}, r"the threshold was 0\.50001, that of .* is 0\.5; predict"),
         ({"scores": []}, r"no predictions in .*x\.csv: predict"),
         ({"scores": [], "errors": 3}, r"only 3 rows with an error"),
         ({"scores": ["much"]}, r"x\.csv, line 2: 'much' is no finite number"),
@@ -137,6 +139,47 @@ def test_what_does_not_fit_is_refused_in_a_sentence(options, said, tmp_path):
     path = table(tmp_path / "x.csv", **{"scores": [0.25], **options})
     with pytest.raises(UserError, match=said):
         read([path], "energy", 0.5)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize(("between", "comma"), [(",", "."), (";", ","), (";", "."), ("\t", ",")])
+def test_what_a_spreadsheet_saved_is_read(between, comma, encoding, tmp_path):
+    threshold, scores = 9.692713741234567, [0.123456789, 12.5]
+    lines = [["index", "file", "source", "label", *COLUMNS[4:], "msp"]]
+    for index, score in enumerate(scores):
+        cells = (f"{score:.9g}".replace(".", comma), f"{threshold:.5g}".replace(".", comma))
+        lines.append([str(index), "ü;a.png", "a", "", "cat", f"0{comma}9", *cells, "", f"0{comma}1"])
+    lines += [["2", "b.png", "", "", "", "", "", "", "no image", ""], [""] * 10]
+    with open(tmp_path / "x.csv", "w", newline="", encoding=encoding) as file:
+        file.write("sep=;\r\n" if between == ";" else "")
+        csv.writer(file, delimiter=between).writerows(lines)
+    found = read([str(tmp_path / "x.csv")], "energy", threshold)
+    assert found.values.tolist() == scores
+    assert found.errors == 1
+    with pytest.raises(UserError, match=r"the threshold was 9\.6927, that of the .* is 9\.692843741234567;"):
+        read([str(tmp_path / "x.csv")], "energy", 9.692843741234567)
+
+
+@pytest.mark.parametrize(
+    ("written", "threshold", "same"),
+    [
+        ("9.69", 9.6949, True),
+        ("9.69", 9.6951, False),
+        ("9.7", 9.7001, False),  # of two digits any would do
+        ("1E+01", 10.0, True),
+        ("1.23E-05", 1.2345e-5, True),
+        ("1200", 1200.4, True),
+        ("-3.25", -3.2549, True),
+        ("-3.25", 3.25, False),
+    ],
+)
+def test_a_threshold_may_be_rounded_to_its_digits(written, threshold, same, tmp_path):
+    path = table(tmp_path / "x.csv", [0.25], written)
+    if same:
+        assert read([path], "energy", threshold).values.tolist() == [0.25]
+    else:
+        with pytest.raises(UserError, match="the threshold was"):
+            read([path], "energy", threshold)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x89PNG\r\n", b'index,file\n"'])

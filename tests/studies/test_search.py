@@ -29,7 +29,16 @@ from osr_lightning.studies.search import objective
 from osr_lightning.studies.search.generated import MOST, generate, mixed, other_class, permuted, shifted
 from osr_lightning.studies.search.objective import judge
 from osr_lightning.studies.search.space import as_arguments, corners, read_space
-from osr_lightning.studies.search.storage import finished, mend, open_study, running_elsewhere, started
+from osr_lightning.studies.search.storage import (
+    check_trials,
+    finished,
+    living_process,
+    mend,
+    open_study,
+    running_elsewhere,
+    same_search,
+    started,
+)
 
 SPACE = "model.learning_rate: {low: 1e-3, high: 2e-3, log: true}\nmodel.num_samples: {choices: [2, 3]}\n"
 EXAMPLE = Path(__file__).parents[2] / "docs" / "search_space.yaml"
@@ -376,17 +385,19 @@ def test_trials_of_dead_processes_neither_count_nor_block(tmp_path):
     study = open_study(None, tmp_path, "s", 0)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    hosts = [f"{socket.gethostname()} {gone.pid}", f"{socket.gethostname()} {os.getppid()}", "elsewhere 1"]
-    for process in hosts:
+    here = socket.gethostname()
+    processes = {
+        f"{here} {gone.pid}": TrialState.FAIL,
+        f"{here} {living_process(os.getppid())}": TrialState.RUNNING,
+        "elsewhere 1": TrialState.RUNNING,
+        # what lives, but is no search that ran this trial, hides none
+        **dict.fromkeys((f"{here} {odd}" for odd in ("1", "1 x 0", "-1", "x", str(2**70))), TrialState.FAIL),
+    }
+    for process in processes:
         study.ask().set_user_attr("process", process)
     started(study.ask())  # of this process, which is not in it any more
     assert running_elsewhere(study) == 1
-    assert [trial.state for trial in study.trials] == [
-        TrialState.FAIL,
-        TrialState.RUNNING,
-        TrialState.RUNNING,
-        TrialState.FAIL,
-    ]
+    assert [trial.state for trial in study.trials] == [*processes.values(), TrialState.FAIL]
     assert finished(study) == 0
 
 
@@ -414,6 +425,83 @@ def test_a_line_that_was_cut_short_is_removed(tmp_path):
     mend(journal)
     assert journal.read_bytes() == whole
     assert finished(open_study(None, tmp_path, "s", 0)) == 1
+
+
+LINES = [
+    "{",
+    "[]",
+    '{"op_code": 99}',
+    '{"op_code": 0}',
+    "[" * 10_000,
+    '{"op_code": 4, "worker_id": "x", "study_id": 0, "distributions": 1}',
+    "\xff",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_journal_that_is_none_is_told_in_a_sentence(line, tmp_path):
+    study = open_study(None, tmp_path, "s", 0)
+    study.tell(study.ask(), 1.0)
+    with (tmp_path / "journal.log").open("ab") as file:
+        file.write(line.encode("latin-1") + b"\n")
+    with pytest.raises(UserError, match=r"journal\.log is damaged .*another --name"):
+        open_study(None, tmp_path, "s", 0)
+
+
+def test_a_journal_that_is_a_pipe_or_leads_elsewhere_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="it is no file"):
+        open_study(str(tmp_path / "pipe"), tmp_path, "s", 0)
+    (tmp_path / "search").mkdir()
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "search" / "journal.log").symlink_to(tmp_path / "key")
+    with pytest.raises(UserError, match="is a link that leads out"):
+        open_study(None, tmp_path / "search", "s", 0)
+    assert (tmp_path / "key").read_text() == "secret"
+
+
+DRAWN = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"])}
+OTHER = CategoricalDistribution(["os.system"])
+ENDED = {"value": 0.5, "user_attrs": {"accuracy": 0.9, "auroc": 0.8, "epoch": 1}}
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        {"params": {"trainer.callbacks": "os.system"}, "distributions": {"trainer.callbacks": OTHER}},
+        {"params": {"kind": "os.system"}, "distributions": {"kind": OTHER}},
+        {"params": {"x": 7.0}, "distributions": {"x": FloatDistribution(0, 10)}},
+        {"state": TrialState.WAITING, "system_attrs": {"fixed_params": {"trainer.callbacks": "os.system"}}},
+        {"state": TrialState.WAITING, "system_attrs": {"fixed_params": {"x": "os.system"}}},
+        {"state": TrialState.WAITING, "system_attrs": {"fixed_params": "x"}},
+        ENDED | {"user_attrs": {}},
+        ENDED | {"user_attrs": {"accuracy": "=1+1", "auroc": 0.5}},
+        ENDED | {"user_attrs": ENDED["user_attrs"] | {"epoch": [1]}},
+        ENDED | {"value": float("inf")},
+        ENDED | {"intermediate_values": {1: float("nan")}},
+    ],
+)
+def test_trials_that_no_search_made_are_refused(trial, tmp_path):
+    study = open_study(None, tmp_path, "s", 0)
+    trial = {"state": TrialState.COMPLETE if "value" in trial else TrialState.FAIL} | trial
+    good = {"params": {"x": 0.5, "kind": "a"}, "distributions": DRAWN}
+    study.add_trial(optuna.trial.create_trial(**good, **ENDED))
+    study.enqueue_trial({"x": 0.25})
+    check_trials(study, DRAWN)
+    study.add_trial(optuna.trial.create_trial(**trial))
+    with pytest.raises(UserError, match="trial 2 of s is none of this search"):
+        check_trials(open_study(None, tmp_path, "s", 0), DRAWN)
+
+
+@pytest.mark.parametrize("kept", [1, [], {"space": {}}, {"space": 1, "settings": {}}])
+def test_a_storage_that_does_not_say_what_was_searched_is_refused(kept, tmp_path):
+    study = open_study(None, tmp_path, "s", 0)
+    study.set_user_attr("search", kept)
+    with pytest.raises(UserError, match="does not say what was searched"):
+        same_search(study, {}, {})
+    study = optuna.create_study(direction="minimize")
+    with pytest.raises(UserError, match="does not maximise"):
+        check_trials(study, DRAWN)
 
 
 def two_processes(root: Path, runs: Path, storage: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -10,8 +11,9 @@ import socket
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,15 +23,19 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError  # Optuna needs it itself
 
-from osr_lightning.atomic_write import report_write_errors
+from osr_lightning.atomic_write import refuse_outside, report_write_errors
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser.migrate import new_class_path
+from osr_lightning.studies.search.space import Space
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-_PROCESS = "process"  # attribute of a trial: host and number of the process that runs it
+_PROCESS = "process"  # attribute of a trial: host, number and beginning of the process that runs it
+_NUMBERS = ("accuracy", "auroc", "epoch", "epochs", "seconds", "openauc")  # others of a trial that ended
+_ANEW = "take another --name, or remove it"
 _ATTEMPTS = 5  # to open a database, whose tables another process may be making
 
 
@@ -98,10 +104,22 @@ def open_study(storage: str | None, folder: Path, name: str, seed: int) -> optun
         where = storage
     else:
         journal = folder / "journal.log" if storage is None else Path(storage).expanduser()
+        if storage is None:
+            refuse_outside(folder)
+        if journal.exists() and not journal.is_file():
+            raise UserError(f"cannot open the storage {journal}: it is no file; name another with --storage")
         with report_write_errors(journal):
             journal.parent.mkdir(parents=True, exist_ok=True)
             mend(journal)
-            where = JournalStorage(JournalFileBackend(str(journal)))
+            try:
+                json.loads(
+                    _last_line(journal) or "0"
+                )  # which Optuna forgives, until a further one is written
+                where = JournalStorage(JournalFileBackend(str(journal)))
+            except OSError:
+                raise
+            except Exception as error:  # its lines may be anything
+                raise UserError(f"{journal} is damaged ({_said(error)}); {_ANEW}") from error
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return optuna.create_study(
@@ -115,10 +133,13 @@ def open_study(storage: str | None, folder: Path, name: str, seed: int) -> optun
         except Exception as error:  # each database has its own
             if attempt == _ATTEMPTS or isinstance(error, (ImportError, ValueError, ArgumentError)):
                 shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(storage or folder / "journal.log"))
-                said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                raise UserError(f"cannot open the storage {shown}: {said}") from error
+                raise UserError(f"cannot open the storage {shown}: {_said(error)}") from error
             time.sleep(0.2 * attempt)
     raise AssertionError  # the last attempt returned or raised
+
+
+def _said(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def mend(journal: Path) -> None:
@@ -133,6 +154,12 @@ def mend(journal: Path) -> None:
             os.truncate(journal, content.rfind(b"\n") + 1)
     finally:
         lock.release()
+
+
+def _last_line(journal: Path) -> str:
+    with suppress(FileNotFoundError), journal.open("rb") as file:
+        return next(iter(deque(file, maxlen=1)), b"").decode("utf-8")
+    return ""
 
 
 def _is_whole(journal: Path) -> bool:
@@ -159,6 +186,8 @@ def same_search(study: optuna.Study, space: dict[str, str], settings: dict[str, 
     if kept is None:
         study.set_user_attr("search", now)
         return
+    if not (isinstance(kept, dict) and all(isinstance(kept.get(part), dict) for part in now)):
+        raise UserError(f"the storage of {study.study_name} does not say what was searched; {_ANEW}")
     for part in ("space", "settings"):
         for name in sorted({*kept[part], *now[part]}):
             before, after = (found[part].get(name) for found in (kept, now))
@@ -171,9 +200,49 @@ def same_search(study: optuna.Study, space: dict[str, str], settings: dict[str, 
                 )
 
 
+def check_trials(study: optuna.Study, space: Space) -> None:
+    """Stop where a storage, which may be a stranger's, holds trials that no search of this space makes.
+
+    Their values would become options of ``osr run``.
+
+    Raises:
+        UserError: naming the first.
+    """
+    if [*study.directions] != [StudyDirection.MAXIMIZE]:
+        raise UserError(f"the study {study.study_name} does not maximise one number; {_ANEW}")
+    for trial in study.get_trials(deepcopy=False):
+        fixed = trial.system_attrs.get("fixed_params", {})
+        kept = [trial.user_attrs.get(name, 0) for name in _NUMBERS]
+        if trial.state is TrialState.COMPLETE:
+            kept += [trial.value, *(trial.user_attrs.get(name) for name in ("accuracy", "auroc"))]
+        if not (
+            isinstance(fixed, dict)
+            and all(_draws(space, drawn) for drawn in (trial.params, fixed))
+            and all(_is_number(value) for value in (*kept, *trial.intermediate_values.values()))
+        ):
+            raise UserError(
+                f"trial {trial.number} of {study.study_name} is none of this search: its values or results "
+                f"cannot be; {_ANEW}"
+            )
+
+
+def _draws(space: Space, values: dict[str, Any]) -> bool:
+    """Whether a space draws these values."""
+    try:
+        return all(
+            space[name]._contains(space[name].to_internal_repr(value)) for name, value in values.items()
+        )
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def started(trial: optuna.Trial) -> None:
     """Note which process runs a trial."""
-    trial.set_user_attr(_PROCESS, f"{socket.gethostname()} {os.getpid()}")
+    trial.set_user_attr(_PROCESS, f"{socket.gethostname()} {living_process(os.getpid())}")
 
 
 def finished(study: optuna.Study) -> int:
@@ -188,24 +257,33 @@ def running_elsewhere(study: optuna.Study) -> int:
     """
     living = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        host, _, process = str(trial.user_attrs.get(_PROCESS, "")).rpartition(" ")
+        host, _, process = str(trial.user_attrs.get(_PROCESS, "")).partition(" ")
         if host != socket.gethostname():
             continue
-        if int(process) != os.getpid() and _lives(int(process)):
+        number = process.partition(" ")[0]
+        # a number alone may be any process's by now, and a stranger's journal names any
+        if number.isdecimal() and int(number) != os.getpid() and process == living_process(int(number)):
             living += 1
         else:
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     return living
 
 
-def _lives(process: int) -> bool:
+def living_process(number: int) -> str:
+    """A living process by its number and when it began, which no other has; of a dead one nothing."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
+        os.kill(number, 0)
+    except PermissionError:  # another user's
+        pass
+    except (OSError, OverflowError):
+        return ""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # behind the command's name, which may hold anything
+        began = Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):  # not every system says
+        return str(number)
+    return f"{number} {boot} {began}"
 
 
 @contextmanager
