@@ -28,7 +28,8 @@ class OpenSetDataModule(LightningDataModule):
     omniglot, mnist_sample, photo_patches), folder:PATH, npz:PATH, noise:gaussian or noise:uniform.
 
     Args:
-        known: source of the known classes; its training split is divided into training and validation.
+        known: source of the known classes; its training split is divided into training and validation, unless
+            it is a folder with a val folder beside train.
         known_classes: names or numbers of those classes of the known source that are known; the others are
             the source rest, which is the unknown set where no other is given.
         unknown: name -> source of each unknown set of the test; a nested mapping is a group, as in
