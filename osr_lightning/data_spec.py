@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from osr_lightning.errors import UserError
@@ -106,8 +107,13 @@ class DataSpec(NamedTuple):
         )
 
 
+def composed(names: Iterable[str]) -> tuple[str, ...]:
+    """The names in Unicode's NFC: an accented letter is one character, as typed, and not two, as on a Mac."""
+    return tuple(unicodedata.normalize("NFC", name) for name in names)
+
+
 def same_classes(expected: tuple[str, ...], found: tuple[str, ...], who: str) -> None:
-    """Stop where two sets of class names differ, whatever their order.
+    """Stop where two sets of class names differ, whatever their order and their Unicode form.
 
     Args:
         expected: the classes that were learned.
@@ -117,6 +123,7 @@ def same_classes(expected: tuple[str, ...], found: tuple[str, ...], who: str) ->
     Raises:
         UserError: naming the difference.
     """
+    expected, found = composed(expected), composed(found)
     extra = [name for name in found if name not in expected]
     missing = [name for name in expected if name not in found]
     parts = [

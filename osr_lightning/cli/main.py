@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import warnings
 from importlib import import_module
 
 from osr_lightning.cli.arguments import no_command
@@ -73,6 +74,9 @@ def main(args: list[str] | None = None) -> int:
     """
     from osr_lightning.cli.exit_status import run
 
+    # PIL warns of an image that is too large, which `images.decode` refuses in a sentence; only a command,
+    # whose process this is, may filter warnings
+    warnings.filterwarnings("ignore", r"Image size .* could be decompression bomb")
     arguments = sys.argv[1:] if args is None else args
     return run(lambda: _run(arguments))
 

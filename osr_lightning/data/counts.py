@@ -37,7 +37,9 @@ def image_lines(tables: ImageTables) -> list[str]:
     sets = [f"{name} {one['test']:,}" for name, one in found["unknown"].items() if one["test"]]
     if sets:
         lines.append(f"unknown: {', '.join(sets)}")
-    return lines + ([f"note: {tables.note}"] if tables.note else []) + _worries(tables)
+    lines += [f"note: {note}" for note in tables.notes]
+    lines += [f"left out of {source}: {'; '.join(phrases)}" for source, phrases in tables.left_out.items()]
+    return lines + _worries(tables)
 
 
 def _worries(tables: ImageTables) -> list[str]:

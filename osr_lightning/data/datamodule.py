@@ -28,7 +28,8 @@ class OpenSetDataModule(LightningDataModule):
     omniglot, mnist_sample, photo_patches), folder:PATH, npz:PATH, noise:gaussian or noise:uniform.
 
     Args:
-        known: source of the known classes; its training split is divided into training and validation.
+        known: source of the known classes; its training split is divided into training and validation, unless
+            it is a folder with a val folder beside train.
         known_classes: its known classes, by name or number; all if not given; numbers are places in its
             order, from 0 up, and text is a name. The others are the source rest, which is the unknown set
             where no other is given.

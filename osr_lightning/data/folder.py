@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -27,12 +29,66 @@ from osr_lightning.images.decode import EXTENSIONS, read_image
 from osr_lightning.images.find import find
 from osr_lightning.images.tensors import to_uint8_images
 
+_SPLIT_NAMES: dict[str, Split] = {
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **{"val": "validation", "valid": "validation", "validation": "validation"},
+}
+_NAMED = 3  # of what is left out
 _ENDS = 2**23  # bytes of a huge file's beginning and end that tell it from others
 
 
-def has_splits(path: Path) -> bool:
-    """Whether the folder keeps its own ``train`` and ``test`` images apart."""
-    return (path / "train").is_dir() and (path / "test").is_dir()
+@dataclass(frozen=True)
+class Layout:
+    """Where a folder keeps the images of each split; None where it has no folder for that one.
+
+    Attributes:
+        train: of the training images; the folder itself where it does not keep splits apart.
+        validation: of the validation images.
+        test: of the test images.
+        left_out: the pictures that are elsewhere in the folder, counted and named; or empty.
+    """
+
+    train: Path
+    validation: Path | None = None
+    test: Path | None = None
+    left_out: str = ""
+
+    def of(self, split: Split, *, as_known: bool) -> Path:
+        """The folder of one split.
+
+        Known images without a test folder have their test held out of the training images. Of unknown ones,
+        which are not trained on, the validation folder then serves the test.
+        """
+        if split == "test":
+            return self.test or (self.train if as_known or self.validation is None else self.validation)
+        if split == "validation" and self.validation is not None and (as_known or self.test is not None):
+            return self.validation
+        return self.train
+
+
+def layout(path: Path) -> Layout:
+    """Find a folder's ``train`` and ``test`` or ``val`` folders, under any of their usual names.
+
+    Raises:
+        UserError: where two folders are meant for one split.
+    """
+    found: dict[str, Path] = {}
+    for folder in _folders(path):
+        split = _SPLIT_NAMES.get(folder.name.lower())
+        if split is not None and found.setdefault(split, folder) != folder:
+            raise UserError(
+                f"{path} has both {found[split].name} and {folder.name} for its {split} images: "
+                "put the images of one into the other, or rename it"
+            )
+    if "train" not in found or len(found) < 2:
+        return Layout(path)
+    used = [*found.values()]
+    beside = [one.path for one in find(path, recursive=False) if one.image]
+    beside += [
+        one.path for folder in _folders(path) if folder not in used for one in find(folder) if one.image
+    ]
+    names = " and ".join(folder.name for folder in used)
+    return Layout(**found, left_out=_phrase(beside, path, f"beside {names}") if beside else "")
 
 
 def load_folder(
@@ -42,38 +98,42 @@ def load_folder(
     size: int | None = None,
     channels: int | None = None,
     memory_limit: float = math.inf,
+    as_known: bool = False,
 ) -> ImageSet:
-    """Load the images of a folder, or of its ``train`` or ``test`` subfolder where it has both.
+    """Load the images of a folder, or of one of its splits where it keeps them apart.
 
     Args:
         path: The folder. Each subfolder with images in it, at any depth, is a class; images that lie
-            directly in the folder are one class named after it.
-        split: Which subfolder: ``train`` for training and validation, ``test`` for test. A folder
-            without both of them is given as a whole, whatever the split.
+            directly in the folder are one class named after it. Names are composed (Unicode's NFC).
+        split: Which images: those of the folder's ``train`` and ``test``, ``val`` or ``validation`` folder,
+            in any case, also ``training``, ``testing`` and ``valid``; see `Layout.of`. A folder without
+            these is given as a whole, whatever the split.
         size: Height and width of the result; what suits the images if not given.
         channels: Channels of the result, 1 or 3; what suits the images if not given.
         memory_limit: Images that would take more bytes stay on disk and are read when asked for.
+        as_known: The classes are learned: images beside their folders are left out, and a folder that is
+            two classes is refused.
 
     Returns:
         The images ``(N, channels, size, size)``, sorted by path, and the files relative to ``path``.
 
     Raises:
-        UserError: The folder is missing or has no images, an image cannot be read, or ``test`` has a
-            class that ``train`` lacks.
+        UserError: The folder is missing or has no images, an image cannot be read, ``test`` or ``val`` has a
+            class that ``train`` lacks, or two folders are meant for one split.
     """
     if not path.is_dir():
         raise UserError(f"There is no folder {path.absolute()}: name another with folder:PATH.")
-    splits, flat = has_splits(path), path.resolve().name  # resolved, as "." has no name
-    here = path if not splits else path / ("test" if split == "test" else "train")
-    files = _find_images(here)
+    splits, flat = layout(path), path.resolve().name  # resolved, as "." has no name
+    here = splits.of(split, as_known=as_known)
+    files, left_out = _find_images(here, path, as_known=as_known)
     names = [_class_name(file, here, flat) for file in files]
     classes = sorted(set(names))
-    if splits and split == "test":
-        train = path / "train"
-        classes = sorted({_class_name(file, train, flat) for file in _find_images(train)})
+    if here != splits.train:
+        train_files, _ = _find_images(splits.train, path, as_known=as_known)
+        classes = sorted({_class_name(file, splits.train, flat) for file in train_files})
         if strangers := sorted(set(names) - set(classes)):
             raise UserError(
-                f"{here} has the class {strangers[0]!r}, which {train} lacks: "
+                f"{here} has the class {strangers[0]!r}, which {splits.train} lacks: "
                 "remove it, or make it an unknown set of its own."
             )
     index = {name: label for label, name in enumerate(classes)}
@@ -98,6 +158,8 @@ def load_folder(
         files=shown,
         keys=tuple(keys),
         note=copies(keys, shown),
+        left_out=(*filter(None, [splits.left_out]), *left_out),
+        own_validation=as_known and splits.validation is not None,
     )
 
 
@@ -167,22 +229,78 @@ def _read_bytes(file: Path) -> bytes:
         raise UserError(f"Cannot read the image {file} ({error}): remove or replace it.") from error
 
 
-def _find_images(folder: Path) -> list[Path]:
-    """All image files under a folder, sorted, without hidden files and folders."""
+def _find_images(folder: Path, path: Path, *, as_known: bool) -> tuple[list[Path], list[str]]:
+    """All image files under a folder, sorted, without hidden files and folders; and what is left out.
+
+    Args:
+        folder: where to look.
+        path: the folder that the user named.
+        as_known: whether the folders in it are classes to be learned.
+    """
     # classes are often links to folders elsewhere, which are followed
-    found = [f.path for f in find(folder) if f.image]
-    files = [path for path in found if path.suffix.lower() in EXTENSIONS]
-    for path in set(found).difference(files):
-        if os.path.isdir(path) or not os.path.lexists(path):  # its images would be missing without a word
-            raise UserError(f"Cannot read the folder {path}: change its rights or its place.")
+    again: list[tuple[Path, Path]] = []
+    found = [f.path for f in find(folder, again=again)]
+    files = sorted(file for file in found if file.suffix.lower() in EXTENSIONS and not _special(file))
+    others = sorted({*found} - {*files})
+    for other in others:
+        if os.path.isdir(other) or not os.path.lexists(other):  # its images would be missing without a word
+            raise UserError(f"Cannot read the folder {other}: change its rights or its place.")
+    left_out = [_phrase(others, path, "of no format that is read")] if others else []
+    if as_known:
+        _refuse_double(again, folder)
+        beside = [file for file in files if file.parent == folder]
+        if 0 < len(beside) < len(files):
+            files = [file for file in files if file.parent != folder]
+            left_out.append(_phrase(beside, path, "beside the folders of the classes"))
+        filled = {folder / _top(file, folder) for file in (*files, *(link for link, _ in again))}
+        if empty := [one for one in _folders(folder) if one not in filled]:
+            left_out.append(_phrase(empty, path, "without pictures", "folder"))
     if not files:
         raise UserError(
             f"There are no images in {folder.absolute()}: put {', '.join(EXTENSIONS)} files there."
         )
-    return sorted(files)
+    return files, left_out
+
+
+def _refuse_double(again: Sequence[tuple[Path, Path]], folder: Path) -> None:
+    """Stop where a folder belongs to two classes by way of a link."""
+    for link, first in again:
+        upwards = Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link))
+        if not upwards and _top(link, folder) != _top(first, folder):
+            raise UserError(
+                f"{first} and {link} are the same folder, so its images would be of two classes: remove one"
+            )
+
+
+def _special(file: Path) -> bool:
+    return os.path.exists(file) and not os.path.isfile(file)  # a pipe would be waited for
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, but for hidden ones; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir()]
+    except OSError:  # reading its images will say what is wrong
+        return []
+    return sorted(found)
+
+
+def _phrase(left_out: Sequence[Path], path: Path, why: str, what: str = "file") -> str:
+    """What is left out, counted and named: ``3 files beside train (a.png, …)``."""
+    shown = ", ".join(as_text(one.relative_to(path).as_posix()) for one in left_out[:_NAMED])
+    count = f"{len(left_out):,} {what}{'s' * (len(left_out) > 1)}"
+    return f"{count} {why} ({shown}{', …' * (len(left_out) > _NAMED)})"
+
+
+def _top(file: Path, folder: Path) -> str:
+    """The first part of the way from ``folder`` to ``file``."""
+    return next(iter(file.relative_to(folder).parts), "")
 
 
 def _class_name(file: Path, folder: Path, flat: str) -> str:
-    """The first subfolder on the way from ``folder`` to ``file``, or ``flat`` if there is none."""
-    parts = file.relative_to(folder).parts
-    return as_text(parts[0] if len(parts) > 1 else flat)
+    """The first subfolder on the way from ``folder`` to ``file``, or ``flat`` if there is none; composed.
+
+    A zip from a Mac has decomposed names, and no one types these.
+    """
+    return unicodedata.normalize("NFC", as_text(flat if file.parent == folder else _top(file, folder)))

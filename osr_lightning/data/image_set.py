@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data.stream import Images, select
+from osr_lightning.data_spec import composed
 from osr_lightning.errors import UserError
 
 Split = Literal["train", "validation", "test"]
@@ -27,6 +28,9 @@ class ImageSet:
         files: For folders one path per image, relative to the folder; else empty.
         keys: For sets of the user's own one digest of content per image, equal for copies; else empty.
         note: What a user should know of the images, in a sentence; or empty.
+        left_out: What is in a folder and not among the images, counted and named; a phrase for each reason.
+        own_validation: Whether the source has known validation images of its own, so that none are to be
+            taken from its training images.
     """
 
     images: Images
@@ -35,14 +39,20 @@ class ImageSet:
     files: tuple[str, ...] = ()
     keys: tuple[bytes, ...] = ()
     note: str = ""
+    left_out: tuple[str, ...] = ()
+    own_validation: bool = False
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self.images)
 
     def with_classes(self, classes: tuple[str, ...]) -> ImageSet:
-        """The same images, labelled by the places of their classes' names in ``classes``."""
-        place = torch.tensor([classes.index(name) for name in self.classes])
+        """The same images, labelled by the places of their classes' names in ``classes``.
+
+        A name is the same composed and decomposed; a checkpoint of before may hold either.
+        """
+        names = composed(classes)
+        place = torch.tensor([names.index(name) for name in composed(self.classes)])
         return replace(self, labels=place[self.labels], classes=classes)
 
     def take(self, indices: Tensor) -> ImageSet:
@@ -70,7 +80,7 @@ def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) ->
 
     Args:
         wanted: names; or whole numbers from 0 up in the order of the classes, where a class of that very name
-            goes first.
+            goes first. Names are the same composed and decomposed.
         classes: the names there are.
         source: whose they are.
 
@@ -78,10 +88,11 @@ def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) ->
         UserError: for one that does not exist or is given twice, or where fewer than two are meant; or for a
             number where the classes are named by numbers in another writing.
     """
-    found = []
+    found, names = [], composed(classes)
     for one in wanted:
-        if str(one) in classes:
-            found.append(str(one))
+        (name,) = composed([str(one)])
+        if name in names:
+            found.append(classes[names.index(name)])
         elif (number := _number(one)) is not None and number < len(classes):
             if alike := [name for name in classes if _number(name.lstrip("0") or "0") == number]:
                 raise UserError(

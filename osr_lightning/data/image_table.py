@@ -13,7 +13,14 @@ from torch.utils.data import Dataset
 
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.image_set import ImageSet, Split, resolve
-from osr_lightning.data.leaks import ImageDigests, NamedImages, overlaps, packed_digests, refuse_leaks
+from osr_lightning.data.leaks import (
+    ImageDigests,
+    NamedImages,
+    overlaps,
+    packed_digests,
+    pixel_digests,
+    refuse_leaks,
+)
 from osr_lightning.data.measure_spec import mean_and_std
 from osr_lightning.data.sources import load_source
 from osr_lightning.data.splits import holdout, holdout_by_content
@@ -105,7 +112,8 @@ class ImageTables:
         calibration_unknown: name -> source of the unknown images that may choose the threshold.
         train, val, test: the tables that are loaded; the test's are known images, then each unknown set.
         leaks: what the audit of the test found; empty where it found nothing.
-        note: what a user should know of the known images; or empty.
+        notes: what a user should know of the known images, in sentences.
+        left_out: source -> what is in its folder and not used, counted and named.
         download: whether what is missing may be downloaded into ``root``.
 
     Raises:
@@ -122,7 +130,8 @@ class ImageTables:
             )
         self.calibration_unknown: Mapping[str, str] = options["calibration_unknown"] or {}
         self.leaks: list[str] = []
-        self.note = ""
+        self.notes: list[str] = []
+        self.left_out: dict[str, list[str]] = {}
         self.download = True
         self.train: ImageTable | None = None
         self.val: ImageTable | None = None
@@ -188,8 +197,11 @@ class ImageTables:
                 memory_limit=self.options["memory_limit"] * 2**30,
             )
             self._sets[key] = found
-            if as_known and split == "train":
-                self.note = found.note
+            if as_known and split == "train" and found.note and found.note not in self.notes:
+                self.notes.append(found.note)
+            if found.left_out:
+                phrases = self.left_out.setdefault(source, [])
+                phrases += [one for one in found.left_out if one not in phrases]
         return self._sets[key]
 
     def _load_known(self, split: Split) -> ImageSet:
@@ -252,6 +264,15 @@ class ImageTables:
         if self.train is not None and self.val is not None:
             return self.train, self.val
         pool = self._load_known("train")
+        train, val = self._own_validation(pool) if pool.own_validation else self._draw_validation(pool)
+        self.train, self.val = ImageTable.of([train]), ImageTable.of([val])
+        if self._spec is None:
+            self._spec = self._measure(pool.classes, self.train.images)
+        self._sets.clear()  # the two tables have copies of their own
+        return self.train, self.val
+
+    def _draw_validation(self, pool: ImageSet) -> tuple[ImageSet, ImageSet]:
+        """Divide known images into those to train on and those to choose by."""
         fraction = self.options["val_fraction"]
         if pool.keys:
             salt = f"validation {self.options['seed']}"
@@ -264,12 +285,32 @@ class ImageTables:
                 f"validation images of the {len(pool.labels)} in {self.options['known']}; choose another "
                 "share"
             )
-        self.train = ImageTable.of([pool.take(train)])
-        if self._spec is None:
-            self._spec = self._measure(pool.classes, self.train.images)
-        self.val = ImageTable.of([pool.take(val)])
-        self._sets.clear()  # the two tables have copies of their own
-        return self.train, self.val
+        return pool.take(train), pool.take(val)
+
+    def _own_validation(self, pool: ImageSet) -> tuple[ImageSet, ImageSet]:
+        """Training and validation images of a source that keeps both, those to train on without copies."""
+        known = self.options["known"]
+        measured, self._spec = self._spec, self._spec or self._measure(pool.classes, pool.images)
+        val = self._load_known("validation")
+        self._spec = measured  # again, without the copies
+        held_out = {key: row for row, key in reversed([*enumerate(pixel_digests(val.images))])}
+        twins = [held_out.get(key) for key in pixel_digests(pool.images)]
+        rows = [row for row, twin in enumerate(twins) if twin is None]
+        if not rows:
+            raise UserError(f"every training image of {known} is one of its validation images; remove these")
+        self.notes.append(
+            f"the {len(val):,} validation images are those that {known} keeps apart, so that "
+            "data.val_fraction does not apply"
+        )
+        if copies := [(row, twin) for row, twin in enumerate(twins) if twin is not None]:
+            named = ", ".join(f"{pool.files[row]} = {val.files[twin]}" for row, twin in copies[:3])
+            what = (
+                f"{len(copies):,} training images are validation images too and"
+                if len(copies) > 1
+                else "1 training image is a validation image too and"
+            )
+            self.notes.append(f"{what} not trained on ({named}{', …' * (len(copies) > 3)})")
+        return pool.take(torch.tensor(rows)), val
 
     def _measure(self, classes: tuple[str, ...], images: Images) -> DataSpec:
         channels, size = images.shape[1:3]

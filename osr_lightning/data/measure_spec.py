@@ -45,7 +45,9 @@ def natural_file_shape(files: Sequence[Path]) -> tuple[int, int]:
 
 def _probe(file: Path) -> tuple[bool, int] | None:
     try:
-        with opened(file, LARGEST // 2) as (image, size):
+        with opened(file) as image:
+            size = image.size
+            image.draft(None, (LARGEST, LARGEST))  # a JPEG at an eighth of its size: the colours will do
             if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
                 return False, min(size)
             return _coloured(torch.from_numpy(pil_to_array(image))[None]) > 0, min(size)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data.cache import cached
-from osr_lightning.data.folder import has_splits, load_folder
+from osr_lightning.data.folder import layout, load_folder
 from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.measure_spec import natural_shape
 from osr_lightning.data.npz import load_npz
@@ -85,8 +85,8 @@ def load_source(
 
     ``validation`` is never taken from the test images: torchvision's sets and ``mnist_sample`` give their
     training split for it (to be divided for a known set, to be used as it is for calibration), the noises
-    draw other images. Only an ``npz:`` or a ``folder:`` without ``train`` and ``test`` gives the same
-    images, all of them, for each split, unless ``as_known`` is set.
+    draw other images. Only an ``npz:`` or a ``folder:`` that does not keep ``train`` apart from ``test`` or
+    ``val`` gives the same images, all of them, for each split, unless ``as_known`` is set.
 
     Args:
         name: Name of the source.
@@ -135,6 +135,8 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
         found = SOURCES[name](request)
     elif kind in SOURCES_OF and request.argument:
         found = SOURCES_OF[kind](request)
+    elif kind in SOURCES_OF and name == f"{kind}:":
+        raise UserError(f"{name} names no path; write {kind}:PATH")
     else:
         known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]
         close = difflib.get_close_matches(name, known, n=1)
@@ -212,8 +214,11 @@ def _folder(request: Request) -> ImageSet:
         size=request.size,
         channels=request.channels,
         memory_limit=request.memory_limit,
+        as_known=request.as_known,
     )
-    return _part(found, request) if request.as_known and not has_splits(path) else found
+    splits = layout(path)
+    own = splits.test is not None or (request.split == "validation" and splits.validation is not None)
+    return _part(found, request) if request.as_known and not own else found
 
 
 @source("npz:PATH")

@@ -15,10 +15,10 @@ from osr_lightning.errors import UserError
 from osr_lightning.images.decode import EXTENSIONS
 from osr_lightning.images.pixels import ImageLike, is_tensor
 
-# pictures of kinds that PIL may or may not read here: an answer is owed for them, not for other files
+# pictures of formats that are not read here: an answer is owed for them, not for other files
 _OTHERS = """
-.jpe .jfif .apng .avif .heic .heif .jp2 .j2k .jxl .svg .psd .ico .tga .pcx .dds .pbm .pnm .pfm .exr .hdr .raw
-.dng .cr2 .nef .arw .dcm .xbm .xpm .icns .dib .eps .wmf .emf
+.heic .heif .jxl .svg .psd .ico .tga .pcx .dds .exr .hdr .raw .dng .cr2 .nef .arw .dcm .xbm .xpm .icns .eps
+.wmf .emf .qoi .fits
 """
 _DEEPEST = 64  # folders in one another; more are no one's order, and a recursion has its limit
 _PICTURES = {*EXTENSIONS, *_OTHERS.split()}
@@ -36,18 +36,28 @@ class Found(NamedTuple):
     image: bool
 
 
-def find(named: str | os.PathLike[str], *, recursive: bool = True) -> Iterator[Found]:
+def find(
+    named: str | os.PathLike[str], *, recursive: bool = True, again: list[tuple[Path, Path]] | None = None
+) -> Iterator[Found]:
     """The files that a path, a folder or a glob stands for, sorted folder by folder.
 
     A file that was named is always to be read as an image. A folder gives its files, those of known
     picture endings as images. Hidden files and folders are passed over in silence, and links followed once.
 
+    Args:
+        named: the path, folder or glob.
+        recursive: whether a folder's own folders count.
+        again: takes the links that are not followed, each with the path by which its folder was met first.
+
     Raises:
-        UserError: if a glob matches nothing, or folders lie more than 64 deep.
+        UserError: if the path is empty, a glob matches nothing, or folders lie more than 64 deep.
     """
+    if not os.fspath(named):  # the working folder, for pathlib
+        raise UserError("an empty path names no image; name a file, a folder (. is this one) or a glob")
+    again = [] if again is None else again
     path = Path(os.path.expanduser(named))  # pathlib's own raises where there is no such user
     if os.path.isdir(path):
-        yield from _walk(path, recursive)
+        yield from _walk(path, recursive, again)
     elif os.path.lexists(path) or not glob.has_magic(str(named)):
         yield Found(path, True)  # where it is missing, reading it will say so
     else:
@@ -57,23 +67,28 @@ def find(named: str | os.PathLike[str], *, recursive: bool = True) -> Iterator[F
         for name in names:
             if os.path.isdir(name):
                 if "**" not in str(named):
-                    yield from _walk(Path(name), recursive)
+                    yield from _walk(Path(name), recursive, again)
             else:
                 # a pipe would be waited for; a broken link has an answer coming
                 yield Found(Path(name), os.path.isfile(name) or not os.path.exists(name))
 
 
 def _walk(
-    folder: Path, recursive: bool, above: int = 0, seen: set[tuple[int, int]] | None = None
+    folder: Path,
+    recursive: bool,
+    again: list[tuple[Path, Path]],
+    above: int = 0,
+    seen: dict[tuple[int, int], Path] | None = None,
 ) -> Iterator[Found]:
-    seen = set() if seen is None else seen
+    seen = {} if seen is None else seen
     if above > _DEEPEST:
         raise UserError(f"{folder} is more than {_DEEPEST} folders down: name a folder nearer to the images")
     try:
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            return  # a link to a folder above
-        seen.add((status.st_dev, status.st_ino))
+        first = seen.setdefault((status.st_dev, status.st_ino), folder)
+        if first is not folder:
+            again.append((folder, first))
+            return
         with os.scandir(folder) as entries:
             visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError:
@@ -90,7 +105,7 @@ def _walk(
             yield Found(Path(entry.path), ending in _PICTURES and not special)
     if recursive:
         for below in folders:
-            yield from _walk(below, recursive, above + 1, seen)
+            yield from _walk(below, recursive, again, above + 1, seen)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -104,6 +119,11 @@ def expand(
     images: ImageLike | Sequence[ImageLike], recursive: bool = True, above: int = 0
 ) -> Iterator[ImageLike]:
     """One image, or several of any kind -> each image by itself, folders and globs opened.
+
+    How many images an array or a tensor holds is told by its shape alone. An array has its channels last:
+    ``(H, W)`` and ``(H, W, C)`` with ``C`` from 1 to 4 are one image, any other ``(N, H, W)`` is ``N`` grey
+    ones. A tensor has them first: ``(H, W)`` and ``(C, H, W)`` are one image. With four axes the first counts
+    the images. An array of strings is a list of paths.
 
     Args:
         images: paths, arrays, pictures, or lists of these, in one another.
@@ -121,7 +141,12 @@ def expand(
         if not found:
             raise UserError(f"there are no images in {images}")
         yield from found
-    elif isinstance(images, np.ndarray) or is_tensor(images):
+    elif isinstance(images, np.ndarray) and images.dtype.kind in "UO":
+        yield from expand(images.ravel().tolist(), recursive)
+    elif isinstance(images, np.ndarray):
+        several = images.ndim == 4 or (images.ndim == 3 and images.shape[2] not in (1, 2, 3, 4))
+        yield from images if several else [images]
+    elif is_tensor(images):
         yield from images if images.ndim == 4 else [images]
     elif isinstance(images, Iterable) and not isinstance(images, (Image.Image, bytes)):
         for image in images:

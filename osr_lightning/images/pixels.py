@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from osr_lightning.errors import UserError
-from osr_lightning.images.decode import pil_to_array, read_image, reason
+from osr_lightning.images.decode import check_size, pil_to_array, read_image, reason, smaller_by
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ImageLike: TypeAlias = Union[str, Path, Image.Image, NDArray[Any], "Tensor"]
 
 _MOST_BITS = 22  # of a weight's fraction
+_STRIP = 2**20  # values that are 64 bits wide at once
 # torch's weights of red, green and blue, as the 32 bits that it multiplies with
 _RED, _GREEN, _BLUE = (float(np.float32(weight)) for weight in (0.2989, 0.587, 0.114))
 
@@ -30,11 +31,15 @@ _RED, _GREEN, _BLUE = (float(np.float32(weight)) for weight in (0.2989, 0.587, 0
 def to_pixels(image: ImageLike, size: int | None = None) -> NDArray[np.uint8]:
     """Any one image -> ``(C, H, W)`` uint8 with ``C`` 1 or 3.
 
+    A path, its bytes, the PIL image, the array and the tensor of one picture give the same pixels.
+
     Args:
         image: a path; a PIL image; an array ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)``; or a tensor
             ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)``; ``C`` is 1, 2 (grey and alpha), 3 or 4 (with alpha).
-            Values are uint8, uint16 (scaled from ``[0, 65535]``), bool, or floats in ``[0, 1]``.
-        size: see `read_image`.
+            Where both ends could be ``C``, an array has it last and a tensor first. Values are uint8; bool;
+            uint16, scaled from ``[0, 65535]``; other whole numbers that lie in ``[0, 255]``, taken as
+            they are; or floats in ``[0, 1]``.
+        size: the height and width it will be brought to, if it is known; see `pil_to_array`.
 
     Raises:
         UserError: if the image is none of these; it says why.
@@ -43,7 +48,7 @@ def to_pixels(image: ImageLike, size: int | None = None) -> NDArray[np.uint8]:
         return read_image(image, size)
     if isinstance(image, Image.Image):
         try:
-            return pil_to_array(image)
+            return pil_to_array(image, size)
         except Exception as error:  # PIL decodes late
             raise UserError(f"Cannot read the PIL image ({reason(error)}).") from error
     if not isinstance(image, np.ndarray) and not is_tensor(image):
@@ -61,11 +66,16 @@ def to_pixels(image: ImageLike, size: int | None = None) -> NDArray[np.uint8]:
     if array.ndim != 3 or 0 in array.shape:
         raise UserError(
             f"An image has the shape (H, W), or (H, W, C) as array and (C, H, W) as tensor with C from 1 to "
-            f"4, not {tuple(image.shape)}."
+            f"4, not {tuple(image.shape)}; several grey tensors are (N, 1, H, W)."
         )
+    height, width, channels = array.shape
+    try:
+        check_size(width, height)
+    except UserError as error:
+        raise UserError(f"Cannot read the image ({error}); make it smaller.") from error
     values = np.ascontiguousarray(_to_uint8(array))
-    if values.shape[2] in (2, 4):
-        return pil_to_array(Image.fromarray(values))  # composites the alpha
+    if channels in (2, 4) or smaller_by(width, height, size) > 1:  # composited or averaged as PIL images are
+        return pil_to_array(Image.fromarray(values[..., 0] if channels == 1 else values), size)
     return values.copy().transpose(2, 0, 1)
 
 
@@ -96,7 +106,15 @@ def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
         if low >= 0 and high <= 1:  # False for NaN
             return np.asarray((values.astype(np.float64) * 255).round(), np.uint8)
         raise UserError(f"Float images have values in [0, 1], not from {low:g} to {high:g}; rescale them.")
-    raise UserError(f"Images are uint8, uint16, bool or float, not {values.dtype}; convert them to uint8.")
+    if values.dtype.kind in "iu":
+        least, most = int(values.min()), int(values.max())
+        if least >= 0 and most <= 255:
+            return values.astype(np.uint8)
+        raise UserError(
+            f"{values.dtype} images have values in [0, 255], not from {least} to {most}; convert them to "
+            "uint8, or to uint16, which is scaled from [0, 65535]."
+        )
+    raise UserError(f"Images are whole numbers, bool or float, not {values.dtype}; convert them to uint8.")
 
 
 def fit(image: NDArray[np.uint8], *, size: int, channels: int) -> NDArray[np.uint8]:
@@ -114,16 +132,26 @@ def fit(image: NDArray[np.uint8], *, size: int, channels: int) -> NDArray[np.uin
         ``(channels, size, size)``.
     """
     if channels < len(image):
-        red, green, blue = image.astype(np.float64)
-        # each sum is rounded to 32 bits, as torch's fused multiplications are
-        grey = ((red * _RED).astype(np.float32) + _GREEN * green).astype(np.float32)
-        image = (grey + _BLUE * blue).astype(np.float32).round().astype(np.uint8)[None]
+        rows = max(1, _STRIP // image[:, 0].size)
+        strips = [_grey(image[:, top : top + rows]) for top in range(0, image.shape[1], rows)]
+        image = np.concatenate(strips)[None]
     if size == 1:
-        image = image.astype(np.float64).mean((1, 2), keepdims=True).round().astype(np.uint8)
+        image = image.mean((1, 2), dtype=np.float64, keepdims=True).round().astype(np.uint8)
     elif image.shape[1:] != (size, size):
-        across = _resize_rows(image.astype(np.float64), size)
+        rows = max(1, _STRIP // image[:, 0].size)
+        strips = [image[:, top : top + rows] for top in range(0, image.shape[1], rows)]
+        across = np.concatenate([_resize_rows(strip.astype(np.float64), size) for strip in strips], 1)
         image = _resize_rows(across.swapaxes(1, 2), size).swapaxes(1, 2).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(image, (channels, size, size)))
+
+
+def _grey(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``(3, H, W)`` -> ``(H, W)``."""
+    red, green, blue = colours.astype(np.float64)
+    # each sum is rounded to 32 bits, as torch's fused multiplications are
+    grey = ((red * _RED).astype(np.float32) + _GREEN * green).astype(np.float32)
+    levels: NDArray[np.uint8] = (grey + _BLUE * blue).astype(np.float32).round().astype(np.uint8)
+    return levels
 
 
 def _resize_rows(image: NDArray[np.float64], size: int) -> NDArray[np.float64]:

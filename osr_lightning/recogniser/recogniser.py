@@ -192,9 +192,11 @@ class Recogniser(nn.Module):
 
         Args:
             images: one image or a list: a path of a file, a folder or a glob; a PIL image; an array
-                ``(H, W)`` or ``(H, W, C)``, or with one more axis in front for several; a tensor
-                ``(H, W)``, ``(C, H, W)`` or ``(B, C, H, W)``. Any size and mode; see
-                `osr_lightning.images.pixels.to_pixels` for the values.
+                ``(H, W)`` or ``(H, W, C)`` with ``C`` from 1 to 4, or several as ``(N, H, W)``,
+                ``(N, H, W, C)`` or ``(N, C, H, W)``; a tensor ``(H, W)``, ``(C, H, W)`` or
+                ``(N, C, H, W)``. An array of three axes has its channels last, so ``(3, 28, 28)`` is three
+                grey images; a tensor has them first, so it is one of colour. Values are uint8, bool,
+                uint16 in ``[0, 65535]``, other whole numbers in ``[0, 255]``, or floats in ``[0, 1]``.
             recursive: whether a folder's own folders count.
 
         Returns:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from osr_lightning.data.counts import image_lines
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.leaks import overlaps
 from osr_lightning.data.sources import load_source
@@ -29,6 +30,99 @@ def test_train_and_validation_partition_the_pool(tiny_root):
     )
     assert torch.bincount(val.labels).tolist() == [10] * 10  # stratified
     assert data.spec.classes[3].startswith("3")
+
+
+def write_pictures(folder, counts, seed=0):
+    """Random pictures of 8 x 8 of two classes, as many of each as is said per folder."""
+    rng = np.random.default_rng(seed)
+    for part, count in counts.items():
+        for name in "ab":
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+
+
+def test_a_folder_of_validation_images_is_the_validation_set(tmp_path):
+    write_pictures(tmp_path, {"Train": 20, "val": 6, "Test": 5})
+    data = OpenSetDataModule(known=f"folder:{tmp_path}", val_fraction=0.5, seed=3)
+    train, val = data.tables.load_training()
+    assert (len(train), len(val), len(data.tables.load_test())) == (40, 12, 10)
+    assert {name.split("/")[0] for name in val.files} == {"val"}
+    assert val.labels.tolist() == [0] * 6 + [1] * 6
+    assert data.tables.load_calibration() is val
+    assert image_lines(data.tables) == [
+        "known: 2 classes (a, b), 40/12/10 train/val/test, grey 8x8",
+        f"note: the 12 validation images are those that folder:{tmp_path} keeps apart, so that "
+        "data.val_fraction does not apply",
+    ]
+    # mean and deviation are those of the training images alone
+    pixels = train.images.double() / 255
+    assert data.spec.mean[0] == pytest.approx(float(pixels.mean()), abs=1e-5)
+    other = OpenSetDataModule(known=f"folder:{tmp_path}", known_classes=["b", "a"], memory_limit=1e-9)
+    assert other.tables.load_training()[1].labels.tolist() == [1] * 6 + [0] * 6
+    assert other.tables.load_training()[1].files == val.files
+
+
+def test_copies_of_validation_images_are_not_trained_on(tmp_path):
+    write_pictures(tmp_path, {"train": 20, "val": 6, "test": 5})
+    with Image.open(tmp_path / "val/a/3.png") as image:
+        image.save(tmp_path / "train/a/7.bmp")  # other bytes, the same pixels
+    data = OpenSetDataModule(known=f"folder:{tmp_path}")
+    train, val = data.tables.load_training()
+    assert (len(train), len(val)) == (40, 12)
+    assert not overlaps({"val": val}, {"train": train})
+    assert "train/a/7.bmp" not in train.files
+    assert image_lines(data.tables)[2] == (
+        "note: 1 training image is a validation image too and not trained on (train/a/7.bmp = val/a/3.png)"
+    )
+
+
+def test_own_validation_images_that_are_tested_are_a_leak(tmp_path):
+    write_pictures(tmp_path, {"train": 20, "val": 6, "test": 5})
+    (tmp_path / "test/a/9.png").write_bytes((tmp_path / "val/a/3.png").read_bytes())
+    data = OpenSetDataModule(known=f"folder:{tmp_path}")
+    with pytest.raises(UserError, match=r"1 of .*'s validation images are in the test set .*val/a/3\.png"):
+        data.tables.load_test()
+    allowed = OpenSetDataModule(known=f"folder:{tmp_path}", allow_overlap=True)
+    allowed.tables.load_test()
+    assert allowed.tables.optimistic
+
+
+def test_without_a_test_folder_the_test_comes_from_the_training_images(tmp_path):
+    write_pictures(tmp_path, {"train": 40, "val": 6})
+    data = OpenSetDataModule(known=f"folder:{tmp_path}")
+    train, val = data.tables.load_training()
+    test = data.tables.load_test()
+    assert (len(val), len(train) + len(test)) == (12, 80)
+    assert len(test) >= 2
+    assert not {*train.files} & {*test.files}
+    assert {name.split("/")[0] for name in test.files} == {"train"}
+
+
+def test_only_copies_to_train_on_is_a_users_mistake(tmp_path):
+    write_pictures(tmp_path, {"train": 3})
+    write_pictures(tmp_path, {"val": 3})
+    with pytest.raises(UserError, match=r"every training image of folder:.* is one of its validation images"):
+        OpenSetDataModule(known=f"folder:{tmp_path}").tables.load_training()
+
+
+def test_the_first_lines_say_what_is_left_out(tmp_path):
+    write_pictures(tmp_path / "known", {"": 20})
+    write_pictures(tmp_path / "others", {"": 2}, seed=1)
+    for name in ("known/stray.bmp", "others/stray.bmp"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    for name in ("known/a/1.heic", "others/2.heic"):
+        (tmp_path / name).touch()
+    known, others = (f"folder:{tmp_path / name}" for name in ("known", "others"))
+    tables = OpenSetDataModule(known=known, unknown={"others": others}).tables
+    tables.load_test()
+    assert image_lines(tables)[1:4] == [
+        "unknown: others 5",
+        f"left out of {known}: 1 file of no format that is read (a/1.heic); "
+        "1 file beside the folders of the classes (stray.bmp)",
+        f"left out of {others}: 1 file of no format that is read (2.heic)",
+    ]
 
 
 def test_splits_follow_the_seed(tiny_root):

@@ -10,15 +10,18 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 from scipy.io import savemat
 from torchvision import datasets
 from torchvision.transforms import Compose, Grayscale, Resize
 
 from osr_lightning.data import npz, sources
+from osr_lightning.data.image_set import resolve
 from osr_lightning.data.sources import load_source
 from osr_lightning.data.splits import holdout
+from osr_lightning.data_spec import same_classes
 from osr_lightning.errors import UserError
+from osr_lightning.images.decode import FORMATS
 
 DATA = Path(os.environ.get("OSR_DATA_DIR") or Path(__file__).parents[2].parent / "shared" / "data")
 
@@ -374,6 +377,135 @@ def test_folder_with_train_and_test(tmp_path):
         load(f"folder:{tmp_path}")
 
 
+LAYOUTS = [
+    ("train", None, "test"),
+    ("train", "val", None),
+    ("train", "val", "test"),
+    ("Train", "validation", "Test"),
+    ("TRAIN", "Val", "TEST"),
+    ("Training", None, "Testing"),
+    ("training", "Validation", "testing"),
+    ("train", "valid", "test"),
+]
+
+
+@pytest.mark.parametrize(("train", "val", "test"), LAYOUTS)
+def test_the_usual_layouts_are_recognised_in_any_case(tmp_path, train, val, test):
+    rng = np.random.default_rng(0)
+    counts = {train: 20, val: 7, test: 5}
+    for folder, count in counts.items():
+        for name in (f"{tmp_path}/{folder}/{one}/{i}.png" for one in "ab" for i in range(count) if folder):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(name)
+    known = {s: load(f"folder:{tmp_path}", s, as_known=True) for s in ("train", "validation", "test")}
+    unknown = {s: load(f"folder:{tmp_path}", s) for s in ("train", "validation", "test")}
+    tops = lambda found: {name.split("/")[0] for name in found.files}  # noqa: E731
+    for found in (*known.values(), *unknown.values()):
+        assert found.classes == ("a", "b")
+        assert found.left_out == ()
+    assert tops(known["train"]) == tops(unknown["train"]) == {train}
+    assert known["train"].own_validation == (val is not None)
+    assert (len(known["validation"]), tops(known["validation"])) == ((14, {val}) if val else (40, {train}))
+    if test:
+        assert (len(known["train"]), len(known["test"])) == (40, 10)
+        assert tops(known["test"]) == tops(unknown["test"]) == {test}
+        assert tops(unknown["validation"]) == {val or train}
+    else:  # of known images the test is held out of the training ones; unknown ones are not trained on
+        assert len(known["train"]) + len(known["test"]) == 40
+        assert not {*known["train"].files} & {*known["test"].files}
+        assert tops(known["test"]) == {train}
+        assert tops(unknown["test"]) == {val}
+        assert tops(unknown["validation"]) == {train}
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path):
+    write_images(tmp_path, "train/a/1.png", "val/a/1.png", "Validation/a/1.png")
+    with pytest.raises(UserError, match="has both Validation and val for its validation images: put the"):
+        load(f"folder:{tmp_path}", as_known=True)
+
+
+@pytest.mark.parametrize("names", [("train",), ("test", "val"), ("train", "bus"), ("trains", "tests")])
+def test_other_folders_are_classes(tmp_path, names):
+    write_images(tmp_path, *(f"{name}/1.png" for name in names))
+    assert load(f"folder:{tmp_path}", as_known=False).classes == tuple(sorted(names))
+
+
+def test_a_class_of_the_validation_images_that_train_lacks_is_refused(tmp_path):
+    write_images(tmp_path, "train/a/1.png", "train/b/1.png", "val/c/1.png")
+    with pytest.raises(UserError, match=r"val has the class 'c', which .*train lacks"):
+        load(f"folder:{tmp_path}", "validation", as_known=True)
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path):
+    write_images(tmp_path, "a/1.png", "b/1.png", "stray.png")
+    for name in ("a/x.heic", "a/notes.txt", "labels.csv", "c/1.psd", "a/.hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "d").mkdir()
+    found = load(f"folder:{tmp_path}", as_known=True)
+    assert found.classes == ("a", "b")  # the picture beside them makes no class
+    assert found.left_out == (
+        "4 files of no format that is read (a/notes.txt, a/x.heic, c/1.psd, …)",
+        "1 file beside the folders of the classes (stray.png)",
+        "2 folders without pictures (c, d)",
+    )
+    # unknown images have no classes, so a picture beside the folders is one of them
+    assert len(load(f"folder:{tmp_path}").files) == 3
+
+
+def test_pictures_beside_the_splits_are_counted_and_named(tmp_path):
+    write_images(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/2.png", "extra/3.png", "4.png")
+    (tmp_path / "README.md").touch()
+    for split in ("train", "test"):
+        found = load(f"folder:{tmp_path}", split, as_known=True)
+        assert found.left_out == ("2 files beside test and train (4.png, extra/3.png)",)
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".jpe", ".jp2", ".avif", ".apng", ".pbm", ".dib", ".JFIF"])
+def test_what_is_predicted_is_trained_on(tmp_path, ending):
+    write_images(tmp_path, "a/1.png")
+    (tmp_path / "b").mkdir()
+    format_ = next(name for name, endings in FORMATS.items() if ending.lower() in endings)
+    if format_ == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    picture = Image.new("RGB", (20, 20), (100, 100, 100))
+    (picture.convert("1") if ending == ".pbm" else picture).save(tmp_path / f"b/2{ending}", format_)
+    found = load(f"folder:{tmp_path}", as_known=False)
+    assert found.classes == ("a", "b")
+    assert found.files == ("a/1.png", f"b/2{ending}")
+
+
+def test_two_links_to_one_folder_are_no_two_classes(tmp_path):
+    write_images(tmp_path / "there", "in/1.png")
+    write_images(tmp_path / "set", "a/1.png")
+    for link in ("x", "y"):
+        (tmp_path / "set" / link).symlink_to(tmp_path / "there")
+    with pytest.raises(UserError, match=r"set/x and .*set/y are the same folder, .* two classes: remove one"):
+        load(f"folder:{tmp_path / 'set'}", as_known=True)
+    assert len(load(f"folder:{tmp_path / 'set'}")) == 2  # unknown: each picture once
+    (tmp_path / "set" / "y").unlink()
+    (tmp_path / "set" / "y").symlink_to(tmp_path / "there" / "in")  # a part of the other
+    with pytest.raises(UserError, match=r"set/x/in and .*set/y are the same folder"):
+        load(f"folder:{tmp_path / 'set'}", as_known=True)
+    (tmp_path / "set" / "y").unlink()
+    (tmp_path / "set" / "a" / "up").symlink_to(tmp_path / "set")  # goes round in a circle, and hides nothing
+    (tmp_path / "set" / "x" / "again").symlink_to(tmp_path / "there" / "in")  # the same class
+    assert load(f"folder:{tmp_path / 'set'}", as_known=False).classes == ("a", "x")
+
+
+def test_names_are_composed(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write_images(tmp_path, f"train/{decomposed}/1.png", "train/tee/1.png", f"test/{composed}/1.png")
+    train, test = (load(f"folder:{tmp_path}", split, as_known=True) for split in ("train", "test"))
+    assert train.classes == test.classes == (composed, "tee")
+    for wanted in ([composed, "tee"], [decomposed, "tee"]):
+        assert resolve(wanted, train.classes, "x") == (composed, "tee")
+        assert resolve(wanted, (decomposed, "tee"), "x") == (decomposed, "tee")
+    # a checkpoint of before has them as the folder had
+    same_classes((decomposed, "tee"), train.classes, "the known set")
+    assert train.with_classes(("tee", decomposed)).labels.tolist() == [1, 0]
+
+
 def test_flat_train_and_test_are_one_class(tmp_path):
     write_images(tmp_path, "train/1.png", "test/2.png")
     assert load(f"folder:{tmp_path}").classes == (tmp_path.name,)
@@ -589,7 +721,6 @@ def test_photo_patches_are_crops_of_two_photographs():
     [
         ("mnits", "mnist"),
         ("folder", "folder:PATH"),
-        ("folder:", "folder:PATH"),
         ("noise:gausian", "noise:gaussian"),
     ],
 )
@@ -601,6 +732,12 @@ def test_unknown_names_are_met_with_the_nearest(source, hint):
 def test_unknown_name_like_no_other():
     with pytest.raises(UserError, match=r"no source 'zzz'; the sources are mnist,.*npz:PATH"):
         load("zzz")
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_an_empty_path_is_not_the_working_folder(kind):
+    with pytest.raises(UserError, match=f"{kind}: names no path; write {kind}:PATH"):
+        load(f"{kind}:")
 
 
 # ---------------------------------------------------------------- real data

@@ -151,12 +151,12 @@ def test_a_row_is_the_same_alone_and_in_company(client):
         ),
         ({"content": png(0)[:-200]}, 422, "Cannot read the image 0"),
         ({"content": bomb()}, 422, "12000 x 12000 pixels, more than"),
-        ({"content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, 422, "PostScript"),
+        ({"content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}, 422, "of a known format"),
         ({"content": bytes(17 * 2**20)}, 413, "more than 16 MiB"),
         ({"content": iter([bytes(9 * 2**20)] * 2)}, 413, "more than 16 MiB"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")  # as the package does
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")  # as the command does
 def test_what_cannot_be_answered_is_told_in_one_sentence(client, request_, status, said):
     response = client.post("/predict", **request_)
     assert response.status_code == status

@@ -13,6 +13,7 @@ from osr_lightning.data.sources import load_source
 from osr_lightning.errors import UserError
 from osr_lightning.images.decode import read_image
 from osr_lightning.images.find import expand, find
+from osr_lightning.images.pixels import to_pixels
 
 needs_fifo = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 
@@ -225,6 +226,64 @@ def test_expand_leaves_one_image_whole_and_opens_what_holds_several():
     assert (found[0] is array, found[3] is tensor, found[6] is picture) == (True,) * 3
     for one, expected in zip([*found[1:3], *found[4:6]], [*stack, *batch], strict=True):
         assert np.array_equal(one, expected)
+
+
+@pytest.mark.parametrize(
+    ("array", "count"),
+    [
+        # an array's channels are last: what is not one to four of them is an image's width
+        (np.zeros((5, 28, 28)), 5),
+        (np.zeros((3, 28, 28)), 3),
+        (np.zeros((1, 28, 28)), 1),
+        (np.zeros((28, 28, 3)), 1),
+        (np.zeros((28, 28, 1)), 1),
+        (np.zeros((5, 28, 28, 3)), 5),
+        (np.zeros((5, 3, 28, 28)), 5),
+        (np.zeros((28, 28)), 1),
+        # a tensor's are first
+        (torch.zeros(3, 28, 28), 1),
+        (torch.zeros(5, 1, 28, 28), 5),
+    ],
+)
+def test_how_many_images_an_array_holds_is_told_by_its_shape(array, count):
+    found = list(expand(array))
+    assert len(found) == count
+    for image in found:
+        assert to_pixels(image).shape[1:] == (28, 28)
+
+
+def test_a_tensor_of_several_grey_images_needs_the_axis_of_the_channels():
+    (found,) = expand(torch.zeros(5, 28, 28))
+    with pytest.raises(UserError, match=r"not \(5, 28, 28\); several grey tensors are \(N, 1, H, W\)"):
+        to_pixels(found)
+
+
+def test_an_array_of_paths_is_a_list_of_paths(tmp_path):
+    lay(tmp_path, "a.png", "b/c.png")
+    paths = [str(tmp_path / "a.png"), str(tmp_path / "b")]
+    expected = [tmp_path / "a.png", tmp_path / "b/c.png"]
+    for array in (np.array(paths), np.array(paths, dtype=object), np.array([Path(path) for path in paths])):
+        assert list(expand(array)) == expected
+    assert list(expand(np.array(paths)[1])) == list(expand(np.array(paths[1]))) == expected[1:]
+
+
+@pytest.mark.parametrize("named", ["", [""], ["d.png", ""], np.array([""])])
+def test_an_empty_path_is_no_folder(named, tmp_path, monkeypatch):
+    lay(tmp_path, "a.png", "d.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"an empty path names no image; name .*\(\. is this one\)"):
+        list(expand(named))
+    assert list(expand(".")) == [Path("a.png"), Path("d.png")]
+
+
+def test_links_that_are_not_followed_are_told(tmp_path):
+    lay(tmp_path, "here/a.png", "there/b.png")
+    for link, target in (("x", "there"), ("y", "there"), ("z", "here")):
+        (tmp_path / "here" / link).symlink_to(tmp_path / target)
+    again = []
+    here = tmp_path / "here"
+    assert len(list(find(here, again=again))) == 2
+    assert again == [(here / "y", here / "x"), (here / "z", here)]
 
 
 def test_nothing_expands_to_nothing():
