@@ -12,7 +12,7 @@ from pathlib import Path
 from osr_lightning.errors import UserError
 from osr_lightning.yaml_files import ENDINGS, check_yaml
 
-TRUST = "the checkpoint may import a network of one's own, which runs its code"
+TRUST = "let the checkpoint import your own code; a network of one's own, which runs its code"
 
 
 def value_of(arguments: Sequence[str], option: str) -> str | None:
@@ -34,12 +34,14 @@ def no_command(arguments: Sequence[str], commands: Iterable[str]) -> str:
     return f"there is no command {first!r}; {nearest(first, commands)}"
 
 
-def nearest(given: str, names: Iterable[str]) -> str:
+def nearest(given: str, known: Iterable[str]) -> str:
     """The name that was probably meant, or all of them, as the end of a sentence."""
-    names = list(names)
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.8)
-    close = close or difflib.get_close_matches(given, names, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
+    known = list(dict.fromkeys(known))
+    close = [name for name in known if name.startswith(given)] if given else []
+    if not 0 < len(close) <= 3:
+        close = difflib.get_close_matches(given, known, n=1, cutoff=0.8)
+    close = close or difflib.get_close_matches(given, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
 
 
 def check_seed(seed: object) -> None:
@@ -67,6 +69,29 @@ def check_files(arguments: Sequence[str]) -> None:
             raise
         except (OSError, ValueError):  # the parser says what is wrong with it
             continue
+
+
+def names(parser: argparse.ArgumentParser) -> list[str]:
+    """The names of a parser's options, without dashes."""
+    return [word.lstrip("-") for action in parser._actions for word in action.option_strings]
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """What a command with all its options in one parser is given.
+
+    Args:
+        parser: without abbreviations.
+        arguments: of the command line, after the command.
+
+    Raises:
+        UserError: for an option that there is not, with the nearest one.
+    """
+    known = [f"--{name}" for name in names(parser) if len(name) > 1]
+    for word in arguments:
+        name = word.partition("=")[0]
+        if word.startswith("--") and name not in known:
+            raise UserError(f"there is no option {name}; {nearest(name, known)}")
+    return parser.parse_args(arguments)
 
 
 def split_words(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from osr_lightning.cli.arguments import parse
 from osr_lightning.evaluation.compare import compare, print_comparison
 
 
-def main(arguments: list[str]) -> None:
-    """The command ``osr compare``.
-
-    Args:
-        arguments: those after the command's name.
-    """
-    parser = argparse.ArgumentParser("osr compare", description="Put finished runs side by side.")
+def build_parser() -> argparse.ArgumentParser:
+    """The parser."""
+    parser = argparse.ArgumentParser(
+        "osr compare", description="Put finished runs side by side.", allow_abbrev=False
+    )
     parser.add_argument(
         "run", nargs="+", type=Path, help="run folders; the others are measured against the first"
     )
@@ -24,6 +24,15 @@ def main(arguments: list[str]) -> None:
         default=Path("lightning_logs/comparison"),
         help="folder of comparison.csv and comparison.html (default: %(default)s)",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: for a mistake in the options, or a folder that is of no finished run.
+    """
+    options = parse(build_parser(), arguments)
     print_comparison(compare(options.run, options.output))
     print(options.output / "comparison.html")

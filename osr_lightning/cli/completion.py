@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import shtab
 
-from osr_lightning.cli import drift, export, predict, search, serve, study
+from osr_lightning.cli import compare, drift, ensemble, export, predict, report, search, serve, study
+from osr_lightning.cli.arguments import parse
 from osr_lightning.cli.lightning_cli import OpenSetCLI
 from osr_lightning.cli.options import Option, names_of, options_of
 
@@ -17,35 +18,30 @@ _PATHS = {
 }
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The parser."""
+    parser = argparse.ArgumentParser(
+        "osr completion",
+        description="Print a script that completes commands, options and values. For bash: "
+        "osr completion bash > ~/.local/share/bash-completion/completions/osr; for zsh: into a file _osr in "
+        "a folder of $fpath. Print it again after an update.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+    return parser
+
+
 def main(arguments: Sequence[str]) -> None:
     """Print the script.
 
     Args:
         arguments: of the command line, after ``completion``.
     """
-    parser = _completion()
-    print(shtab.complete(_osr(), parser.parse_args(arguments).shell))
-
-
-def _completion() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "osr completion",
-        description="Print a script that completes commands, options and values. For bash: "
-        "osr completion bash > ~/.local/share/bash-completion/completions/osr; for zsh: into a file _osr in "
-        "a folder of $fpath. Print it again after an update.",
-    )
-    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
-    return parser
+    print(shtab.complete(_osr(), parse(build_parser(), arguments).shell))
 
 
 def _osr() -> argparse.ArgumentParser:
     """Every command and option for shtab; it parses nothing."""
-    folders = argparse.ArgumentParser(add_help=False)
-    folders.add_argument("run", nargs="+", help="run folders")
-    compare = argparse.ArgumentParser(add_help=False, parents=[folders])
-    compare.add_argument("--output", help="folder of comparison.csv and comparison.html")
-    checkpoints = argparse.ArgumentParser(add_help=False)
-    checkpoints.add_argument("paths", nargs="+", help="checkpoints")
     # a parser of its own, and the trainer's method whose options it takes as well
     commands: dict[str, tuple[argparse.ArgumentParser | None, str | None]] = {
         **{name: (None, name) for name in OpenSetCLI.subcommands()},
@@ -55,11 +51,15 @@ def _osr() -> argparse.ArgumentParser:
         "drift": (drift.build_parser(), None),
         "study": (study.build_parser(), "run"),
         "search": (search.build_parser(), "run"),
-        "ensemble": (checkpoints, "calibrate"),
-        "compare": (compare, None),
-        "report": (folders, None),
-        "completion": (_completion(), None),
+        "ensemble": (ensemble.build_parser(), "calibrate"),
+        "compare": (compare.build_parser(), None),
+        "report": (report.build_parser(), None),
+        "completion": (build_parser(), None),
     }
+    for name in ("study", "ensemble"):  # whose words are split off before the parser sees them
+        own = commands[name][0]
+        assert own is not None
+        own.add_argument("paths", nargs="+")
     osr = argparse.ArgumentParser("osr", add_help=False)
     added = osr.add_subparsers()
     for name, (own, method) in commands.items():
@@ -76,7 +76,7 @@ def _osr() -> argparse.ArgumentParser:
 
 def _add(parser: argparse.ArgumentParser, name: str, option: Option) -> None:
     values = list(dict.fromkeys([*option.choices, *names_of(name)]))
-    text = option.text.partition(". ")[0].replace("%", "%%")
+    text = option.clause.replace("%", "%%")
     if option.hint is None:
         parser.add_argument(f"--{name}", action="store_true", help=text)
     else:

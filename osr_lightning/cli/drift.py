@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from osr_lightning.atomic_write import replacing, write_text
-from osr_lightning.cli.arguments import add_checkpoint
+from osr_lightning.cli.arguments import add_checkpoint, parse
 from osr_lightning.deploy.drift import Distribution, Drift, Scores, Share, drift, read, to_dict
 from osr_lightning.deploy.load import is_exported
 from osr_lightning.errors import UserError, one_line
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         UserError: for a mistake in the options or files.
     """
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     if not 0 < options.alpha < 1:
         raise UserError(f"--alpha must lie between 0 and 1, got {options.alpha:g}")
     if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():

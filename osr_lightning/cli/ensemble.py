@@ -8,9 +8,10 @@ from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from osr_lightning.cli.arguments import split_words
+from osr_lightning.cli.arguments import names, split_words
 from osr_lightning.cli.checkpoint_settings import is_trusted
 from osr_lightning.cli.lightning_cli import OpenSetCLI
+from osr_lightning.cli.messages import read_options
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.leaks import read_digests
 from osr_lightning.errors import UserError
@@ -95,12 +96,8 @@ def ensemble(
         return EnsembleCLI(["calibrate", f"--ckpt_path={passing}", *place, *options]).target
 
 
-def main(arguments: Sequence[str]) -> None:
-    """The command ``osr ensemble``.
-
-    Args:
-        arguments: those after the command's name.
-    """
+def build_parser() -> argparse.ArgumentParser:
+    """The ensemble's own options; all others are those of ``osr calibrate``."""
     parser = argparse.ArgumentParser(
         "osr ensemble",
         usage="osr ensemble CKPT [CKPT ...] [--output FILE] [options of osr calibrate]",
@@ -115,7 +112,21 @@ def main(arguments: Sequence[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--output", metavar="FILE", help=f"default: checkpoints/{NAME} in a new run folder")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Join checkpoints.
+
+    Args:
+        arguments: of the command line, after ``ensemble``.
+
+    Raises:
+        UserError: for a mistake in them, or checkpoints that do not fit together.
+    """
+    parser = build_parser()
     paths, own, others = split_words(
         parser, arguments, "the checkpoints first, as in osr ensemble RUN/checkpoints/best.ckpt ..."
     )
+    read_options("calibrate", others, names(parser))
     ensemble(paths, own.output, others)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_trust
+from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_trust, parse
 from osr_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         UserError: for a mistake in the options, or what cannot be exported.
         Failure: where the graph does not decide as the checkpoint.
     """
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     output = Path(options.output or Path(options.ckpt_path).with_suffix(".onnx"))
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.absolute().parent}")

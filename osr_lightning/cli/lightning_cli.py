@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from osr_lightning.atomic_write import write_text
-from osr_lightning.cli.arguments import TRUST, check_files, check_seed, no_command, value_of
+from osr_lightning.cli.arguments import check_files, check_seed, no_command, value_of
 from osr_lightning.cli.checkpoint_settings import (
     checkpoint_settings,
     newest,
@@ -23,8 +23,7 @@ from osr_lightning.cli.checkpoint_settings import (
     same_split,
 )
 from osr_lightning.cli.config_loader import MODE
-from osr_lightning.cli.messages import sentence
-from osr_lightning.cli.options import classes_of, classifier, options_of
+from osr_lightning.cli.messages import read_options, sentence
 from osr_lightning.data.counts import image_lines
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data_spec import DataSpec
@@ -81,7 +80,12 @@ class OpenSetCLI(LightningCLI):
             # a resumed run goes on in its own folder
             save_config_callback=WholeConfig,
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-            parser_kwargs={"prog": "osr", "exit_on_error": False, "parser_mode": MODE},
+            parser_kwargs={
+                "prog": "osr",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "parser_mode": MODE,
+            },
             args=self.arguments,
         )
 
@@ -106,14 +110,8 @@ class OpenSetCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The evaluation's options, trust, words, and the default model."""
         parser.add_lightning_class_args(Evaluator, "evaluation")
-        parser.add_argument(
-            "--trust_checkpoint",
-            action="store_true",
-            help=TRUST,
-        )
-        parser.add_argument(
-            "--verbose", action="store_true", help="Lightning tells of its own doings, and of every module"
-        )
+        for flag in ("--trust_checkpoint", "--verbose"):
+            parser.add_argument(flag, action="store_true")
         parser.link_arguments("verbose", "trainer.verbose")
         default = f"{MCDropoutClassifier.__module__}.{MCDropoutClassifier.__name__}"
         parser.set_defaults({"model": {"class_path": default}})
@@ -151,14 +149,14 @@ class OpenSetCLI(LightningCLI):
         check_seed(self.config[self.config.subcommand].seed_everything)
 
     def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
+        given = read_options(self.command, arguments[arguments.index(self.command) + 1 :])
         network = value_of(arguments, "--model.network")
         if network is not None and re.fullmatch(r"\w+(\.\w+)+", network):
             find(network, trust=True)  # the parser forgets a name that cannot be imported
         try:
             return parser.parse_args(arguments)
         except ArgumentError as error:
-            options = options_of(self.command, classifier(self.arguments))
-            raise UserError(sentence(str(error), self.arguments, options, classes_of)) from error
+            raise UserError(sentence(str(error), given, self.command)) from error
 
     def _choose_checkpoint(self) -> str | None:
         """Put the path of the checkpoint that is meant into the config, and go on in its run's folder."""

@@ -1,73 +1,195 @@
-"""What the parser says of a mistake, in one sentence with the nearest valid names."""
+"""What is wrong with the options of a command, in one sentence with the nearest valid names.
+
+Names are compared with the table of options before the parser sees them. Of what the parser then refuses, its
+message says which option that is; nothing else is read from it.
+"""
 
 from __future__ import annotations
 
-import ast
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
 
 from osr_lightning.cli.arguments import nearest
-
-_KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "list": "a list, as [a, b]",
-    "dict": "a mapping, as {name: value}",
-    "str": "text",
-}
-_KEY = re.compile(r"\b[Kk]ey \"([^\"]+)\"")
-_UNKNOWN = re.compile(
-    r"(?:Group '(?P<group>[\w.]+)'|Subcommand '\w+') does not accept option '(?P<option>[^']+)'"
-    r"|Option '(?P<own>[^']+)' is not accepted"
+from osr_lightning.cli.options import (
+    CLASSIFIERS,
+    WITH_CLASSES,
+    Option,
+    class_named,
+    classes_of,
+    find_class,
+    options_of,
+    parameters,
 )
-_VALUE = re.compile(r"(?:Got value|Given value): (.*)")
-_IMPORT = re.compile(r"(No module named '[^']+'|module '[^']+' has no attribute '[^']+')")
+from osr_lightning.errors import UserError
+
+_GROUPS = ("model", "data", "evaluation", "trainer")
+_UNLISTED = ("weights_only", "trainer.verbose")  # in a saved config: Lightning's, and what --verbose sets
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list, as [a, b]",
+    dict: "a mapping, as {name: value}",
+    str: "text",
+}
+_LACKS = object()  # the value of an option without one
+_KEY = re.compile(r"\b[Kk]ey \"([^\"]+)\"")  # of jsonargparse's messages, the outermost first
 
 
-def sentence(
-    message: str, arguments: Sequence[str], options: Iterable[str], classes: Callable[[str], Iterable[str]]
-) -> str:
+class Given(NamedTuple):
+    """An option as it is given.
+
+    Attributes:
+        name: as in the table of options.
+        value: text on the command line, of any type in a file.
+        file: that holds it; None for the command line.
+    """
+
+    name: str
+    value: Any
+    file: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """The file that holds it, as the beginning of a sentence."""
+        return "" if self.file is None else f"{self.file}: "
+
+
+def read_options(command: str, words: Sequence[str], further: Collection[str] = ()) -> list[Given]:
+    """All options of a command line and of the files that it names.
+
+    Args:
+        command: a method of the trainer.
+        words: those after the command.
+        further: options that there are beside the command's.
+
+    Raises:
+        UserError: for a name that there is not, a value that lacks, a word that belongs to no option, or a
+            file that there is not.
+    """
+    found = []
+    options = options_of(command)
+    for one in _given(words, options):
+        if one.name == "model" and isinstance(one.value, str):
+            options = options_of(command, _classifier(one))
+        if not _is_known(one.name, options):
+            raise UserError(f"{one.where}{_no_option(one.name, [*options, *further])}")
+        if one.value is _LACKS:
+            raise UserError(f"{one.name} lacks its value: --{one.name} VALUE")
+        found.append(one)
+    return found
+
+
+def sentence(message: str, given: Sequence[Given], command: str) -> str:
     """One sentence for what the parser refused.
 
     Args:
         message: the parser's, of several lines.
-        arguments: of the command line.
-        options: that there are, without dashes.
-        classes: by option, names of the classes that it takes, if any.
+        given: all options.
+        command: a method of the trainer.
     """
-    options = list(options)
-    if found := re.match(r"[Uu]nrecognized arguments: (\S+)", message):
-        word = found[1]
-        if not word.startswith("--"):
-            return f"{word!r} belongs to no option: an option is --NAME VALUE, and its value one word"
-        return _no_option(word[2:].partition("=")[0], options, "")
-    if found := re.match(r"argument --(\S+): expected (?:one|at least one) argument", message):
-        return f"{found[1]} lacks its value: --{found[1]} VALUE"
-    keys = _KEY.findall(message)
-    if found := re.search(r"File does not exist: '?([^'\n]+)", message):
-        return f"{'.'.join(keys)}: there is no file {found[1]}"
-    if found := _UNKNOWN.search(message):
-        name = ".".join([*keys, *filter(None, found.group("group", "option", "own"))])
-        return _no_option(name, options, _origin(name, arguments))
-    if "class_path" in message and (found := _IMPORT.search(message)):
-        return f"a class path cannot be imported: {found[0]}"
-    value = _VALUE.search(message)
-    if not keys or value is None:
-        return " ".join(message.split())  # a YAML that cannot be read, and what else there may be
-    name, given = ".".join(keys), value[1]
-    start = f"{_origin(name, arguments)}{name}"
-    inner = message[message.rindex(f'"{keys[-1]}"') : value.start()].partition("Given value type")[0]
-    if names := [*_literals(inner), *(classes(name) if "import path" in inner else [])]:
-        return f"{start}: there is no {given!r}; {nearest(given, names)}"
-    kinds = [_KINDS[kind] for kind in re.findall(r"<class '(\w+)'>", inner) if kind in _KINDS]
-    if not kinds:
-        return f"{start} does not take {given!r}: {' '.join(message.split())}"
-    return f"{start} must be {' or '.join(dict.fromkeys(kinds))}, got {given!r}"
+    name = ""
+    for key in dict.fromkeys(_KEY.findall(message)):
+        name = key if not name or key.startswith(f"{name}.") else f"{name}.{key}"
+    kinds = [one for one in given if one.name == "model" and isinstance(one.value, str)]
+    options = options_of(command, *map(_classifier, kinds[-1:]))
+    for option in WITH_CLASSES:
+        if f"{name}.".startswith(f"{option}.") and str not in options[option].kinds:
+            for kind, arguments in _classes(option, given):
+                if found := _about_class(kind, arguments, name):
+                    return found
+    # the option itself, or else what it is given a part of, or is a part of
+    within = [one for one in given if f"{one.name}.".startswith(f"{name}.")]
+    around = [one for one in given if name.startswith(f"{one.name}.")]
+    if name and (within or around):
+        one = (within or around)[-1]
+        if one.name == name and name in options and (found := _about_value(one, options[name])):
+            return found
+        return f"{one.where}{one.name} does not take {str(one.value)!r}: {' '.join(message.split())}"
+    return " ".join(message.split())  # what else there may be
 
 
-def _no_option(name: str, options: Sequence[str], origin: str) -> str:
+def _classifier(given: Given) -> type[Any]:
+    try:
+        return find_class(given.value, CLASSIFIERS)
+    except UserError as error:
+        raise UserError(f"{given.where}{error}") from error
+
+
+def _given(words: Sequence[str], options: Mapping[str, Option]) -> Iterator[Given]:
+    """The options of a command line, with those in its files in their places."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word != "-c" and not word.startswith("--"):
+            told = "an option is --NAME VALUE, and its value one word"
+            raise UserError(f"{word!r} belongs to no option: {told}")
+        name, equals, value = word.partition("=")
+        name = "config" if name == "-c" else _plain(name[2:])
+        if name.endswith(".help"):
+            return  # the parser prints that and ends
+        if name in options and options[name].hint is None:
+            if equals and name != "print_config":
+                raise UserError(f"{name} takes no value: it is --{name} alone")
+            yield Given(name, value)
+        elif not equals and (not rest or rest[0].startswith("--")):
+            yield Given(name, _LACKS)
+        else:
+            value = value if equals else rest.pop(0)
+            mapping, file = _mapping(value, Path()) if name in ("config", *_GROUPS) else (None, None)
+            if mapping is not None:
+                yield from _flat("" if name == "config" else name, mapping, file, options)
+            elif name in ("config", *_GROUPS[1:]) and value != "-" and not os.path.exists(value):
+                raise UserError(f"{name}: there is no file {value}")
+            else:
+                yield Given(name, value)
+
+
+def _flat(name: str, value: Any, file: Path | None, options: Mapping[str, Option]) -> Iterator[Given]:  # noqa: ANN401
+    """The options in the mapping of a file, or of one word."""
+    plain = _plain(name)
+    if plain in _GROUPS and isinstance(value, str) and file is not None:
+        inner, path = _mapping(value, file.parent)
+        value, file = (value, file) if inner is None else (inner, path)
+    if isinstance(value, dict) and value and (plain not in options or plain == "model"):
+        # the class first, as the others are its own
+        for key in sorted(value, key=lambda key: key != "class_path"):
+            yield from _flat(f"{name}.{key}" if name else str(key), value[key], file, options)
+    elif not (plain in _GROUPS and isinstance(value, (dict, type(None)))):
+        yield Given(plain, value, file)
+
+
+def _mapping(text: str, folder: Path) -> tuple[dict[Any, Any] | None, Path | None]:
+    """What a YAML file holds, or a word that is a mapping itself; None for what the parser is to judge."""
+    path = folder / os.path.expanduser(text)
+    content = None
+    with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
+        content = yaml.safe_load(path.read_text(encoding="utf-8") if os.path.isfile(path) else text)
+    return (content if isinstance(content, dict) else None), (path if os.path.isfile(path) else None)
+
+
+def _plain(name: str) -> str:
+    """An option's name as in the table, without what only a parser needs."""
+    return re.sub(r"\.init_args\b|\.class_path$|\+$", "", name)
+
+
+def _is_known(name: str, options: Mapping[str, Option]) -> bool:
+    parts = name.split(".")
+    above = [".".join(parts[:count]) for count in range(1, len(parts))]
+    return (
+        name in (*options, *_GROUPS, *_UNLISTED)
+        or "dict_kwargs" in parts
+        or any(one in options and one != "model" and options[one].has_parts for one in above)
+    )
+
+
+def _no_option(name: str, options: Sequence[str]) -> str:
     section, dot, own = name.rpartition(".")
     inside = [option.rpartition(".")[2] for option in options if dot and option.rpartition(".")[0] == section]
     if inside:
@@ -76,20 +198,55 @@ def _no_option(name: str, options: Sequence[str], origin: str) -> str:
         found, close = f"no option {name}", nearest(name, options)
     if not inside and "did you mean" not in close:
         close = "see --help-all"
-    return f"{origin}there is {found}; {close}"
+    return f"there is {found}; {close}"
 
 
-def _literals(text: str) -> list[str]:
-    found = re.findall(r"Literal(\[[^]]*\])", text)
-    return list(dict.fromkeys(str(value) for values in found for value in ast.literal_eval(values)))
+def _classes(option: str, given: Sequence[Given]) -> list[tuple[Given, dict[str, Given]]]:
+    """The classes that are given for an option, each with its arguments by name."""
+    found: list[tuple[Given, dict[str, Given]]] = []
+    for one in given:
+        if one.name == option:
+            value = one.value
+            if isinstance(value, str) and value.startswith(("[", "{")):
+                with suppress(yaml.YAMLError):
+                    value = yaml.safe_load(value)
+            for item in value if isinstance(value, list) else [value]:
+                kind = item if isinstance(item, dict) else {"class_path": item}
+                arguments = kind.get("init_args") or {}
+                found.append(
+                    (
+                        Given(option, kind.get("class_path"), one.file),
+                        {key: Given(f"{option}.{key}", value, one.file) for key, value in arguments.items()},
+                    )
+                )
+        elif one.name.startswith(f"{option}.") and found:
+            found[-1][1][one.name.removeprefix(f"{option}.")] = one
+    return found
 
 
-def _origin(name: str, arguments: Sequence[str]) -> str:
-    """The file that holds an option which the command line does not, as the beginning of a sentence."""
-    words = [word.partition("=")[0] for word in arguments]
-    if any(word == f"--{name}" or name.startswith(f"{word[2:]}.") for word in words if word[:2] == "--"):
-        return ""
-    own = re.compile(rf"\b{re.escape(name.rpartition('.')[2])}\b")
-    files = [Path(word.rpartition("=")[2]) for word in arguments if word.endswith((".yaml", ".yml", ".json"))]
-    holding = [str(file) for file in files if file.is_file() and own.search(file.read_text(encoding="utf-8"))]
-    return f"{' or '.join(holding)}: " if holding else ""
+def _about_class(kind: Given, arguments: Mapping[str, Given], name: str) -> str | None:
+    """What is wrong with a class or its arguments, if anything is; ``name`` is the parser's culprit."""
+    if not isinstance(kind.value, str) or kind.value in ("true", "false", "null"):
+        return None
+    known = classes_of(kind.name)
+    try:
+        found = class_named(kind.value, known)
+    except ValueError:
+        return f"{kind.where}{kind.name}: there is no {kind.value!r}; {nearest(kind.value, known)}"
+    except (ImportError, AttributeError) as error:
+        return f"{kind.where}{kind.name}: a class path cannot be imported: {error}"
+    taken = parameters(found) if isinstance(found, type) else {}
+    for key, one in arguments.items():
+        if taken and key.partition(".")[0] not in taken:
+            return one.where + _no_option(one.name, [f"{kind.name}.{other}" for other in taken])
+        if one.name == name and (told := _about_value(one, taken[key])):
+            return told
+    return None
+
+
+def _about_value(one: Given, option: Option) -> str | None:
+    given = str(one.value)
+    if option.literals:
+        return f"{one.where}{one.name}: there is no {given!r}; {nearest(given, option.literals)}"
+    kinds = [_KINDS[kind] for kind in option.kinds if kind in _KINDS]
+    return f"{one.where}{one.name} must be {' or '.join(kinds)}, got {given!r}" if kinds else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
-from pydoc import ErrorDuringImport, locate
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
 from docstring_parser import DocstringStyle, parse
@@ -32,14 +35,29 @@ from osr_lightning.training.trainer import OpenSetTrainer
 CLASSIFIERS: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (MCDropoutClassifier, BaselineClassifier, EnsembleClassifier)
 }
-_WORDS = {bool: "true|false", int: "INTEGER", float: "NUMBER", list: "LIST", dict: "MAP", str: "TEXT"}
+_WORDS = {
+    bool: "true|false",
+    int: "INTEGER",
+    float: "NUMBER",
+    list: "LIST",
+    dict: "MAP",
+    str: "TEXT",
+    timedelta: "TIME",
+}
+# those whose values are classes, with options of their own
+WITH_CLASSES = ("model", "model.network", "optimizer", "lr_scheduler", "trainer.logger", "trainer.callbacks")
+_FILLED = {  # by the command line itself
+    *("model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"),
+    *("return_predictions", "verbose", "weights_only"),
+}
+_CLAUSE = re.compile(r"[;:.] ")
 
 
 class Option(NamedTuple):
     """One option.
 
     Attributes:
-        hint: its type.
+        hint: its type; None for a flag, which takes no value.
         default: its value while it is not given.
         text: the docstring's, in one line.
     """
@@ -49,69 +67,101 @@ class Option(NamedTuple):
     text: str
 
     @property
+    def kinds(self) -> list[Any]:
+        """The types of its values; a mapping's is dict, whatever is in it, and literals are themselves."""
+        return [kind for kind in _kinds(self.hint) if kind not in (None, type(None))]
+
+    @property
+    def literals(self) -> list[str]:
+        """The values that its type names."""
+        found = [str(value) for kind in self.kinds if _is_literal(kind) for value in typing.get_args(kind)]
+        return list(dict.fromkeys(found))
+
+    @property
     def choices(self) -> list[str]:
         """The values it may have, where they are few."""
-        kinds = _kinds(self.hint)
-        found = [str(value) for kind in kinds if _is_literal(kind) for value in typing.get_args(kind)]
-        return list(dict.fromkeys([*found, *(["true", "false"] if bool in kinds else [])]))
+        return [*self.literals, *(["true", "false"] if bool in self.kinds else [])]
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether names may follow its own, as the entry of a mapping or an argument of a class."""
+        return any(not _is_literal(kind) and kind not in (bool, int, float, str) for kind in self.kinds)
 
     @property
     def takes(self) -> str:
         """What follows it, for the help."""
         words: list[str] = []
-        for kind in _kinds(self.hint):
-            if _is_literal(kind):
-                words += map(str, typing.get_args(kind))
-            elif kind not in (None, type(None)):
-                words.append(_WORDS.get(typing.get_origin(kind) or kind, "CLASS"))
-        return "|".join(dict.fromkeys(words))
+        for kind in self.kinds:
+            words += typing.get_args(kind) if _is_literal(kind) else [_WORDS.get(kind, "CLASS")]
+        return "|".join(dict.fromkeys(map(str, words)))
+
+    @property
+    def clause(self) -> str:
+        """What it does: the first clause of its text."""
+        return _CLAUSE.split(self.text)[0].removesuffix(".")
+
+    @property
+    def unset(self) -> str:
+        """What holds while it is not given: its default, or the text's `...; X if not given`."""
+        if self.hint is None:
+            return ""
+        if self.default is not None:
+            return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+        clauses = (re.fullmatch(r"(.+?),? if not given\.?", clause) for clause in _CLAUSE.split(self.text))
+        return next((found[1] for found in clauses if found), "")
 
 
 def options_of(command: str, classifier: type[Any] = MCDropoutClassifier) -> dict[str, Option]:
-    """Every option of a command but for those of the parser itself.
+    """Every option of a command.
 
     Args:
         command: a method of the trainer.
         classifier: whose options begin with ``model.``.
     """
-    seed = "seed of the weights, of the order of images, of augmentation and of dropout in training"
+    trainer = parameters(OpenSetTrainer)
+    seed = "seed of the training; of its first weights, order of images, augmentation and dropout"
     found = {
         "config": Option(str, None, "YAML of options; what follows on the command line wins"),
+        "print_config": Option(None, False, "print all settings as YAML and stop"),
         "seed_everything": Option(int, 0, seed),
         "trust_checkpoint": Option(None, False, TRUST),
-        "verbose": Option(None, False, "Lightning tells of its own doings, and of every module"),
+        "verbose": trainer.pop("verbose")._replace(hint=None),
     }
     method = getattr(OpenSetTrainer, command)
-    hidden = ("model", "datamodule", "return_predictions", "verbose", "weights_only")
-    for name, option in _parameters(method, method.__doc__):
-        if name not in hidden and "dataloaders" not in name:
+    # a method of Lightning's takes the checkpoint that predict takes
+    own = vars(OpenSetTrainer).get(command, OpenSetTrainer.predict)
+    for name, option in _parameters(method, _texts(own.__doc__)):
+        if name not in _FILLED:
             found[name] = option
-    found["model"] = Option(OpenSetClassifier, MCDropoutClassifier.__name__, "class of what is trained")
+    about = "kind of classifier"
+    found["model"] = Option(OpenSetClassifier, MCDropoutClassifier.__name__, about)
     found |= {f"model.{name}": option for name, option in parameters(classifier).items()}
     found |= {f"data.{name}": option for name, option in parameters(OpenSetDataModule).items()}
     found |= {f"evaluation.{name}": option for name, option in parameters(Evaluator).items()}
-    found |= {f"trainer.{name}": option for name, option in parameters(OpenSetTrainer).items()}
-    del found["trainer.verbose"]  # it is that above
-    found["optimizer"] = Option(object, None, "class of torch.optim; its options follow as optimizer.NAME")
-    found["lr_scheduler"] = Option(
-        object, None, "class of torch.optim.lr_scheduler; its options follow as lr_scheduler.NAME"
-    )
+    found |= {f"trainer.{name}": option for name, option in trainer.items()}
+    about = "class of torch.optim; Adam or AdamW, as suits the network, if not given. Its options follow as "
+    found["optimizer"] = Option(object, None, f"{about}optimizer.NAME")
+    about = "class of torch.optim.lr_scheduler; model.schedule if not given. Its options follow as "
+    found["lr_scheduler"] = Option(object, None, f"{about}lr_scheduler.NAME")
     return found
 
 
 def parameters(kind: type[Any]) -> dict[str, Option]:
     """What a class is built with, and its parents as far as it hands on other arguments."""
     found: dict[str, Option] = {}
+    docstrings: list[str | None] = []
     for parent in kind.__mro__:
         if "__init__" not in vars(parent):
             continue
         constructor = vars(parent)["__init__"]
-        for name, option in _parameters(constructor, parent.__doc__, constructor.__doc__):
+        docstrings += [constructor.__doc__, parent.__doc__]
+        for name, option in _parameters(constructor, {}):
             found.setdefault(name, option)
         kinds = {parameter.kind for parameter in inspect.signature(constructor).parameters.values()}
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             break
-    return found
+    texts = _texts(*docstrings)  # a class may say more of an argument that it hands on
+    return {name: option._replace(text=texts.get(name, "")) for name, option in found.items()}
 
 
 def summary(kind: type[Any]) -> str:
@@ -126,9 +176,11 @@ def find_class(name: str, known: dict[str, type[Any]]) -> type[Any]:
         UserError: where there is none, with those that are.
     """
     try:
-        found = known.get(name) or locate(name)
-    except ErrorDuringImport as error:
+        found = class_named(name, known)
+    except ImportError as error:
         raise UserError(f"{name} cannot be imported: {error}") from error
+    except (AttributeError, ValueError):
+        found = None
     if not isinstance(found, type):
         raise UserError(f"there is no class {name!r}; {nearest(name, known)}")
     return found
@@ -174,7 +226,8 @@ def classes_of(option: str) -> dict[str, type[Any]]:
     if option not in kinds:
         return {}
     place, base = kinds[option]
-    found = {name: kind for name, kind in vars(place).items() if isinstance(kind, type)}
+    public = {name: kind for name, kind in vars(place).items() if not name.startswith("_")}
+    found = {name: kind for name, kind in public.items() if isinstance(kind, type)}
     return {name: kind for name, kind in sorted(found.items()) if issubclass(kind, base) and kind is not base}
 
 
@@ -185,12 +238,23 @@ def networks() -> dict[str, type[Any]]:
     return dict(NETWORKS)
 
 
-def _parameters(function: Any, *docstrings: str | None) -> Iterator[tuple[str, Option]]:  # noqa: ANN401
-    texts = {
-        entry.arg_name: _flat(entry.description)
-        for docstring in docstrings
-        for entry in parse(docstring or "", DocstringStyle.GOOGLE).params
-    }
+def class_named(path: str, known: Mapping[str, type[Any]]) -> Any:  # noqa: ANN401
+    """What a name or a path of Python's stands for.
+
+    Raises:
+        ImportError: where there is no such module.
+        AttributeError: where it has no such name.
+        ValueError: for a name that is no path, and of none of the ``known``.
+    """
+    if path in known:
+        return known[path]
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise ValueError(path)
+    return getattr(importlib.import_module(module), name)
+
+
+def _parameters(function: Any, texts: Mapping[str, str]) -> Iterator[tuple[str, Option]]:  # noqa: ANN401
     try:
         hints = typing.get_type_hints(inspect.unwrap(function))
     except NameError:  # of a class of others, whose types are imported for type checkers alone
@@ -201,11 +265,25 @@ def _parameters(function: Any, *docstrings: str | None) -> Iterator[tuple[str, O
             yield name, Option(hints.get(name, str), default, texts.get(name, ""))
 
 
+@functools.cache  # nine tenths of the time that the table takes
+def _texts(*docstrings: str | None) -> dict[str, str]:
+    """What docstrings say of arguments; the first one counts that does not send to another."""
+    found: dict[str, str] = {}
+    for docstring in docstrings:
+        for entry in parse(docstring or "", DocstringStyle.GOOGLE).params:
+            if (text := _flat(entry.description)) and not text.startswith("see "):
+                found.setdefault(entry.arg_name, text)
+    return found
+
+
 def _kinds(hint: Any) -> list[Any]:  # noqa: ANN401
-    """A union's members, and theirs."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    """A union's members, and theirs, without what is in them."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
         return [kind for member in typing.get_args(hint) for kind in _kinds(member)]
-    return [hint]
+    if is_dataclass(hint):
+        return [dict]
+    return [hint if origin is Literal else origin or hint]
 
 
 def _is_literal(kind: Any) -> bool:  # noqa: ANN401

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust
+from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust, names, parse
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser.rows import check_output, columns, open_rows
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     asks = any(word in ("-h", "--help") for word in arguments)
     if not asks and any(word.startswith(_OF_SOURCES) for word in arguments):
         return _sources(arguments)
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     if options.ckpt_path is None:
         raise UserError("predict needs a trained checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
     return _files(options) if options.paths else _sources(arguments)
@@ -68,7 +68,12 @@ def _sources(arguments: Sequence[str]) -> int:
     """Classify the images of a datamodule."""
     from osr_lightning.cli.main import with_lightning
 
-    own, further = build_parser(files=False).parse_known_args(arguments)
+    parser = build_parser(files=False)
+    own, further = parser.parse_known_args(arguments)
+    if not any(word == "--help-all" or ".help" in word for word in further):
+        from osr_lightning.cli.messages import read_options
+
+        read_options("predict", further, names(parser))
     instead = {"device": "--trainer.accelerator", "workers": "--data.num_workers", "strict": ""}
     for name, other in instead.items():
         if getattr(own, name) != build_parser().get_default(name):

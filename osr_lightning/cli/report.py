@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from osr_lightning.cli.arguments import parse
 from osr_lightning.evaluation.report.write import write_report
 
 
-def main(arguments: list[str]) -> None:
-    """The command ``osr report``.
-
-    Args:
-        arguments: those after the command's name.
-    """
-    parser = argparse.ArgumentParser("osr report", description="Write report.html of run folders again.")
+def build_parser() -> argparse.ArgumentParser:
+    """The parser."""
+    parser = argparse.ArgumentParser(
+        "osr report", description="Write report.html of run folders again.", allow_abbrev=False
+    )
     parser.add_argument(
         "run", nargs="+", type=Path, help="a run folder, such as lightning_logs/NAME/version_0"
     )
-    for run_dir in parser.parse_args(arguments).run:
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: for a mistake in the options, or a folder that is of no finished run.
+    """
+    for run_dir in parse(build_parser(), arguments).run:
         print(write_report(run_dir))

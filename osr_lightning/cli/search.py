@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from osr_lightning.atomic_write import folder_name
-from osr_lightning.cli.arguments import add_name
+from osr_lightning.cli.arguments import add_name, names
 from osr_lightning.cli.lightning_cli import OpenSetCLI
+from osr_lightning.cli.messages import read_options
 from osr_lightning.data.counts import image_lines
 from osr_lightning.errors import UserError
 from osr_lightning.studies.search.objective import Judge, SearchData
@@ -60,7 +61,9 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: for a mistake in them, before anything is trained.
     """
-    options, further = build_parser().parse_known_args(arguments)
+    parser = build_parser()
+    options, further = parser.parse_known_args(arguments)
+    read_options("run", further, names(parser))
     if options.trials < 1:
         raise UserError(f"--trials must be at least 1, got {options.trials}")
     space = read_space(options.space)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust
+from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust, parse
 from osr_lightning.errors import UserError, one_line
 
 _DRAIN_SECONDS = 30
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: for a mistake in the options, a missing library, or an address that cannot be had.
     """
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     if options.ckpt_path is None:
         raise UserError("serve needs a trained checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
     for name in ("max_body", "max_images", "queue", "batch", "workers"):

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from osr_lightning.cli.arguments import add_name, beginning_with, split_words, value_of
+from osr_lightning.cli.arguments import add_name, beginning_with, names, split_words, value_of
 from osr_lightning.data.class_splits import NAMES
 from osr_lightning.errors import UserError
 
@@ -50,11 +50,13 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: for a mistake in them, or runs that were made with other options.
     """
+    parser = build_parser()
     configs, options, further = split_words(
-        build_parser(), arguments, "the configs first, as in osr study CONFIG ..."
+        parser, arguments, "the configs first, as in osr study CONFIG ..."
     )
     if value_of(further, "--trainer.devices") not in (None, "1"):
         raise UserError("a study trains in one process: leave trainer.devices, and spread runs with --shard")
+    from osr_lightning.cli.messages import read_options
     from osr_lightning.studies.study import plan_runs, run_study, shard
 
     runs = plan_runs(
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         known=value_of(further, "--data.known"),
     )
     mine = shard(runs, options.shard)
+    read_options("run", further, names(parser))
 
     def train(arguments: list[str]) -> None:
         from osr_lightning.cli.lightning_cli import OpenSetCLI

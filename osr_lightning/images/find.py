@@ -142,7 +142,7 @@ def expand(
             raise UserError(f"there are no images in {images}")
         yield from found
     elif isinstance(images, np.ndarray) and images.dtype.kind in "UO":
-        yield from expand(images.ravel().tolist(), recursive)
+        yield from expand(images.ravel().tolist(), recursive, above + 1)
     elif isinstance(images, np.ndarray):
         several = images.ndim == 4 or (images.ndim == 3 and images.shape[2] not in (1, 2, 3, 4))
         yield from images if several else [images]

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from osr_lightning.__main__ import main
-from osr_lightning.cli.help_lines import GROUPS
+from osr_lightning.cli.help import SECTIONS, shown
 from osr_lightning.cli.lightning_cli import OpenSetCLI
 from osr_lightning.cli.main import COMMANDS as ALL
-from osr_lightning.cli.options import CLASSIFIERS, options_of, parameters
+from osr_lightning.cli.options import CLASSIFIERS, Option, options_of, parameters
 
 COMMANDS = ("run", "fit", "calibrate", "validate", "test", "predict")
 NOT_OURS = ("torch.nn", "torchmetrics", "known subclasses")
@@ -29,37 +29,69 @@ def error(capsys, *words) -> str:
     return lines[-1]
 
 
-def test_run_help_is_a_page_of_options_a_line_each(capsys):
+def test_run_help_is_a_page_of_options_with_what_they_do(capsys):
     page = printed(capsys, "run", "--help")
     lines = page.splitlines()
-    assert len(lines) <= 120
+    assert len(lines) <= 140
     assert max(map(len, lines)) <= 80
     options = [line.split()[0][2:] for line in lines if line.startswith("  --")]
     assert options == [
-        line.option
-        for group in GROUPS
-        if "run" in (group.commands or ["run"])
-        for line in group.lines
-        if line.option not in ("output", "in_place")
+        name
+        for section in SECTIONS
+        if "run" in (section.commands or ["run"])
+        for name in section.options.split()
+        if name not in ("output", "in_place")
     ]
     assert {f"model.{name}" for name in parameters(CLASSIFIERS["MCDropoutClassifier"])} < {*options}
-    assert "--data.val_fraction SHARE           share of training images held out [0.2]" in page
-    assert "--data.memory_limit GIB             larger folders stay on disk [4.0]" in page
+    assert "--data.val_fraction NUMBER        share of training images held out [0.2]" in page
+    # wrapped below the text, with what holds otherwise in one piece
+    assert "--data.image_size INTEGER         height and width in pixels\n" + 36 * " " + "[the known" in page
+    # longer than its column
+    method = "--model.calibration known_quantile|max_accuracy|min_cost|optuna|fixed\n"
+    assert method + 36 * " " + "how the threshold is chosen [known_quantile]" in page
+    assert "name or class path; see --model.network.help" in page
+
+
+def test_a_line_is_the_first_clause_its_values_and_what_holds_otherwise():
+    text = "minutes between two, at most. More is lost; 1.5 x, or none, if not given."
+    option = Option(int | None, None, text)
+    assert (option.takes, option.clause) == ("INTEGER", "minutes between two, at most")
+    assert option.unset == "1.5 x, or none"
+    assert option._replace(default=3).unset == "3"
+    assert option._replace(default=False).unset == "false"
+    assert option._replace(text="no. 3, as a:b; more").clause == "no"
+    assert option._replace(text="as a:b or 0.5; more").clause == "as a:b or 0.5"
+    assert option._replace(text="only this.").clause == "only this"
+    assert option._replace(text="only this.").unset == ""
+    assert Option(None, False, "a flag").unset == ""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_line_of_the_help_is_an_option_with_a_default(command):
+def test_every_line_of_the_help_says_what_the_option_does(command):
     options = options_of(command)
-    for group in GROUPS:
-        for line in group.lines if command in (group.commands or COMMANDS) else ():
-            if line.option in options:
-                shown = options[line.option].default
-                assert shown is None or not line.unset or line.option == "model", line.option
+    for _, names in shown(command, options):
+        for name in names:
+            clause = options[name].clause
+            assert 8 < len(clause) <= 75, (name, clause)
+            assert not clause.startswith(("of ", "see ", "whether to ")), name
 
 
-def test_names_in_the_lines_are_options_of_some_command():
+def test_options_without_a_default_say_what_holds():
+    options = options_of("run")
+    unset = {name: option.unset for name, option in options.items()}
+    assert unset["data.predict"] == "the test images"
+    assert unset["data.num_workers"] == "one per processor, at most 8"
+    assert unset["model.dropout"] == "the network's own, or 0.3"
+    assert unset["trainer.version"] == "the next free number"
+    assert unset["trainer.limit_train_batches"] == "all"
+    assert options_of("calibrate")["output"].unset == "NAME.calibrated.ckpt beside ckpt_path"
+    # a class hands on what another one explains
+    assert options["model.network"].text.startswith("name or class path; ")
+
+
+def test_names_in_the_page_are_options_of_some_command():
     known = {name for command in COMMANDS for name in options_of(command)}
-    assert {line.option for group in GROUPS for line in group.lines} - known == {"print_config"}
+    assert {name for section in SECTIONS for name in section.options.split()} < known
 
 
 class Built(OpenSetCLI):
@@ -75,7 +107,7 @@ def test_the_help_knows_every_option_that_the_parser_takes(command):
         Built([command])
     dests = {action.dest for action in stop.value.value._actions if action.option_strings}
     # the parser's own, whole groups, what --verbose is linked to, what Lightning reads other checkpoints with
-    others = {"help", "print_config", "print_shtab", "trainer", "data", "evaluation"}
+    others = {"help", "print_shtab", "trainer", "data", "evaluation"}
     others |= {"trainer.verbose", "weights_only"}
     named = {name for name in options_of(command) if not name.startswith("model.")}
     assert {dest for dest in dests if not dest.endswith(".help")} - others == named
@@ -125,9 +157,12 @@ def test_model_help_lists_our_classes_and_their_options(capsys):
         ("run --model.score entrpy", "model.score: there is no 'entrpy'; did you mean entropy?"),
         ("run --model.num_sample 3", "there is no option num_sample of model; did you mean num_samples?"),
         ("run --model.num_samples x", "model.num_samples must be a whole number, got 'x'"),
-        ("run --model.schedule one", "model.schedule: there is no 'one'; there are step, one_cycle"),
+        ("run --model.schedule one", "model.schedule: there is no 'one'; did you mean one_cycle?"),
+        ("run --model.schedule two", "model.schedule: there is no 'two'; there are step, one_cycle"),
         ("run --trainer.max_epochs x", "trainer.max_epochs must be a whole number, got 'x'"),
         ("run --trainer.max_epochs", "trainer.max_epochs lacks its value"),
+        ("run --trainer.max_epochs --verbose", "trainer.max_epochs lacks its value"),
+        ("run --verbose=true", "verbose takes no value: it is --verbose alone"),
         ("run --trainer.precision bf61-mixed", "there is no 'bf61-mixed'; did you mean bf16-mixed?"),
         ("run --trainer.callbacks EarlyStoping", "there is no 'EarlyStoping'; did you mean EarlyStopping?"),
         ("run --data.bach_size 3", "there is no option bach_size of data; did you mean batch_size?"),
@@ -141,10 +176,55 @@ def test_model_help_lists_our_classes_and_their_options(capsys):
         ("run --model.network nosuch.Net --model.network.width 3", "network nosuch.Net cannot be imported"),
         ("run --config nope.yaml", "config: there is no file"),
         ("run epochs", "'epochs' belongs to no option"),
+        ("run --data nope.yaml", "data: there is no file nope.yaml"),
+        ("run --model.init_args.alpha x", "model.alpha must be a number, got 'x'"),
+        ("run --data.mean x", "data.mean must be a number or a list, as [a, b], got 'x'"),
+        (
+            "run --model BaselineClassifier --model.masks shared",
+            "there is no option masks of model; there are",
+        ),
+        ("run --optimizer Adam --optimizer.lrx 3", "there is no option lrx of optimizer; did you mean lr?"),
+        (
+            "run --trainer.callbacks EarlyStopping --trainer.callbacks.patience x",
+            "trainer.callbacks.patience must be a whole number, got 'x'",
+        ),
+        ("run --trainer.logger=Foo", "trainer.logger: there is no 'Foo'; there are CSVLogger"),
     ],
 )
 def test_a_mistake_gets_one_sentence_with_the_nearest_names(words, sentence, capsys):
     assert sentence in error(capsys, *words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("run --trainer.max_epoch 2", "there is no option max_epoch of trainer; did you mean max_epochs?"),
+        ("run --conf a.yaml", "there is no option conf; did you mean config?"),
+        ("fit --model.s energy", "there is no option s of model; did you mean score or schedule?"),
+        ("predict a.png --ckpt a.ckpt", "there is no option --ckpt; did you mean --ckpt_path?"),
+        ("predict --data.predict mnist --scor knn", "there is no option scor; did you mean score?"),
+        ("export --ckpt a.ckpt", "there is no option --ckpt; did you mean --ckpt_path?"),
+        ("serve --max_b 3", "there is no option --max_b; did you mean --max_body?"),
+        ("drift a.csv --alph 0.1", "there is no option --alph; did you mean --alpha?"),
+        ("compare a --outp b", "there is no option --outp; did you mean --output?"),
+        ("report a --hel", "there is no option --hel; did you mean --help?"),
+        ("completion --hel", "there is no option --hel; did you mean --help?"),
+        ("ensemble a.ckpt --outp b", "there is no option outp; did you mean output?"),
+        ("study {config} --shar 1/2", "there is no option shar; did you mean shard?"),
+        (
+            "study {config} --trainer.max_ep=2",
+            "there is no option max_ep of trainer; did you mean max_epochs?",
+        ),
+        (
+            "search --space {config} --trials 1 --trainer.max_ep 2",
+            "there is no option max_ep of trainer; did you mean max_epochs?",
+        ),
+    ],
+)
+def test_the_beginning_of_a_name_is_no_name(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("trainer: {experiment: a}")
+    assert sentence in error(capsys, *words.format(config=tmp_path / "a.yaml").split())
 
 
 @pytest.mark.parametrize(
@@ -154,6 +234,15 @@ def test_a_mistake_gets_one_sentence_with_the_nearest_names(words, sentence, cap
         ("trainer: {max_epochs: x}", "trainer.max_epochs must be a whole number, got 'x'"),
         ("modle: {num_samples: 3}", "there is no option modle.num_samples; did you mean model.num_samples?"),
         ("data: [", "is no YAML: while parsing a flow node"),
+        ("model: {class_path: Foo}", "there is no class 'Foo'; there are MCDropoutClassifier"),
+        ("model: {init_args: {num_samples: x}}", "model.num_samples must be a whole number, got 'x'"),
+        ("optimizer: {class_path: Adam, init_args: {lr: x}}", "optimizer.lr must be a number, got 'x'"),
+        (
+            "optimizer: {class_path: Adam, init_args: {lrx: 1}}",
+            "no option lrx of optimizer; did you mean lr?",
+        ),
+        ("trainer: {callbacks: [EarlyStoping]}", "there is no 'EarlyStoping'; did you mean EarlyStopping?"),
+        ("trainer: {callbacks: [{class_path: nosuch.A}]}", "cannot be imported: No module named 'nosuch'"),
     ],
 )
 def test_a_mistake_in_a_file_names_the_file(content, sentence, tmp_path, capsys):

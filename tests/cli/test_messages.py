@@ -1,0 +1,82 @@
+"""What is read of an option that is given, and of the parser's message."""
+
+import os
+
+import pytest
+
+from osr_lightning.__main__ import main
+from osr_lightning.cli.lightning_cli import OpenSetCLI
+from osr_lightning.cli.messages import _KEY, read_options
+from osr_lightning.errors import UserError
+
+
+class Parsed(OpenSetCLI):
+    """The command line up to its parser's verdict."""
+
+    def instantiate_classes(self) -> None:
+        raise AssertionError("the parser refused nothing")
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (["--data.calibrate_on=tset"], ["data.calibrate_on"]),
+        (["--trainer.max_epochs=x"], ["trainer.max_epochs"]),
+        (["--trainer={max_epochs: x}"], ["trainer", "trainer.max_epochs"]),
+        (["--model.num_samples=x"], ["model", "num_samples"]),
+        (["--optimizer=Adam", "--optimizer.lr=x"], ["optimizer", "lr"]),
+        (["--optimizer=Adam", "--optimizer.lrx=1"], ["optimizer"]),
+        (["--trainer.logger=Foo"], ["trainer.logger"]),
+    ],
+)
+def test_the_parser_names_the_option_as_it_is_read(words, keys):
+    with pytest.raises(UserError) as caught:
+        Parsed(["run", *words])
+    assert list(dict.fromkeys(_KEY.findall(str(caught.value.__cause__)))) == keys
+
+
+def names_of(*words: str) -> dict[str, object]:
+    return {one.name: one.value for one in read_options("fit", words)}
+
+
+def test_options_are_read_from_words_and_files_in_their_order(tmp_path):
+    (tmp_path / "data.yaml").write_text("batch_size: 3\n")
+    (tmp_path / "a.yaml").write_text(
+        "data: data.yaml\n"
+        "model: {init_args: {alpha: 0.1}, class_path: osr_lightning.BaselineClassifier}\n"
+        "trainer: {callbacks: [{class_path: EarlyStopping}], max_time: null}\n"
+    )
+    words = ["--verbose", f"--config={tmp_path}/a.yaml", "--model.init_args.threshold", "-3", "--model+=x.Y"]
+    with pytest.raises(UserError, match=r"x.Y cannot be imported: No module named 'x'"):
+        read_options("fit", words)
+    assert names_of(*words[:-1]) == {
+        "verbose": "",
+        "data.batch_size": 3,
+        "model": "osr_lightning.BaselineClassifier",
+        "model.alpha": 0.1,
+        "trainer.callbacks": [{"class_path": "EarlyStopping"}],
+        "trainer.max_time": None,
+        "model.threshold": "-3",
+    }
+    assert names_of("--trainer={max_epochs: 3}", "--data.unknown.a", "cifar10", "--optimizer.lr=1") == {
+        "trainer.max_epochs": 3,
+        "data.unknown.a": "cifar10",
+        "optimizer.lr": "1",
+    }
+    read_options("fit", ["--model.num_samples=3", "--model=BaselineClassifier"])  # dropped with its class
+
+
+def test_a_config_of_a_run_is_read(small_run):
+    read_options("run", [f"--config={small_run}/config.yaml"])
+
+
+def test_a_pipe_is_left_to_the_parser(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for stream in (f"{tmp_path}/pipe", "-"):
+        assert names_of("--config", stream) == {"config": stream}
+
+
+def test_help_of_others_is_left_to_the_parser(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["run", "--trainer.profiler.help", "SimpleProfiler"])
+    assert "--trainer.profiler.dirpath" in capsys.readouterr().out
