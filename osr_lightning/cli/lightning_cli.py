@@ -157,6 +157,22 @@ class OpenSetCLI(LightningCLI):
             options = options_of(self.command, classifier(self.arguments))
             raise UserError(sentence(str(error), self.arguments, options, classes_of)) from error
 
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer.
+
+        Raises:
+            UserError: for what no config file can hold.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if "cannot represent an object" not in str(error):
+                raise
+            raise UserError(
+                "config.yaml cannot hold the options of a callback or logger: give those that are text or "
+                "numbers (for the callback Timer, trainer.max_time)"
+            ) from error
+
     def _choose_checkpoint(self) -> str | None:
         """Put the path of the checkpoint that is meant into the config, and go on in its run's folder."""
         command = self.config.subcommand
