@@ -12,14 +12,17 @@ from typing import Any
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from osr_lightning.atomic_write import write_text
 from osr_lightning.cli.arguments import TRUST, check_files, check_seed, no_command, value_of
 from osr_lightning.cli.checkpoint_settings import (
     checkpoint_settings,
+    existing,
     newest,
     refuse_ensemble,
     refuse_idle,
+    refuse_unfitted,
     same_split,
 )
 from osr_lightning.cli.messages import sentence
@@ -130,7 +133,8 @@ class OpenSetCLI(LightningCLI):
             self.config = self._parse(parser, self.arguments)
             named = self._choose_checkpoint()
         if named is not None and self.kept is None and not training:
-            self.kept = checkpoints.read(_existing(named))
+            root = value_of(self.arguments, "--trainer.default_root_dir") or "."
+            self.kept = checkpoints.read(existing(named, Path(root)))
             # as the first config, so that all that the user says goes before it
             settings = checkpoint_settings(self.kept)
             base = f"--config={json.dumps(settings)}"
@@ -145,6 +149,7 @@ class OpenSetCLI(LightningCLI):
             )
             same_split(self.kept, config.data, self.config.subcommand)
             refuse_idle(self.kept, config.model.init_args, self.config.subcommand)
+            refuse_unfitted(self.kept, config.model.init_args.score, self.config.subcommand, config.ckpt_path)
         check_seed(self.config[self.config.subcommand].seed_everything)
 
     def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
@@ -187,7 +192,7 @@ class OpenSetCLI(LightningCLI):
         if config.ckpt_path in ("best", "last"):
             path = newest(runs, config.ckpt_path)
         else:
-            path = _existing(config.ckpt_path)
+            path = existing(config.ckpt_path, Path(config.trainer.default_root_dir))
         config.ckpt_path = str(path)
         run_folder = path.resolve().parent.parent
         number = run_folder.name.removeprefix("version_")
@@ -231,9 +236,10 @@ class OpenSetCLI(LightningCLI):
 
     def after_test(self) -> None:
         """Print the summary, once the progress bar is out of the way."""
+        tensorboard = any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Evaluator) and callback.outcome is not None:
-                print_summary(*callback.outcome)
+                print_summary(*callback.outcome, tensorboard=tensorboard)
 
     after_run = after_calibrate = after_test
 
@@ -247,10 +253,3 @@ class OpenSetCLI(LightningCLI):
             raise UserError("--lr_scheduler needs its optimizer: add --optimizer, or choose a model.schedule")
         if optimizer:
             self.model.own_optimizer = OwnOptimizer(optimizer, scheduler, self.configure_optimizers)
-
-
-def _existing(given: str) -> Path:
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; pass --ckpt_path RUN/checkpoints/best.ckpt")
-    return path
