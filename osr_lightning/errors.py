@@ -1,5 +1,9 @@
 """The exceptions that are told in one sentence."""
 
+import re
+
+_PACKAGE = re.compile(r"pip install (?:-U )?['\"]?([^'\"`\s]+)")  # as Lightning ends its sentences
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: an option, a value or a file.
@@ -24,6 +28,17 @@ class Failure(RuntimeError):
 
 class Diverged(Failure):
     """A training whose loss or weights are no finite numbers."""
+
+
+def missing_package(error: BaseException) -> str | None:
+    """What to install, where an import failed and its error says so."""
+    found = _PACKAGE.search(str(error)) if isinstance(error, ImportError) else None
+    return None if found is None else found[1]
+
+
+def needs(package: str) -> str:
+    """The end of a sentence about what needs a package that is missing."""
+    return f"needs a package that is not installed: pip install '{package}'"
 
 
 def one_line(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from osr_lightning.atomic_write import cannot_write
-from osr_lightning.errors import Failure, UserError
+from osr_lightning.errors import Failure, UserError, missing_package, needs
 
 _MARK = "OSR_FIRST_FAILURE"  # environment variable: a file that the first process to fail makes
 _PATIENCE = 3.0  # seconds that a process waits for the sentence of the one that failed before it
@@ -34,8 +35,12 @@ def run(command: Callable[[], int | None]) -> int:
     Raises:
         Exception: whatever else the command raises: it is a bug or an accident and has a traceback.
     """
+    if sys.stderr is None:
+        _say_errors_to_nobody()
     with _signals(), _mark() as mark:
         try:
+            if sys.stdout is None:  # the next file that is opened would take its number, and what is printed
+                raise UserError("the standard output is closed: send it somewhere, as in > /dev/null")
             return command() or 0
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
@@ -55,6 +60,15 @@ def run(command: Callable[[], int | None]) -> int:
             return status
 
 
+def _say_errors_to_nobody() -> None:
+    """Open a closed standard error: what is said there is lost, as was meant, and the command goes on."""
+    handle = os.open(os.devnull, os.O_WRONLY)
+    if handle != 2:
+        os.dup2(handle, 2)
+        os.close(handle)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
 def sentence(error: BaseException) -> tuple[int, str] | None:
     """The exit status and what to say of an error; None for one that is no user's mistake nor a `Failure`."""
     cause: BaseException | None = error
@@ -66,8 +80,16 @@ def sentence(error: BaseException) -> tuple[int, str] | None:
             return 2, str(cause)
         if isinstance(cause, OSError) and (told := _of_disk(cause)) is not None:
             return told
+        if (package := missing_package(cause)) is not None:
+            return 2, f"{_whose(error)} {needs(package)}"
         cause = cause.__cause__
     return None
+
+
+def _whose(error: BaseException) -> str:
+    """The logger or callback that an error is about."""
+    found = re.search(r"class_path '(?:\w+\.)*(\w+)'|^`(\w+)`", str(error))
+    return "an option" if found is None else found[1] or found[2]
 
 
 def _from_worker(message: str) -> str:

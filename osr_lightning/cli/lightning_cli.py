@@ -12,14 +12,17 @@ from typing import Any
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from osr_lightning.atomic_write import write_text
 from osr_lightning.cli.arguments import check_files, check_seed, no_command, value_of
 from osr_lightning.cli.checkpoint_settings import (
     checkpoint_settings,
+    existing,
     newest,
     refuse_ensemble,
     refuse_idle,
+    refuse_unfitted,
     same_split,
 )
 from osr_lightning.cli.config_loader import MODE
@@ -131,7 +134,8 @@ class OpenSetCLI(LightningCLI):
             self.config = self._parse(parser, self.arguments)
             named = self._choose_checkpoint()
         if named is not None and self.kept is None and not training:
-            self.kept = checkpoints.read(_existing(named))
+            root = value_of(self.arguments, "--trainer.default_root_dir") or "."
+            self.kept = checkpoints.read(existing(named, Path(root)))
             # as the first config, so that all that the user says goes before it
             settings = checkpoint_settings(self.kept)
             base = f"--config={json.dumps(settings)}"
@@ -146,6 +150,7 @@ class OpenSetCLI(LightningCLI):
             )
             same_split(self.kept, config.data, self.config.subcommand)
             refuse_idle(self.kept, config.model.init_args, self.config.subcommand)
+            refuse_unfitted(self.kept, config.model.init_args.score, self.config.subcommand, config.ckpt_path)
         check_seed(self.config[self.config.subcommand].seed_everything)
 
     def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
@@ -157,6 +162,22 @@ class OpenSetCLI(LightningCLI):
             return parser.parse_args(arguments)
         except ArgumentError as error:
             raise UserError(sentence(str(error), given, self.command)) from error
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer.
+
+        Raises:
+            UserError: for what no config file can hold.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if "cannot represent an object" not in str(error):
+                raise
+            raise UserError(
+                "config.yaml cannot hold the options of a callback or logger: give those that are text or "
+                "numbers (for the callback Timer, trainer.max_time)"
+            ) from error
 
     def _choose_checkpoint(self) -> str | None:
         """Put the path of the checkpoint that is meant into the config, and go on in its run's folder."""
@@ -172,7 +193,7 @@ class OpenSetCLI(LightningCLI):
         if config.ckpt_path in ("best", "last"):
             path = newest(runs, config.ckpt_path)
         else:
-            path = _existing(config.ckpt_path)
+            path = existing(config.ckpt_path, Path(config.trainer.default_root_dir))
         config.ckpt_path = str(path)
         run_folder = path.resolve().parent.parent
         number = run_folder.name.removeprefix("version_")
@@ -216,9 +237,10 @@ class OpenSetCLI(LightningCLI):
 
     def after_test(self) -> None:
         """Print the summary, once the progress bar is out of the way."""
+        tensorboard = any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Evaluator) and callback.outcome is not None:
-                print_summary(*callback.outcome)
+                print_summary(*callback.outcome, tensorboard=tensorboard)
 
     after_run = after_calibrate = after_test
 
@@ -238,10 +260,3 @@ def _with_new_class_path(word: str) -> str:
     """A word of the command line whose value may be a class path of an earlier version."""
     option, equals, value = word.partition("=")
     return f"{option}={new_class_path(value)}" if equals else new_class_path(word)
-
-
-def _existing(given: str) -> Path:
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; pass --ckpt_path RUN/checkpoints/best.ckpt")
-    return path

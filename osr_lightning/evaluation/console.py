@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 MOST_CLASSES = 20  # that are named on the console; the report has all
 
 
-def print_summary(results: dict[str, Any], folder: Path | None) -> None:
-    """Print the headline numbers of ``results.json`` and where everything is."""
+def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: bool = True) -> None:
+    """Print the headline numbers of ``results.json`` and where everything is.
+
+    Args:
+        results: the content of that file.
+        folder: of the run; None where nothing was written.
+        tensorboard: whether the folder holds what TensorBoard shows.
+    """
     from rich.console import Console
 
     console = Console(markup=False)  # names may hold brackets
@@ -74,8 +80,9 @@ def print_summary(results: dict[str, Any], folder: Path | None) -> None:
             "run folder ": str(folder),
             **places,
             "report     ": str(folder / "report.html"),
-            "TensorBoard": f"tensorboard --logdir {folder.parent}",
         }
+        if tensorboard:
+            places["TensorBoard"] = f"tensorboard --logdir {folder.parent}"
     for what, where in places.items():
         console.print(f"{what}  {where}", soft_wrap=True, highlight=False, markup=False)
 

@@ -122,8 +122,9 @@ class Recogniser(nn.Module):
             scores={self.threshold.score: score},
         )
 
+    @torch.no_grad()
     def describe(self, images: Tensor) -> dict[str, Tensor]:
-        """All that is known of pixels ``(B, C, H, W)`` uint8.
+        """All that is known of pixels ``(B, C, H, W)`` uint8; `forward` is what gradients go through.
 
         Returns:
             ``predicted_class`` ``(B,)`` int64 before any rejection; ``log_probability`` ``(B, K)`` float64,

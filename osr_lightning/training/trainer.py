@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,8 +42,16 @@ from osr_lightning.training.console import hush, say
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.loggers import run_folder, run_folder_loggers
 from osr_lightning.training.module import OpenSetClassifier
-from osr_lightning.training.plan import STUDY_EPOCHS
 from osr_lightning.training.precision import choose_accelerator, train_in_bfloat16
+from osr_lightning.training.refusals import (
+    FitChecks,
+    check_epochs,
+    check_limits,
+    check_monitors,
+    check_time,
+    refusals_of_lightning,
+    require_best,
+)
 
 
 class OpenSetTrainer(Trainer):
@@ -121,20 +128,25 @@ class OpenSetTrainer(Trainer):
             given.append(Evaluator())
         if enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in given):
             given.insert(0, Progress())
-        own = [WithdrawUnused(), *checkpoint_callbacks(checkpoint_minutes, keep=keep), LoaderWatch()]
-        super().__init__(
-            default_root_dir=default_root_dir,
-            max_epochs=check_epochs(max_epochs),
-            logger=logger,
-            callbacks=[*own, *given],
-            # a callback of the user's still writes where it was told to
-            enable_checkpointing=keep or any(isinstance(one, Checkpoint) for one in given),
-            enable_progress_bar=enable_progress_bar is not False,
-            enable_model_summary=verbose if enable_model_summary is None else enable_model_summary,
-            accelerator=accelerator,
-            precision=None if precision == "auto" else precision,
-            **kwargs,
-        )
+        self._checks = FitChecks()
+        kept = checkpoint_callbacks(checkpoint_minutes, keep=keep)
+        own = [WithdrawUnused(), self._checks, *kept, LoaderWatch()]
+        passes = None if precision == "auto" else precision
+        with refusals_of_lightning({**kwargs, "accelerator": accelerator, "precision": passes}):
+            super().__init__(
+                default_root_dir=default_root_dir,
+                max_epochs=check_epochs(max_epochs),
+                logger=logger,
+                callbacks=[*own, *given],
+                # a callback of the user's still writes where it was told to
+                enable_checkpointing=keep or any(isinstance(one, Checkpoint) for one in given),
+                enable_progress_bar=enable_progress_bar is not False,
+                enable_model_summary=verbose if enable_model_summary is None else enable_model_summary,
+                accelerator=accelerator,
+                precision=passes,
+                **kwargs,
+            )
+        check_time(self)
         if precision == "auto":
             train_in_bfloat16(self)
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -158,7 +170,9 @@ class OpenSetTrainer(Trainer):
         _require_unknowns(model, datamodule)  # before the training, not after it
         require_best(self)
         begin = time.perf_counter()
+        self._checks.best_needed = True
         self._fit(model, (None, None), datamodule, ckpt_path)
+        self._checks.best_needed = False
         self.timing["fit_s"] = time.perf_counter() - begin
         if not (best := getattr(self.checkpoint_callback, "best_model_path", "")):
             raise UserError("run tests the best checkpoint, and none was written: train a whole epoch")
@@ -280,6 +294,7 @@ class OpenSetTrainer(Trainer):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Lightning's fit, for which a resumed network is there before its images are set up."""
+        check_monitors(self, model)
         if isinstance(model, OpenSetClassifier) and ckpt_path is not None and Path(ckpt_path).is_file():
             model.build_for(self._keeper.read_ahead(ckpt_path))  # a word, as last, names one written here
         folder = run_folder(self) if self.world_size == 1 else None
@@ -418,46 +433,3 @@ class OpenSetTrainer(Trainer):
 def _require_unknowns(model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:
     data = datamodule.hparams
     require_unknowns(model.hparams["calibration"], data["calibrate_on"], data["calibration_unknown"])
-
-
-def check_epochs(epochs: int | None) -> int:
-    """The number of epochs that was given, or the study's until there is a plan.
-
-    Raises:
-        UserError: for what is no number of epochs.
-    """
-    if epochs is None:
-        return STUDY_EPOCHS
-    if epochs < -1 or epochs == 0:
-        raise UserError(f"trainer.max_epochs must be at least 1 (or -1 for no end), got {epochs}")
-    return epochs
-
-
-def check_limits(checkpoint_minutes: float | None, options: Mapping[str, Any]) -> None:
-    """Refuse what would end a training before it begins.
-
-    Raises:
-        UserError: naming the option.
-    """
-    if checkpoint_minutes is not None and not 0 < checkpoint_minutes < math.inf:
-        raise UserError(f"trainer.checkpoint_minutes must be above 0, got {checkpoint_minutes}")
-    steps = options.get("max_steps", -1)
-    if steps < -1 or steps == 0:
-        raise UserError(f"trainer.max_steps must be at least 1 (or -1 for no end), got {steps}")
-    if options.get("limit_train_batches") == 0:
-        raise UserError("trainer.limit_train_batches 0 leaves nothing to train on; raise it or leave it out")
-
-
-def require_best(trainer: Trainer) -> None:
-    """Stop where no best checkpoint would be written.
-
-    Raises:
-        UserError: naming the option.
-    """
-    if trainer.limit_val_batches == 0:
-        raise UserError("the best checkpoint is chosen on validation images: raise trainer.limit_val_batches")
-    if not any(getattr(one, "monitor", None) for one in trainer.checkpoint_callbacks):
-        raise UserError(
-            "run tests the best checkpoint, and none would be written: leave trainer.logger, fast_dev_run "
-            "and enable_checkpointing as they are, or use fit"
-        )

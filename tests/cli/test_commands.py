@@ -248,7 +248,45 @@ def test_calibrate_fits_detectors_and_keeps_them_in_the_checkpoint(trained, tmp_
 def test_a_score_that_is_not_fitted_asks_for_calibrate(trained, tmp_path, capsys):
     command = ["test", f"--ckpt_path={trained}/checkpoints/best.ckpt", "--model.score=vim"]
     assert main([*command, f"--trainer.default_root_dir={tmp_path}", *FAST]) == 2
-    assert "calibrate" in capsys.readouterr().err
+    path = f"{trained}/checkpoints/best.ckpt"
+    assert f"osr calibrate --ckpt_path {path} --model.score vim writes" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_an_epoch_asks_for_calibrate_or_for_the_best_one(trained, tmp_path, capsys):
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    last, best = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "checkpoints" / "best.ckpt"
+    command = ["test", f"--ckpt_path={last}", f"--trainer.default_root_dir={tmp_path}", *FAST]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "last.ckpt was not calibrated with the score fisher" in said
+    assert said.endswith(f"osr calibrate --ckpt_path {last} writes one that was, or test {best}\n")
+    assert main(["calibrate", *command[1:]]) == 0
+    assert main(["test", f"--ckpt_path={last.with_suffix('')}.calibrated.ckpt", *command[2:]]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("last.ckpt", "lightning_logs/mc_dropout/version_0/checkpoints/last.ckpt"),
+        ("best.ckpt", "lightning_logs/mc_dropout/version_0/checkpoints/best.ckpt"),
+        ("lightning_logs/mc_dropout/version_0", "lightning_logs/mc_dropout/version_0/checkpoints/best.ckpt"),
+        (
+            "lightning_logs/mc_dropout/version_0/last.ckpt",
+            "lightning_logs/mc_dropout/version_0/checkpoints/last.ckpt",
+        ),
+        (
+            "lightning_logs/mc_dropout/version_0/checkpoints",
+            "lightning_logs/mc_dropout/version_0/checkpoints/best.ckpt",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["test", "validate", "calibrate", "fit", "run"])
+def test_a_checkpoint_that_is_not_there_is_looked_for_nearby(
+    command, given, meant, trained, monkeypatch, capsys
+):
+    monkeypatch.chdir(trained.parents[2])
+    assert main([command, f"--ckpt_path={given}", *FAST]) == 2
+    assert f"there is no checkpoint {given}; did you mean --ckpt_path {meant}?" in capsys.readouterr().err
 
 
 def test_calibrate_on_unknown_validation_images(trained, tmp_path, tiny_root):

@@ -48,6 +48,14 @@ def test_it_says_the_numbers_and_where_everything_is(capsys):
     assert "warning: 3.0% of the test images of [noise] are rejected\n" in text
     assert "best.ckpt" in text
     assert str(Path("lightning_logs", "run", "report.html")) in text
+    assert "tensorboard --logdir lightning_logs\n" in text
+
+
+def test_without_its_logger_tensorboard_is_not_named(capsys):
+    print_summary(results(), Path("lightning_logs") / "run", tensorboard=False)
+    text = capsys.readouterr().out
+    assert "ensor" not in text
+    assert str(Path("lightning_logs", "run", "report.html")) in text
 
 
 @pytest.mark.parametrize("columns", [40, 80])

@@ -152,6 +152,12 @@ def test_describe_agrees_with_forward(kind, score):
     torch.testing.assert_close(rows["log_probability"].exp().sum(-1), torch.ones(30).double())
 
 
+def test_what_is_described_becomes_numpy_and_what_forward_gives_has_gradients(recogniser):
+    images = pictures(2, seed=2)
+    assert recogniser.describe(images)["logits"].numpy().shape == (2, 3)
+    assert recogniser(images).probabilities.requires_grad
+
+
 @torch.no_grad()
 def test_describe_has_every_score_and_the_mean_logits(recogniser):
     images = pictures(30, seed=2)

@@ -16,7 +16,8 @@ from osr_lightning.errors import UserError
 from osr_lightning.models.networks import BaselineCNN, ConvNet, MCDropoutCNN
 from osr_lightning.training.module import BaselineClassifier, MCDropoutClassifier
 from osr_lightning.training.plan import Plan, plan_training
-from osr_lightning.training.trainer import OpenSetTrainer, check_epochs
+from osr_lightning.training.refusals import check_epochs
+from osr_lightning.training.trainer import OpenSetTrainer
 
 # Lightning's loaders use what torch has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")

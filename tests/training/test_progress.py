@@ -51,6 +51,18 @@ def test_a_pipe_gets_a_line_for_each_epoch_and_stage_and_nothing_else(small, tmp
     assert re.search(r"^test       151 images$", said, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [(["--trainer.limit_test_batches=2"], 60), (["--trainer.limit_test_batches=0.5"], 90), ([], 151)],
+)
+def test_the_images_are_those_that_are_tested(options, images, small, small_run, tmp_path, capsys):
+    # 151 images are 6 batches of 30, the last of 1
+    checkpoint = f"--ckpt_path={small_run}/checkpoints/best.ckpt"
+    command = ["test", checkpoint, "--data.eval_batch_size=30", *talking(small), *options]
+    assert main([*command, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    assert re.search(rf"^test       {images} images$", capsys.readouterr().out, re.MULTILINE)
+
+
 @pytest.mark.filterwarnings("ignore")  # those of Lightning come back as well
 def test_verbose_brings_lightning_back(small, tmp_path, capfd, caplog):
     command = ["fit", *talking(small), "--verbose", f"--trainer.default_root_dir={tmp_path}"]

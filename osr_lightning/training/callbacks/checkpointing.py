@@ -7,14 +7,18 @@ from typing import Any
 
 import lightning
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from packaging.version import Version
+from torch import Tensor
 
+from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.training.callbacks.interruption import Interruption
+
+FEW = 500  # validation images, below which accuracies are often equal
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -76,8 +80,53 @@ class WholeCheckpointIO(TorchCheckpointIO):
             checkpoints.write(checkpoint, path)
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """The best epoch by validation accuracy; of equal ones the first.
+
+    Below `FEW` validation images many epochs are equal, as one image more or less is a step of 1 / n: then of
+    equal ones that of the lowest validation loss, which counts by how much each image is right.
+    """
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(**options)
+        self._loss: float | None = None  # of the best epoch
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's class, as checkpoints of before have it."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether this epoch is the best until now; every process must ask."""
+        better = super().check_monitor_top_k(trainer, current)
+        found = trainer.callback_metrics.get("val/loss")
+        loss = None if found is None else float(found)
+        if not better and current is not None and _has_few(trainer) and self._loss is not None:
+            equal = self.best_model_score is not None and bool(current == self.best_model_score)
+            lower = loss is not None and loss < self._loss
+            better = trainer.strategy.reduce_boolean_decision(equal and lower)
+        if better:
+            self._loss = loss
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and the loss of the best epoch."""
+        return {**super().state_dict(), "best_loss": self._loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave, or Lightning's own."""
+        super().load_state_dict(state_dict)
+        loss = state_dict.get("best_loss")
+        self._loss = loss if isinstance(loss, float) else None
+
+
+def _has_few(trainer: Trainer) -> bool:
+    datamodule = getattr(trainer, "datamodule", None)
+    return isinstance(datamodule, OpenSetDataModule) and len(datamodule.tables.load_training()[1]) < FEW
+
+
 def checkpoint_callbacks(minutes: float | None, *, keep: bool) -> list[Callback]:
-    """Callbacks that keep ``best.ckpt``, by validation accuracy, and ``last.ckpt``, to resume from.
+    """Callbacks that keep ``best.ckpt``, see `BestCheckpoint`, and ``last.ckpt``, to resume from.
 
     Lightning's own ``save_last`` is the last best one, not the last epoch.
 
@@ -87,7 +136,7 @@ def checkpoint_callbacks(minutes: float | None, *, keep: bool) -> list[Callback]
     """
     if not keep:
         return [Interruption(None)]
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         filename="best",
         monitor="val/accuracy",
         mode="max",

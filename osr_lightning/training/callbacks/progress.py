@@ -113,9 +113,7 @@ class Progress(ProgressBar):
 
     def on_test_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
         """Say what is tested."""
-        datamodule = getattr(trainer, "datamodule", None)
-        table = datamodule.tables.test if isinstance(datamodule, OpenSetDataModule) else None
-        self.stage("test", None if table is None else len(table))
+        self.stage("test", _test_images(trainer))
         self._open("test", sum(trainer.num_test_batches))
 
     def on_test_end(self, *args: Any) -> None:  # noqa: ANN401
@@ -203,6 +201,16 @@ def begin_stage(trainer: Trainer, name: str, images: int) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Progress):
             callback.stage(name, images)
+
+
+def _test_images(trainer: Trainer) -> int | None:
+    """How many images the test looks at; None for a datamodule of others."""
+    datamodule = getattr(trainer, "datamodule", None)
+    if not isinstance(datamodule, OpenSetDataModule) or datamodule.tables.test is None:
+        return None
+    loader = trainer.test_dataloaders
+    together = (getattr(loader, "batch_size", None) or math.inf) * trainer.world_size
+    return int(min(len(datamodule.tables.test), sum(trainer.num_test_batches) * together))
 
 
 def _epochs_in_all(trainer: Trainer) -> int | None:
