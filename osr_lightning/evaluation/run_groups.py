@@ -10,7 +10,8 @@ from osr_lightning.errors import one_line
 from osr_lightning.evaluation.console import new_table
 from osr_lightning.evaluation.report.render import is_number
 
-RATES = {"closed_set_accuracy": "closed set", "total_accuracy": "total", "openauc": "OpenAUC", "oscr": "OSCR"}
+# OpenAUC always equals OSCR, and is in the CSV files alone
+RATES = {"closed_set_accuracy": "closed set", "total_accuracy": "total", "oscr": "OSCR (OpenAUC)"}
 
 
 class RunGroup(NamedTuple):

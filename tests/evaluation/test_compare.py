@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from osr_lightning.evaluation import compare as comparing
 from osr_lightning.evaluation.compare import compare
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.results import evaluate
-from osr_lightning.evaluation.run_groups import MeasureKey
+from osr_lightning.evaluation.run_groups import MeasureKey, titles
 
 
 def make_table(seed=0, accuracy=0.8, images=0) -> PredictionTable:
@@ -250,3 +251,20 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line_with_every_unknown_se
         assert f"AUROC {name}" in (tmp_path / "out" / "comparison.html").read_text()
     # the same seed twice is no sample of seeds
     assert len(compare([copies[0], copies[0]], tmp_path / "out", resamples=5).groups) == 1
+
+
+def test_a_table_of_groups_has_each_number_once():
+    """OpenAUC always equals OSCR: two columns of it look like two findings."""
+    assert titles(["a"]) == ["closed set", "total", "OSCR (OpenAUC)", "AUROC a"]
+
+
+def test_names_in_the_csv_are_no_formulas(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = run("=1+1", make_table())
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"score": {"name": "@SUM(1)"}}))
+    compare([Path("=1+1")], tmp_path, resamples=5)
+    with open("comparison.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["run"], row["score"]) == ("./=1+1", "'@SUM(1)")
+    assert Path(row["run"]).is_dir()
