@@ -279,6 +279,12 @@ class ImageTables:
             train, val = holdout_by_content(pool.keys, pool.labels, fraction, salt)
         else:
             train, val = holdout(pool.labels, fraction, self.options["seed"])
+        if pool.keys and fraction and not len(val):  # else a class of two different images gives one up
+            raise UserError(
+                f"all images of a class in {self.options['known']} are copies of one another, and copies "
+                f"stay in the same part: none of the {len(pool.labels)} is left for validation, so give each "
+                "class different images"
+            )
         if not len(train) or not len(val):
             raise UserError(
                 f"data.val_fraction {fraction} leaves {len(train)} training and {len(val)} "

@@ -44,6 +44,11 @@ COLUMNS = {
     "test_s": ("timing", "test_s"),
     "images_per_s": ("timing", "images_per_s"),
 }
+# what runs of one experiment, model and score may differ in beside their seed
+_SETTINGS = (
+    *(("model", key) for key in ("network", "num_samples", "masks")),
+    *(("threshold", key) for key in ("method", "target")),
+)
 NO_NUMBERS = ("model", "score", "optimistic")
 DIFFERENCES = ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc")
 
@@ -53,7 +58,8 @@ class Comparison:
     """Runs side by side.
 
     Attributes:
-        rows: per run ``run``, its folder, and the columns of ``COLUMNS``; ``None`` where undefined.
+        rows: per run ``run``, its folder, ``settings``, what it was run with and another was not, and the
+            columns of ``COLUMNS``; ``None`` where undefined.
         differences: per further run ``run``; ``same_images``, whether it was tested on the first run's
             images; and if so per measure of ``DIFFERENCES`` its value minus the first run's with a 95%
             interval, ``(difference, low, high)``, or ``None`` where undefined.
@@ -89,10 +95,10 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
     for run_dir, result in zip(run_dirs[1:], results[1:], strict=True):
         if sorted(result.get("classes") or ()) != sorted(results[0].get("classes") or ()):
             same_classes(first.class_names, tuple(result.get("classes") or ()), f"{run_dir}")
-    samples = resample(first, resamples, seed)
+    samples, settings = resample(first, resamples, seed), differing(results)
     rows = [
-        {"run": as_text(run_dir), **{name: _at(result, name) for name in COLUMNS}}
-        for run_dir, result in zip(run_dirs, results, strict=True)
+        {"run": as_text(run_dir), "settings": own, **{name: _at(result, name) for name in COLUMNS}}
+        for run_dir, own, result in zip(run_dirs, settings, results, strict=True)
     ]
     differences: list[dict[str, Any]] = []
     for run_dir, row, result in zip(run_dirs[1:], rows[1:], results[1:], strict=True):
@@ -124,7 +130,7 @@ def print_comparison(comparison: Comparison) -> None:
         warning = ", optimistic: test images chose it" if row["optimistic"] else ""
         decision = f"{text(row['score'])} > {text(row['threshold'])}{warning}"
         console.print(
-            one_line(f"{number}  {row['run']}: {text(row['model'])}, {decision}"),
+            one_line(f"{number}  {row['run']}: {_named(text(row['model']), row['settings'])}, {decision}"),
             markup=False,
             soft_wrap=True,
         )
@@ -148,8 +154,8 @@ def print_comparison(comparison: Comparison) -> None:
 def _by_seed(run_dirs: list[Path], results: list[dict[str, Any]]) -> list[RunGroup]:
     """Group the runs whose seeds all differ and all else that names them does not."""
     names = [
-        " ".join(str(part) for part in (r.get("experiment"), _at(r, "model"), _at(r, "score")))
-        for r in results
+        _named(" ".join(str(part) for part in (r.get("experiment"), _at(r, "model"), _at(r, "score"))), own)
+        for r, own in zip(results, differing(results), strict=True)
     ]
     seeds: dict[str, list[object]] = {}
     for name, result in zip(names, results, strict=True):
@@ -161,6 +167,21 @@ def _by_seed(run_dirs: list[Path], results: list[dict[str, Any]]) -> list[RunGro
             for run, name, result in zip(short_names(run_dirs), names, results, strict=True)
         ]
     )
+
+
+def differing(results: list[dict[str, Any]]) -> list[str]:
+    """Per run the settings in which the runs differ: ``num_samples 10``; empty where they are alike.
+
+    Args:
+        results: of each run's ``results.json``.
+    """
+    found = [{key: (r.get(part) or {}).get(key) for part, key in _SETTINGS} for r in results]
+    names = [name for name in found[0] if len({text(one[name]) for one in found}) > 1]
+    return [", ".join(f"{name} {text(one[name])}" for name in names) for one in found]
+
+
+def _named(name: str, settings: str) -> str:
+    return f"{name} ({settings})" if settings else name
 
 
 def difference(entry: dict[str, Any], name: str) -> str:
@@ -196,7 +217,7 @@ def _same_images(first: PredictionTable, other: PredictionTable) -> bool:
 
 def _write(comparison: Comparison, run_dirs: list[Path], output: Path) -> None:
     with replacing_rows(output / "comparison.csv") as file:
-        writer = csv.DictWriter(file, ["run", *COLUMNS])
+        writer = csv.DictWriter(file, ["run", *COLUMNS, "settings"])
         writer.writeheader()
         for row in comparison.rows:
             shown = row | {"run": path_cell(row["run"])}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from osr_lightning.atomic_write import replacing
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError
+from osr_lightning.evaluation.retest import retest_command
 from osr_lightning.recogniser.rows import COLUMNS, file_of_cell, places_of_cells, write_rows
 from osr_lightning.scoring.decision import is_unknown
 
@@ -232,6 +233,8 @@ def _reading(path: Path) -> Iterator[Path]:
     try:
         yield path
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: write it with 'osr test'") from error
+        raise UserError(f"{path} is missing: write it with {retest_command(path.parent)}") from error
     except Exception as error:  # a damaged archive or text can fail anywhere
-        raise UserError(f"{path} is damaged ({error}): write it again with 'osr test'") from error
+        raise UserError(
+            f"{path} is damaged ({error}): write it again with {retest_command(path.parent)}"
+        ) from error

@@ -63,7 +63,7 @@ def find(
     else:
         names = sorted(glob.glob(str(path), recursive=True))
         if not names:
-            raise UserError(f"no file matches {named}")
+            raise UserError(f"no file matches {named}: {_nearest(path)}")
         for name in names:
             if os.path.isdir(name):
                 if "**" not in str(named):
@@ -71,6 +71,18 @@ def find(
             else:
                 # a pipe would be waited for; a broken link has an answer coming
                 yield Found(Path(name), os.path.isfile(name) or not os.path.exists(name))
+
+
+def _nearest(pattern: Path) -> str:
+    """What there is of the folders that a glob names, up to its first star."""
+    folder = Path()
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        if not os.path.isdir(folder / part):
+            return f"there is no folder {part} in {folder.absolute()}"
+        folder /= part
+    return f"the folder {folder.absolute()} has none"
 
 
 def _walk(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -479,3 +480,21 @@ def test_checkpoints_that_do_not_fit_are_refused(trained, tmp_path, capsys):
     for command in ("test", "run"):
         assert main([command, f"--ckpt_path={broken}", *here]) == 2
         assert "broken.ckpt" in capsys.readouterr().err
+
+
+def test_a_folder_without_results_names_the_command_that_writes_them_there(
+    small_run, tmp_path, monkeypatch, capsys
+):
+    run = tmp_path / "lightning_logs" / "my runs" / "version_3"
+    shutil.copytree(small_run, run)
+    for path in (run / "results.json", run / "report.html", run / "predictions.csv"):
+        path.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "lightning_logs/my runs/version_3"]) == 2
+    said = capsys.readouterr().err
+    words = shlex.split(said.partition("write it with ")[2])
+    assert words[:2] == ["osr", "test"]
+    assert main([*words[1:], *QUIET]) == 0
+    capsys.readouterr()
+    assert main(["report", "lightning_logs/my runs/version_3"]) == 0
+    assert [path.name for path in run.parent.iterdir()] == ["version_3"]

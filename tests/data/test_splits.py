@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.folder import load_folder
 from osr_lightning.data.splits import copies, holdout, holdout_by_content, join_copies
+from osr_lightning.errors import UserError
 
 
 def keys_of(count: int, seed: int = 0) -> list[bytes]:
@@ -263,3 +265,13 @@ def test_the_random_split_is_stratified_and_keeps_single_images():
     rest, held = holdout(labels, 0.2, seed=3)
     assert torch.bincount(labels[held], minlength=3).tolist() == [10, 2, 0]
     assert sorted([*rest.tolist(), *held.tolist()]) == list(range(61))
+
+
+def test_classes_of_copies_alone_leave_nothing_to_validate_on_and_say_why(tmp_path):
+    for name, value in {"a": 10, "b": 200}.items():
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("L", (8, 8), value).save(tmp_path / name / f"{number}.png")
+    tables = OpenSetDataModule(known=f"folder:{tmp_path}", unknown={}).tables
+    with pytest.raises(UserError, match=r"copies of one another.* none of the 10 is left for validation"):
+        tables.load_training()

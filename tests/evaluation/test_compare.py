@@ -75,7 +75,7 @@ def test_the_csv_and_the_page(run, tmp_path):
     compare([run("one", make_table()), run("two", make_table(1), optimistic=True)], tmp_path / "out", 20)
     with open(tmp_path / "out" / "comparison.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["run", *comparing.COLUMNS]
+    assert list(rows[0]) == ["run", *comparing.COLUMNS, "settings"]
     assert rows[1]["optimistic"] == "True"
     assert rows[0]["fit_s"] == ""
     assert float(rows[0]["known_accuracy"]) <= 1
@@ -268,3 +268,23 @@ def test_names_in_the_csv_are_no_formulas(run, tmp_path, monkeypatch):
         (row,) = csv.DictReader(file)
     assert (row["run"], row["score"]) == ("./=1+1", "'@SUM(1)")
     assert Path(row["run"]).is_dir()
+
+
+def test_runs_that_differ_in_more_than_their_seed_have_names_that_say_so(run, tmp_path, capsys):
+    folders = []
+    for seed, samples in ((0, 10), (1, 10), (0, 50), (1, 50)):
+        folder = run(f"{samples}-{seed}", make_table())
+        results = json.loads((folder / "results.json").read_text())
+        model = {"class": "M", "num_samples": samples, "masks": "shared"}
+        results |= {"seed": seed, "experiment": "e", "model": model}
+        (folder / "results.json").write_text(json.dumps(results))
+        folders.append(folder)
+    comparison = compare(folders, tmp_path / "out", 5)
+    named = [(group.name, group.runs) for group in comparison.groups]
+    assert named == [("e M energy (num_samples 10)", 2), ("e M energy (num_samples 50)", 2)]
+    assert [row["settings"] for row in comparison.rows] == 2 * ["num_samples 10"] + 2 * ["num_samples 50"]
+    comparing.print_comparison(comparison)
+    assert f"3  {folders[2]}: M (num_samples 50), energy > 1" in capsys.readouterr().out
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert page.count("<span>num_samples 10</span>") == 2
+    assert [row["settings"] for row in compare(folders[:2], tmp_path / "out", 5).rows] == ["", ""]

@@ -356,3 +356,20 @@ def test_a_list_that_contains_itself_is_no_list_of_images(tmp_path):
     images.append(images)
     with pytest.raises(UserError, match="does one contain itself"):
         list(expand(images))
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("scans/*.png", "no file matches scans/*.png: there is no folder scans in {here}"),
+        ("a/b/**/*.png", "no file matches a/b/**/*.png: there is no folder b in {here}/a"),
+        ("a/*/x.png", "no file matches a/*/x.png: the folder {here}/a has none"),
+        ("*.png", "no file matches *.png: the folder {here} has none"),
+    ],
+)
+def test_a_glob_without_files_says_where_it_looked(named, said, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        list(find(named))
+    assert str(caught.value) == said.format(here=tmp_path)

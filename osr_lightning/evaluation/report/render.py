@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 
 from osr_lightning.atomic_write import refuse_outside
 from osr_lightning.errors import UserError
+from osr_lightning.evaluation.retest import retest_command
 
 NOTHING = "-"  # in place of what the images left undefined
 _DEEPEST = 20  # mappings in one another
@@ -33,16 +34,20 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     if not run_dir.is_dir():
         raise UserError(f"{run_dir} is no run folder: it does not exist; give one that 'osr test' wrote")
     if not path.is_file():
-        raise UserError(f"{run_dir} is no run folder: it has no results.json; write one with 'osr test'")
+        raise UserError(
+            f"{run_dir} is no run folder: it has no results.json; write it with {retest_command(run_dir)}"
+        )
     refuse_outside(run_dir)
     try:
         results = _plain(json.loads(path.read_text(encoding="utf-8")))
         if isinstance(results, dict):
             _refuse_misfits(results)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}): write it again with 'osr test'") from error
+        raise UserError(
+            f"{path} is damaged ({error}): write it again with {retest_command(run_dir)}"
+        ) from error
     if not isinstance(results, dict) or results.get("schema_version") != 2:
-        raise UserError(f"{path} is not of schema_version 2: write it again with 'osr test'")
+        raise UserError(f"{path} is not of schema_version 2: write it again with {retest_command(run_dir)}")
     return results
 
 

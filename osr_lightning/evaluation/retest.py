@@ -1,0 +1,30 @@
+"""The command that tests a run's checkpoint once more, into the run's own folder."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from osr_lightning.atomic_write import as_text
+
+_LOGS = "lightning_logs"
+
+
+def retest_command(run_dir: Path) -> str:
+    """``osr test`` with what makes it write into this run folder, and not into a new one.
+
+    Args:
+        run_dir: a run folder; one that was moved elsewhere, or has no checkpoint, gets the command alone.
+    """
+    kept = [run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+    found = next((path for path in kept if path.is_file()), None)
+    whole = run_dir.absolute()
+    if found is None or whole.parent.parent.name != _LOGS:
+        return "'osr test'"
+    version, experiment, root = whole.name, whole.parent.name, run_dir.parent.parent.parent
+    number = version.removeprefix("version_")
+    words: list[str | Path] = ["osr", "test", "--ckpt_path", found, "--trainer.experiment", experiment]
+    words += ["--trainer.version", number if number.isdecimal() else version]
+    if root.resolve() != Path.cwd():
+        words += ["--trainer.default_root_dir", root]
+    return shlex.join(as_text(word) for word in words)
