@@ -159,6 +159,8 @@ class OpenSetCLI(LightningCLI):
         try:
             return parser.parse_args(arguments)
         except ArgumentError as error:
+            if (lacks := _lacking(str(error))) is not None:
+                raise UserError(lacks) from error
             options = options_of(self.command, classifier(self.arguments))
             raise UserError(sentence(str(error), self.arguments, options, classes_of)) from error
 
@@ -253,3 +255,12 @@ class OpenSetCLI(LightningCLI):
             raise UserError("--lr_scheduler needs its optimizer: add --optimizer, or choose a model.schedule")
         if optimizer:
             self.model.own_optimizer = OwnOptimizer(optimizer, scheduler, self.configure_optimizers)
+
+
+def _lacking(message: str) -> str | None:
+    """What to say where the parser misses what a logger, callback or schedule cannot be built without."""
+    option = re.search(r'key "(trainer\.\w+|optimizer|lr_scheduler)"', message)
+    found = re.search(r"class_path '(?:\w+\.)*(\w+)':\s+the following arguments are required: (\w+)", message)
+    if option is None or found is None:
+        return None
+    return f"{option[1]} {found[1]} lacks its {found[2]}: add --{option[1]}.{found[2]} VALUE"
