@@ -94,6 +94,8 @@ def sentence(message: str, given: Sequence[Given], command: str) -> str:
         given: all options.
         command: a method of the trainer.
     """
+    if lacks := _lacking(message):
+        return lacks
     name = ""
     for key in dict.fromkeys(_KEY.findall(message)):
         name = key if not name or key.startswith(f"{name}.") else f"{name}.{key}"
@@ -250,3 +252,12 @@ def _about_value(one: Given, option: Option) -> str | None:
         return f"{one.where}{one.name}: there is no {given!r}; {nearest(given, option.literals)}"
     kinds = [_KINDS[kind] for kind in option.kinds if kind in _KINDS]
     return f"{one.where}{one.name} must be {' or '.join(kinds)}, got {given!r}" if kinds else None
+
+
+def _lacking(message: str) -> str | None:
+    """What to say where the parser misses what a logger, callback or schedule cannot be built without."""
+    option = re.search(r'key "(trainer\.\w+|optimizer|lr_scheduler)"', message)
+    found = re.search(r"class_path '(?:\w+\.)*(\w+)':\s+the following arguments are required: (\w+)", message)
+    if option is None or found is None:
+        return None
+    return f"{option[1]} {found[1]} lacks its {found[2]}: add --{option[1]}.{found[2]} VALUE"

@@ -283,14 +283,17 @@ def test_a_search_leaves_a_table_figures_and_a_folder_for_each_trial(searched):
 
 
 def test_figures_are_drawn_of_what_there_are_enough_trials_for(tmp_path):
-    from osr_lightning.studies.search.figures import draw, parallel_coordinates
+    from matplotlib import pyplot as plt
+
+    from osr_lightning.studies.search.figures import draw
 
     study = open_study(None, tmp_path, "s", 0)
     assert draw(study) == {}
     space = {
         "model.x": FloatDistribution(0.1, 10, log=True),
-        "model.y": CategoricalDistribution(["$a", None]),
+        "model.y": CategoricalDistribution(["$\\a$", None]),
     }
+    before = dict(plt.rcParams)
     for number in range(6):
         trial = study.ask(space)
         trial.set_user_attr("openauc", number / 9)
@@ -298,14 +301,29 @@ def test_figures_are_drawn_of_what_there_are_enough_trials_for(tmp_path):
             study.tell(trial, number / 9)
         else:
             study.tell(trial, state=TrialState.PRUNED)
-    drawn = draw(study)
-    assert list(drawn) == ["history", "parallel_coordinates", "importance"]
-    for name, figure in drawn.items():
+        if number in (2, 3):  # from four on there are importances
+            drawn = [*draw(study)]
+            assert drawn == ["history", "parallel_coordinates", *(["importance"] if number == 3 else [])]
+    figures = draw(study)
+    assert dict(plt.rcParams) == before
+    assert plt.get_fignums() == []
+    for name, figure in figures.items():
         figure.savefig(tmp_path / f"{name}.png")
-    lines = [line.get_ydata() for line in parallel_coordinates(study.trials[:5]).axes[0].lines[:6]]
-    best = study.trials[4].params
-    assert lines[5][0] == pytest.approx((np.log10(best["model.x"]) + 1) / 2)
-    assert lines[5][1] == ["$a", None].index(best["model.y"])
+    points = [part.get_offsets() for part in figures["history"].axes[0].collections]
+    complete, cut = (one for one in points if len(one))  # Optuna has a third kind
+    assert complete.tolist() == [[number, number / 9] for number in range(5)]
+    assert cut.tolist() == [[5, 5 / 9]]
+    # each line goes through its objective and its places between the ends of the others, on the same scale
+    lines = figures["parallel_coordinates"].axes[0].collections[0].get_segments()
+    decades = np.log10([trial.params["model.x"] for trial in study.trials[:5]])
+    places = (decades - decades.min()) / (decades.max() - decades.min()) * 4 / 9
+    heights = sorted((line[0][1], line[1][1]) for line in lines)
+    np.testing.assert_allclose(heights, [(number / 9, places[number]) for number in range(5)], atol=1e-9)
+    labels = [label.get_text() for label in figures["parallel_coordinates"].axes[0].get_xticklabels()]
+    assert labels == ["OpenAUC\non validation images", "model.\nx", "model.\ny"]
+    bars = figures["importance"].axes[0]
+    assert {label.get_text() for label in bars.get_yticklabels()} == {"model.x", "model.y"}
+    assert sum(bar.get_width() for bar in bars.patches) == pytest.approx(1)
 
 
 def test_the_best_config_runs(searched, tiny_root, tmp_path):

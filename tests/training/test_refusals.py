@@ -171,6 +171,18 @@ def test_the_first_validation_and_the_last_batch_are_counted_over_epochs(trainin
             ["--trainer.logger=WandbLogger"],
             "WandbLogger needs a package that is not installed: pip install 'wan",
         ),
+        (
+            ["--trainer.logger=CSVLogger"],
+            "trainer.logger CSVLogger lacks its save_dir: add --trainer.logger.save_dir VALUE",
+        ),
+        (
+            ["--trainer.callbacks=EarlyStopping"],
+            "EarlyStopping lacks its monitor: add --trainer.callbacks.mon",
+        ),
+        (
+            ["--optimizer=Adam", "--lr_scheduler=StepLR"],
+            "StepLR lacks its step_size: add --lr_scheduler.step",
+        ),
         (["--trainer.callbacks=BatchSizeFinder"], "set data.batch_size"),
         (["--trainer.callbacks=Timer"], "trainer.max_time"),
         (
