@@ -32,14 +32,13 @@ def run_folder_loggers(root: str, experiment: str, version: int | str | None) ->
     return [tensorboard, ResumableCSVLogger(tensorboard)]
 
 
-# TensorBoard sorts tags: the curves come before test/, and those of one quantity stand side by side
-TENSORBOARD_TAGS = {
-    "train/loss": "loss/train",
-    "val/loss": "loss/val",
-    "train/accuracy": "accuracy/train",
-    "val/accuracy": "accuracy/val",
-    "train/learning_rate": "learning_rate",
-}
+def tensorboard_tag(name: str) -> str:
+    """``loss/train`` for ``train/loss``: TensorBoard sorts tags, so curves come before the test's numbers.
+
+    Those of one quantity stand side by side, too.
+    """
+    stage, _, quantity = name.partition("/")
+    return f"{quantity}/{stage}" if stage in ("train", "val") and quantity else name
 
 
 class ClaimingTensorBoardLogger(TensorBoardLogger):
@@ -54,8 +53,8 @@ class ClaimingTensorBoardLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log under the tags of `TENSORBOARD_TAGS`; the epoch's number is no curve to look at."""
-        named = {TENSORBOARD_TAGS.get(name, name): value for name, value in metrics.items()}
+        """Log under `tensorboard_tag`; the epoch's number is no curve to look at."""
+        named = {tensorboard_tag(name): value for name, value in metrics.items()}
         named.pop("epoch", None)
         super().log_metrics(named, step)
 

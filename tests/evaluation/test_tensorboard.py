@@ -94,7 +94,7 @@ def test_curves_come_before_the_numbers_of_the_test(tmp_path):
         logger.log_metrics(logged | {"val/loss": 0.5, "val/accuracy": 0.25, "test/auroc": 0.75}, step)
     logger.finalize("success")
     events = EventAccumulator(logger.log_dir).Reload()
-    curves = ["accuracy/train", "accuracy/val", "learning_rate", "loss/train", "loss/val"]
+    curves = ["accuracy/train", "accuracy/val", "learning_rate/train", "loss/train", "loss/val"]
     assert sorted(events.Tags()["scalars"]) == [*curves, "test/auroc"]
     assert [event.value for event in events.Scalars("loss/val")] == [0.5, 0.5]
     assert [event.step for event in events.Scalars("accuracy/train")] == [0, 1]

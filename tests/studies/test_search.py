@@ -274,7 +274,7 @@ def test_a_search_leaves_a_table_figures_and_a_folder_for_each_trial(searched):
         assert (trial / "config.yaml").is_file()
         events = EventAccumulator(str(trial)).Reload()
         tags = events.Tags()["scalars"]
-        assert {"val/openauc", "val/auroc", "val/accuracy", "search/openauc"} <= {*tags}
+        assert {"openauc/val", "auroc/val", "accuracy/val", "search/openauc"} <= {*tags}
         assert float(row["openauc"]) == pytest.approx(events.Scalars("search/openauc")[-1].value, abs=1e-6)
         names = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
         assert b"model.schedule" in names

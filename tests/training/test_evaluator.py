@@ -39,8 +39,8 @@ def test_the_learning_rate_is_logged_once_an_epoch(small_run):
 def test_tensorboard_opens_on_curves_and_has_the_numbers_of_the_test(small_run):
     events = EventAccumulator(str(small_run)).Reload()
     tags = sorted(events.Tags()["scalars"])
-    assert tags[:5] == ["accuracy/train", "accuracy/val", "learning_rate", "loss/train", "loss/val"]
-    assert all(tag.startswith(("test/", "val/")) for tag in tags[5:])
+    assert tags[:5] == ["accuracy/train", "accuracy/val", "learning_rate/train", "loss/train", "loss/val"]
+    assert all(tag.startswith(("test/", "threshold/")) for tag in tags[5:])
     table = PredictionTable.load(small_run)
     assert {f"test/auroc/{name}" for name in table.source_names[1:]} <= {*tags}
     right = (table.predicted_class == table.label)[table.known].mean()
