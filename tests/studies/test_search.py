@@ -1,5 +1,6 @@
 """``osr search``: its space, its objective, what it keeps, and several processes on one storage."""
 
+import contextlib
 import csv
 import getpass
 import os
@@ -7,6 +8,7 @@ import pwd
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -520,6 +522,33 @@ def test_a_storage_that_does_not_say_what_was_searched_is_refused(kept, tmp_path
     study = optuna.create_study(direction="minimize")
     with pytest.raises(UserError, match="does not maximise"):
         check_trials(study, DRAWN)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "trial_params set distribution_json = '{'",
+        """trial_params set distribution_json = '{"name": "os.system", "attributes": {}}'""",
+        "trial_params set param_value = 'x'",
+        "trial_user_attributes set value_json = '{'",
+        "trial_values set value = 'x'",
+        "study_user_attributes set value_json = '['",
+        "trials set state = 'x'",
+    ],
+)
+def test_a_database_of_a_strangers_is_told_in_a_sentence(change, tmp_path):
+    def opened() -> optuna.Study:
+        study = open_study(f"sqlite:///{tmp_path}/a.db", tmp_path, "s", 0)
+        same_search(study, {}, {})
+        check_trials(study, DRAWN)
+        return study
+
+    opened().add_trial(optuna.trial.create_trial(params={"x": 0.5}, distributions={"x": DRAWN["x"]}, **ENDED))
+    opened()
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as database, database:
+        database.execute(f"update {change}")
+    with pytest.raises(UserError, match=r"of s is (damaged|none of this search)"):
+        opened()
 
 
 def two_processes(root: Path, runs: Path, storage: str) -> None:

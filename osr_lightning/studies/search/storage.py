@@ -182,7 +182,8 @@ def same_search(study: optuna.Study, space: dict[str, str], settings: dict[str, 
         UserError: naming the first difference.
     """
     now = json.loads(json.dumps({"space": space, "settings": settings}))
-    kept = study.user_attrs.get("search")
+    with _reading(study):
+        kept = study.user_attrs.get("search")
     if kept is None:
         study.set_user_attr("search", now)
         return
@@ -200,6 +201,15 @@ def same_search(study: optuna.Study, space: dict[str, str], settings: dict[str, 
                 )
 
 
+@contextmanager
+def _reading(study: optuna.Study) -> Iterator[None]:
+    """Whatever a damaged storage raises is told in a sentence."""
+    try:
+        yield
+    except Exception as error:  # each database, and each part of a row, has its own
+        raise UserError(f"the storage of {study.study_name} is damaged ({_said(error)}); {_ANEW}") from error
+
+
 def check_trials(study: optuna.Study, space: Space) -> None:
     """Stop where a storage, which may be a stranger's, holds trials that no search of this space makes.
 
@@ -210,7 +220,9 @@ def check_trials(study: optuna.Study, space: Space) -> None:
     """
     if [*study.directions] != [StudyDirection.MAXIMIZE]:
         raise UserError(f"the study {study.study_name} does not maximise one number; {_ANEW}")
-    for trial in study.get_trials(deepcopy=False):
+    with _reading(study):
+        trials = study.get_trials(deepcopy=False)
+    for trial in trials:
         fixed = trial.system_attrs.get("fixed_params", {})
         kept = [trial.user_attrs.get(name, 0) for name in _NUMBERS]
         if trial.state is TrialState.COMPLETE:
