@@ -23,7 +23,8 @@ def load(
     """Load what a training or ``osr export`` wrote; the file is all that it takes.
 
     Args:
-        path: of a checkpoint, or of an ``.onnx`` file, which onnxruntime runs without torch.
+        path: of a checkpoint, or of an ``.onnx`` file, which onnxruntime runs without torch; ``~`` is the
+            home folder.
         trust: whether a checkpoint may name code to import beside this package's own.
         network: the network, where it was made in Python and a checkpoint cannot name it.
         device: where to put a checkpoint's recogniser; graphs run on the CPU.
@@ -34,6 +35,7 @@ def load(
     Raises:
         UserError: if the file is missing, damaged, or of another project, or needs trust or a network.
     """
+    path = os.path.expanduser(path)
     if is_exported(path):
         from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
 

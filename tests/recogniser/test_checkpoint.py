@@ -21,6 +21,7 @@ import pytest
 import torch
 from torch import nn
 
+import osr_lightning
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.sources import load_source
 from osr_lightning.data_spec import DataSpec
@@ -572,6 +573,16 @@ def test_a_file_that_is_no_checkpoint_is_named(kind, tmp_path):
     (tmp_path / "x.ckpt").write_bytes(NO_CHECKPOINTS[kind]((tmp_path / "x.ckpt").read_bytes()))
     with pytest.raises(UserError, match=r"x\.ckpt is no readable checkpoint"):
         load(tmp_path / "x.ckpt")
+
+
+def test_the_home_folder_is_understood(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    save(make(SHARED), tmp_path / "x.ckpt")
+    for path in ("~/x.ckpt", Path("~/x.ckpt")):
+        assert load(path).spec == osr_lightning.load(path).spec == load(tmp_path / "x.ckpt").spec
+    with pytest.raises(UserError, match=rf"there is no file {tmp_path}/x\.onnx"):
+        osr_lightning.load("~/x.onnx")
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
