@@ -14,6 +14,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.folder import load_folder, read_images
 from osr_lightning.data.stream import ChainedImages, StreamedImages, chain
 from osr_lightning.errors import UserError
+from osr_lightning.training.callbacks.evaluator import Evaluator
 from osr_lightning.training.module import BaselineClassifier
 from osr_lightning.training.trainer import OpenSetTrainer
 
@@ -328,6 +329,7 @@ def test_a_folder_above_the_memory_limit_trains_like_one_in_memory(kept, picture
         )
         trainer = OpenSetTrainer(
             default_root_dir=str(runs),
+            callbacks=[Evaluator(figures=False, projector_points=0, bootstrap=20)],
             max_epochs=1,
             accelerator="cpu",
             precision="32-true",

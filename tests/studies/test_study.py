@@ -37,8 +37,10 @@ FAST = [*_FAST, "--trainer.max_epochs=1", "--model.alpha=0.1"]
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("configs")
+    network = "{class_path: MCDropoutCNN, init_args: {channels: [2, 3], hidden: 5}}"
     for name, kind in {"plain": "BaselineClassifier", "mc": "MCDropoutClassifier"}.items():
-        (folder / f"{name}.yaml").write_text(f"model: {{class_path: {kind}}}\ndata: {{known: mnist}}\n")
+        model = f"{{class_path: {kind}, init_args: {{network: {network}}}}}"
+        (folder / f"{name}.yaml").write_text(f"model: {model}\ndata: {{known: mnist}}\n")
     return [folder / "plain.yaml", folder / "mc.yaml"]
 
 

@@ -1,5 +1,6 @@
 """The default score is fitted after the training; its references choose no threshold."""
 
+import functools
 import json
 
 import pytest
@@ -10,9 +11,12 @@ from quick import FAST, TRAINER
 from osr_lightning import BaselineClassifier, MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer, load
 from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
+from osr_lightning.models.networks import MCDropoutCNN
 from osr_lightning.scoring.calibration import images_needed, known_quantile
 from osr_lightning.training import trainer as training
 from osr_lightning.training.calibration import check_images, reference_count, references
+
+NETWORK = functools.partial(MCDropoutCNN, channels=(2, 3), hidden=5)
 
 
 def data(root, **options):
@@ -31,7 +35,7 @@ def fit(root, folder, model):
 def fitted(request, tiny_root, tmp_path_factory):
     """A model that was trained only, its checkpoint, and that calibrated."""
     folder = tmp_path_factory.mktemp("fit")
-    model = request.param()
+    model = request.param(NETWORK)
     trainer, path = fit(tiny_root, folder, model)
     trainer.calibrate(model, data(tiny_root), str(path), output=str(folder / "calibrated.ckpt"))
     return model, path, folder / "calibrated.ckpt"
@@ -69,7 +73,7 @@ def test_the_split_is_by_content(fitted, tiny_root):
 
 
 def test_scores_without_references_take_none(tiny_root):
-    model = BaselineClassifier(score="knn")
+    model = BaselineClassifier(NETWORK, score="knn")
     model.build(data(tiny_root).spec)
     assert references(data(tiny_root).tables, model.trained, 0.05) == (None, None)
 
@@ -142,7 +146,7 @@ def test_further_training_forgets_the_fit(fitted, tiny_root, tmp_path):
 def test_what_a_fit_keeps_is_fitted_and_has_its_threshold(kind, tiny_root, tmp_path):
     torch.manual_seed(0)
     trainer = OpenSetTrainer(max_epochs=2, default_root_dir=str(tmp_path), **TRAINER)
-    model = kind()
+    model = kind(NETWORK)
     trainer.fit(model, datamodule=data(tiny_root))
     assert "val/accuracy" in trainer.callback_metrics  # of the training, not of what followed
     folder = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints"
@@ -158,7 +162,7 @@ def test_what_a_fit_keeps_is_fitted_and_has_its_threshold(kind, tiny_root, tmp_p
 
 
 def test_without_checkpoints_the_model_itself_is_fitted(tiny_root):
-    model = BaselineClassifier()
+    model = BaselineClassifier(NETWORK)
     OpenSetTrainer(max_epochs=1, logger=False, **TRAINER).fit(model, datamodule=data(tiny_root))
     assert model.trained.predict(torch.zeros(28, 28, dtype=torch.uint8))[0].threshold > 0
 
@@ -166,7 +170,7 @@ def test_without_checkpoints_the_model_itself_is_fitted(tiny_root):
 def test_a_fit_reads_no_test_images(tiny_root, tmp_path):
     trainer = OpenSetTrainer(max_epochs=1, default_root_dir=str(tmp_path), **TRAINER)
     module = OpenSetDataModule(root=str(tiny_root), unknown={"gone": "folder:/no/such/folder"})
-    trainer.fit(BaselineClassifier(), datamodule=module)
+    trainer.fit(BaselineClassifier(NETWORK), datamodule=module)
     assert module.tables.test is None
 
 
@@ -175,7 +179,7 @@ def test_best_weights_that_are_the_last_are_looked_at_once(tiny_root, tmp_path, 
     whole = training.fit_detectors
     monkeypatch.setattr(training, "fit_detectors", lambda *args: looked.append(whole(*args)))
     trainer = OpenSetTrainer(max_epochs=1, default_root_dir=str(tmp_path), **TRAINER)
-    trainer.fit(BaselineClassifier(), datamodule=data(tiny_root))
+    trainer.fit(BaselineClassifier(NETWORK), datamodule=data(tiny_root))
     assert len(looked) == 1
     folder = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints"
     best, last = (torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
