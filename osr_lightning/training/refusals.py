@@ -20,7 +20,7 @@ from osr_lightning.training.module import CLASSIFIERS, OpenSetClassifier
 from osr_lightning.training.plan import STUDY_EPOCHS
 
 # what `OpenSetClassifier` logs, which callbacks and schedules may watch
-_LOGGED = ("val/loss", "val/accuracy", "train/loss", "train/accuracy")
+_LOGGED = ("val/loss", "val/accuracy", "train/loss", "train/accuracy", "train/learning_rate")
 _LIGHTNINGS = ("epoch", "step")  # of a ModelCheckpoint
 _OWN = ("lightning.", "osr_lightning.")
 _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}
