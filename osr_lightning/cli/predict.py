@@ -97,6 +97,11 @@ def _files(options: argparse.Namespace) -> int:
     if options.workers < 1:
         raise UserError(f"--workers must be at least 1, got {options.workers}")
     check_output(output)
+
+    from osr_lightning.images.find import check_named
+
+    for path in options.paths:
+        check_named(path)
     if not any(os.path.lexists(os.path.expanduser(p)) or any(c in p for c in "*?[") for p in options.paths):
         raise UserError(f"there is no {' and no '.join(options.paths[:3])}; name files, folders or globs")
 

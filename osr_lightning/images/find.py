@@ -52,8 +52,7 @@ def find(
     Raises:
         UserError: if the path is empty, a glob matches nothing, or folders lie more than 64 deep.
     """
-    if not os.fspath(named):  # the working folder, for pathlib
-        raise UserError("an empty path names no image; name a file, a folder (. is this one) or a glob")
+    check_named(named)
     again = [] if again is None else again
     path = Path(os.path.expanduser(named))  # pathlib's own raises where there is no such user
     if os.path.isdir(path):
@@ -83,6 +82,16 @@ def _nearest(pattern: Path) -> str:
             return f"there is no folder {part} in {folder.absolute()}"
         folder /= part
     return f"the folder {folder.absolute()} has none"
+
+
+def check_named(named: str | os.PathLike[str]) -> None:
+    """Refuse an empty path, which is the working folder for pathlib and no one's for a person.
+
+    Raises:
+        UserError: if it is empty.
+    """
+    if not os.fspath(named):
+        raise UserError("an empty path names no image; name a file, a folder (. is this one) or a glob")
 
 
 def _walk(

@@ -60,6 +60,12 @@ def predict(*arguments):
     return main(["predict", *map(str, arguments)])
 
 
+@pytest.mark.parametrize("paths", [[""], ["", "d.png"]])
+def test_an_empty_path_is_refused_before_the_checkpoint_is_loaded(paths, capsys):
+    assert main(["predict", "--ckpt_path", "nowhere.ckpt", *paths]) == 2
+    assert "an empty path names no image; name a file, a folder (. is this one)" in capsys.readouterr().err
+
+
 def rows_of(path):
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
