@@ -201,8 +201,8 @@ class ExportedRecogniser:
         """What is said of prepared images ``(N, C, size, size)``.
 
         The graph is asked in batches of one size, the last filled up: the same kernels then work on every
-        image, and what comes with it moves a score by less than a part in 10^9: by none where it is worked out
-        of the logits, by 2 in 10^12 for ``fisher``, as matrices are multiplied in another order.
+        image, and what comes with it moves a score by less than a part in 10^9: by none where it is worked
+        out of the logits, by 2 in 10^12 for ``fisher``, as matrices are multiplied in another order.
         """
         answers = dict(zip(OUTPUTS, self._run(images), strict=True))
         return Answers(**answers, scores={self.threshold.score: answers["score"]})

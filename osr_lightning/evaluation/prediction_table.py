@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from osr_lightning.atomic_write import replacing
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError
-from osr_lightning.recogniser.rows import COLUMNS, write_rows
+from osr_lightning.recogniser.rows import COLUMNS, class_cells, write_rows
 from osr_lightning.scoring.decision import is_unknown
 
 CSV_NAME, NPZ_NAME = "predictions.csv", "evaluation.npz"
@@ -159,7 +159,9 @@ class PredictionTable:
             np.load(file, allow_pickle=False) as arrays,
         ):
             class_names, source_names = (_names(arrays[name]) for name in ("class_names", "source_names"))
+            # versions before wrote the names as they are
             place = {name: index for index, name in enumerate((*class_names, UNKNOWN))}
+            place |= {name: index for index, name in enumerate(class_cells(class_names))}
             score_name = str(arrays["score_name"].item())
             table = cls(
                 class_names=class_names,

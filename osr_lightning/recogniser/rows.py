@@ -63,7 +63,7 @@ def cells(
         deciding: name of the score that decides.
         threshold: above it an image is unknown.
     """
-    names = [*map(class_cell, classes), UNKNOWN]
+    names = [*class_cells(classes), UNKNOWN]
     further = [values.tolist() for name, values in scores.items() if name != deciding]
     for label, *values in zip(
         prediction.tolist(), confidence.tolist(), scores[deciding].tolist(), *further, strict=True
@@ -103,7 +103,7 @@ def write_rows(
         files: by index, those that the images were read from; none where there are none.
         errors: see `open_rows`.
     """
-    names = [*map(class_cell, classes), UNKNOWN]
+    names = [*class_cells(classes), UNKNOWN]
     answers = cells(rows["prediction"], rows["confidence"], scores, classes, deciding, threshold)
     where = zip(*(rows[name].tolist() for name in ("row", "source", "label")), strict=True)
     with open_rows(path, columns(scores, deciding), errors) as write:
@@ -183,13 +183,24 @@ def path_cell(path: str | os.PathLike[str]) -> str:
     return f"./{text}" if text[:1] in tuple("=+-@\t\r") else text
 
 
-def class_cell(name: str) -> str:
-    """A class's name as text that no spreadsheet takes for a formula and no terminal for a command."""
+def class_cells(classes: Iterable[str]) -> list[str]:
+    """Different names as text that no spreadsheet takes for a formula and no terminal for a command."""
+    found: dict[str, None] = {}
+    for name in classes:
+        cell = name if _is_number(name) else path_cell(one_line(name))
+        while cell in found:
+            cell += "'"
+        found[cell] = None
+    return list(found)
+
+
+def _is_number(text: str) -> bool:
+    """Whether a spreadsheet takes it for a number, as -1, which is no formula."""
     try:
-        float(name)
+        float(text)
     except ValueError:
-        return path_cell(one_line(name))
-    return name  # -1 is no formula
+        return False
+    return text.isprintable()
 
 
 def _csv(file: IO[str], columns: Sequence[str]) -> Sink:

@@ -311,9 +311,20 @@ def test_empty_variables_are_none(ckpt, tmp_path, monkeypatch):
 
 
 def test_a_class_is_no_formula_and_commands_no_terminal():
-    names = ("=1+1", "@x", "\x1b[2Jred", "a\nb", "-1", "+2.5", "cat", "żółć")
-    found = [row[0] for row in cells(np.arange(9), np.zeros(9), {"s": np.zeros(9)}, names, "s", 0.0)]
-    assert found == ["./=1+1", "./@x", "\\x1b[2Jred", "a\\nb", "-1", "+2.5", "cat", "żółć", "unknown"]
+    names = ("=1+1", "@x", "\x1b[2Jred", "a\nb", "-1", "+2.5", "cat", "żółć", "./@x")
+    found = [row[0] for row in cells(np.arange(10), np.zeros(10), {"s": np.zeros(10)}, names, "s", 0.0)]
+    assert found == [
+        "./=1+1",
+        "./@x",
+        "\\x1b[2Jred",
+        "a\\nb",
+        "-1",
+        "+2.5",
+        "cat",
+        "żółć",
+        "./@x'",
+        "unknown",
+    ]
 
 
 @pytest.mark.parametrize("paths", [["/no/such.png"], ["/no/such/*.png"], ["{tmp}/empty"]])
