@@ -64,7 +64,7 @@ def cells(
         deciding: name of the score that decides.
         threshold: above it an image is unknown.
     """
-    names = [*map(one_line, classes), UNKNOWN]
+    names = [*class_cells(classes), UNKNOWN]
     further = [values.tolist() for name, values in scores.items() if name != deciding]
     for label, *values in zip(
         prediction.tolist(), confidence.tolist(), scores[deciding].tolist(), *further, strict=True
@@ -106,7 +106,7 @@ def write_rows(
         errors: see `open_rows`.
         follow: see `open_rows`.
     """
-    names = [*map(one_line, classes), UNKNOWN]
+    names = [*class_cells(classes), UNKNOWN]
     answers = cells(rows["prediction"], rows["confidence"], scores, classes, deciding, threshold)
     where = zip(*(rows[name].tolist() for name in ("row", "source", "label")), strict=True)
     with open_rows(path, columns(scores, deciding), errors, follow=follow) as write:
@@ -213,9 +213,9 @@ def file_of_cell(cell: str) -> str:
 
 def places_of_cells(names: Iterable[str]) -> dict[str, int]:
     """Cell -> place of its name among ``names``, of a version that protects them or of an earlier one."""
-    places = {name: place for place, name in enumerate(names)}
-    shown = {one_line(name): place for name, place in places.items()} | places
-    return places | {name_cell(name): place for name, place in shown.items()}
+    given = list(names)
+    shown = (name_cell(cell) for cell in class_cells(given))
+    return {cell: place for cells in (given, shown) for place, cell in enumerate(cells)}
 
 
 def safe_cells(row: Iterable[Any]) -> list[Any]:
@@ -225,6 +225,17 @@ def safe_cells(row: Iterable[Any]) -> list[Any]:
 
 def _path_text(text: str) -> str:
     return f"./{text}" if text.startswith(_FORMULA) else text
+
+
+def class_cells(classes: Iterable[str]) -> list[str]:
+    """Different names as different text that commands no terminal."""
+    found: dict[str, None] = {}
+    for name in classes:
+        cell = one_line(name)
+        while cell in found:
+            cell += "'"
+        found[cell] = None
+    return list(found)
 
 
 def _csv(file: IO[str], columns: Sequence[str]) -> Sink:

@@ -14,8 +14,7 @@ from PIL import Image
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.limits import Limits
-from osr_lightning.errors import one_line
-from osr_lightning.recogniser.rows import Row, as_json
+from osr_lightning.recogniser.rows import Row, as_json, class_cells
 
 if TYPE_CHECKING:
     from osr_lightning.deploy.serve.backend import Backend, Explanation, Pixels
@@ -34,11 +33,12 @@ def row_json(row: Row, columns: Sequence[str]) -> dict[str, Any]:
 
 def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[str, Any]:
     """What stands behind a row: probabilities by class, each sample's answer, and the pixels as a PNG."""
+    names = class_cells(spec.classes)
     return {
-        "probabilities": _likeliest(explanation.probabilities, spec),
+        "probabilities": _likeliest(explanation.probabilities, names),
         "samples": None
         if explanation.samples is None
-        else [_likeliest(sample, spec, 1)[0] for sample in explanation.samples[:MOST_SAMPLES]],
+        else [_likeliest(sample, names, 1)[0] for sample in explanation.samples[:MOST_SAMPLES]],
         "pixels": _png(pixels),
     }
 
@@ -46,7 +46,7 @@ def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[
 def model(backend: Backend, limits: Limits) -> dict[str, Any]:
     """What is served."""
     return {
-        "classes": [*map(one_line, backend.spec.classes)],
+        "classes": class_cells(backend.spec.classes),
         "channels": backend.spec.channels,
         "image_size": backend.spec.image_size,
         "score": backend.score,
@@ -58,14 +58,14 @@ def model(backend: Backend, limits: Limits) -> dict[str, Any]:
 
 
 def _likeliest(
-    probabilities: NDArray[np.float64], spec: DataSpec, most: int = MOST_CLASSES
+    probabilities: NDArray[np.float64], names: Sequence[str], most: int = MOST_CLASSES
 ) -> list[dict[str, Any]]:
     """The classes of the greatest probabilities; all of few classes are in their own order."""
     if len(probabilities) <= most:
         chosen = range(len(probabilities))
     else:
         chosen = np.argsort(-probabilities, kind="stable")[:most].tolist()
-    return [{"class": one_line(spec.classes[k]), "probability": float(probabilities[k])} for k in chosen]
+    return [{"class": names[k], "probability": float(probabilities[k])} for k in chosen]
 
 
 def _png(pixels: Pixels) -> str:
