@@ -12,6 +12,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+LONG_FIRST = (
+    "studies/test_search.py",
+    "cli/test_commands.py",
+    "deploy/test_export.py",
+    "training/test_distributed.py",
+    "test_faults.py",
+    "recogniser/test_checkpoint.py",
+    "studies/test_ensemble.py",
+    "test_own_images.py",
+    "models/test_torchvision.py",
+    "recogniser/test_hostile_checkpoints.py",
+    "training/test_resume.py",
+    "evaluation/test_figures.py",
+    "training/test_trainer.py",
+    "deploy/test_serve_page.py",
+    "test_real_data.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that both processes end at about the same time."""
+    first = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):

@@ -214,8 +214,8 @@ def file_of_cell(cell: str) -> str:
 def places_of_cells(names: Iterable[str]) -> dict[str, int]:
     """Cell -> place of its name among ``names``, of a version that protects them or of an earlier one."""
     given = list(names)
-    shown = (name_cell(cell) for cell in class_cells(given))
-    return {cell: place for cells in (given, shown) for place, cell in enumerate(cells)}
+    written = given, map(name_cell, given), map(name_cell, class_cells(given))
+    return {cell: place for cells in written for place, cell in enumerate(cells)}
 
 
 def safe_cells(row: Iterable[Any]) -> list[Any]:
@@ -238,8 +238,18 @@ def class_cells(classes: Iterable[str]) -> list[str]:
     return list(found)
 
 
+class _Lines:
+    """A file whose rows end in a line feed alone; ``csv`` would then leave a carriage return unquoted."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.file = file
+
+    def write(self, row: str) -> int:
+        return self.file.write(row.removesuffix("\r\n") + "\n")
+
+
 def _csv(file: IO[str], columns: Sequence[str]) -> Sink:
-    writer = csv.writer(file, lineterminator="\n")  # writes a float as its repr, which reads back exactly
+    writer = csv.writer(_Lines(file))  # writes a float as its repr, which reads back exactly
     writer.writerow(columns)
     place = columns.index("file") if "file" in columns else None
 

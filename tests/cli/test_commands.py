@@ -372,10 +372,10 @@ def test_the_overview_loads_neither_torch_nor_figures():
 
 def test_a_command_collects_its_own_garbage_and_not_its_imports():
     code = (
-        "import gc, sys; from osr_lightning import __main__; from osr_lightning.cli import completion\n"
-        "sys.argv[1:] = ['completion']\n"
+        "import gc, sys; from osr_lightning import __main__; from osr_lightning.cli import report\n"
+        "sys.argv[1:] = ['report']\n"
         "def work(_): print(gc.isenabled(), gc.get_freeze_count() > 1000)\n"
-        "completion.main = work; __main__.process(); print(len(gc.get_objects()) < 1000)"
+        "report.main = work; __main__.process(); print(len(gc.get_objects()) < 1000)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["True", "True", "True"]

@@ -111,3 +111,9 @@ def test_only_csv_guards_against_formulas(tmp_path):
         assert expected in text
         assert "-0.5" in text
         assert "'-0.5" not in text
+
+
+def test_a_carriage_return_in_a_name_ends_no_row(tmp_path):
+    found = written(tmp_path / "p.csv", files=("a\rb.png", "\r", "c\r\nd"), sources=("k", "\r"))
+    assert [row[1:3] for row in found[1:]] == [["a\rb.png", "k"], ["./\r", "k"], ["c\r\nd", "'\r"]]
+    assert (tmp_path / "p.csv").read_bytes().count(b"\n") == 5

@@ -1,5 +1,6 @@
 """Allocator settings and the precision of training, in the processes and passes that they are for."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.models.networks import MCDropoutCNN
 from osr_lightning.training import precision
 from osr_lightning.training.module import MCDropoutClassifier
 from osr_lightning.training.trainer import OpenSetTrainer
@@ -66,7 +68,8 @@ class Spy(MCDropoutClassifier):
     """Notes which passes run in bfloat16."""
 
     def __init__(self) -> None:
-        super().__init__(score="generalized_entropy")  # which needs no calibrate after fit
+        network = functools.partial(MCDropoutCNN, channels=(2, 3), hidden=5)
+        super().__init__(network, score="generalized_entropy")  # which needs no calibrate after fit
         self.seen: dict[str, set[bool]] = {}
 
     def note(self, stage: str) -> None:

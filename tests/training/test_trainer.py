@@ -1,5 +1,6 @@
 """From Python: what `run` gives back, checkpoints made without the command line, and folders of one's own."""
 
+import functools
 import json
 import re
 import shutil
@@ -11,11 +12,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
-from quick import FAST, TRAINER
+from quick import FAST, SMALL_NETWORK, TRAINER
 from torch import nn
 
 from osr_lightning import (
-    BaselineClassifier,
     MCDropoutClassifier,
     OpenSetDataModule,
     OpenSetTrainer,
@@ -23,7 +23,10 @@ from osr_lightning import (
 )
 from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
+from osr_lightning.models.networks import MCDropoutCNN
 from osr_lightning.training.callbacks.evaluator import Evaluator
+
+NETWORK = functools.partial(MCDropoutCNN, channels=(2, 3), hidden=5)
 
 
 class UserNet(nn.Module):
@@ -70,7 +73,7 @@ def shapes(tmp_path_factory):
 
 def test_run_returns_the_results_that_it_writes(tiny_root, tmp_path):
     trainer = quiet_trainer(tmp_path, max_epochs=1)
-    results = trainer.run(MCDropoutClassifier(), data(tiny_root))
+    results = trainer.run(MCDropoutClassifier(NETWORK), data(tiny_root))
     folder = tmp_path / "lightning_logs" / "default" / "version_0"
     assert results == json.loads((folder / "results.json").read_text())
     assert results["open_set"]["count_unknown"] == 50
@@ -79,7 +82,7 @@ def test_run_returns_the_results_that_it_writes(tiny_root, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")  # Lightning with torch
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 def test_a_checkpoint_made_by_a_plain_trainer_is_a_recogniser(tiny_root, tmp_path):
-    model = MCDropoutClassifier(num_samples=3, score="generalized_entropy")
+    model = MCDropoutClassifier(NETWORK, num_samples=3, score="generalized_entropy")
     trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, **TRAINER)
     trainer.fit(model, datamodule=data(tiny_root))
     trainer.save_checkpoint(tmp_path / "plain.ckpt")
@@ -184,6 +187,7 @@ def test_folders_need_nothing_else(shapes, tmp_path, capsys):
 
 def test_a_renamed_class_stops_the_test_and_is_named(shapes, tmp_path, capsys):
     options = ["--trainer.max_epochs=1", "--model.alpha=0.2", f"--trainer.default_root_dir={tmp_path}", *FAST]
+    options += SMALL_NETWORK
     known, copy = f"--data.known=folder:{shapes}/known", tmp_path / "copy"
     assert main(["run", known, "--data.unknown={}", *options]) == 0
     ckpt = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints" / "best.ckpt"
@@ -206,7 +210,8 @@ def test_given_facts_win_and_others_are_refused_at_the_test(shapes, tmp_path, ca
     options = [f"--trainer.default_root_dir={tmp_path}", *FAST]
     given = ["--data.image_size=16", "--data.channels=1", "--data.mean=0.5", "--data.std=0.25"]
     known = f"--data.known=folder:{shapes}/known"
-    assert main(["run", known, *given, "--trainer.max_epochs=1", "--model.alpha=0.2", *options]) == 0
+    training = ["--trainer.max_epochs=1", "--model.alpha=0.2", *SMALL_NETWORK]
+    assert main(["run", known, *given, *training, *options]) == 0
     ckpt = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints" / "best.ckpt"
     spec = load(ckpt).spec
     assert (spec.image_size, spec.channels, spec.mean, spec.std) == (16, 1, (0.5,), (0.25,))
@@ -225,7 +230,8 @@ def test_a_threshold_that_decides_nothing_is_said_aloud(tiny_root, tmp_path, cap
             f"--data.unknown={{noise: 'npz:{tiny_root}/unknown.npz'}}",
         ]
         command += ["--model.calibration=fixed", f"--model.threshold={threshold}", "--trainer.max_epochs=1"]
-        assert main([*command, f"--trainer.default_root_dir={tmp_path}/{threshold}", *FAST]) == 0
+        command += [f"--trainer.default_root_dir={tmp_path}/{threshold}", *SMALL_NETWORK, *FAST]
+        assert main(command) == 0
         folder = tmp_path / threshold / "lightning_logs" / "default" / "version_0"
         warnings = json.loads((folder / "results.json").read_text())["warnings"]
         assert any(said in warning for warning in warnings)
@@ -233,12 +239,10 @@ def test_a_threshold_that_decides_nothing_is_said_aloud(tiny_root, tmp_path, cap
         assert said in (folder / "report.html").read_text()
 
 
-def test_asking_loads_no_lightning(tiny_root, tmp_path):
-    quiet_trainer(tmp_path, max_epochs=1).run(BaselineClassifier(), data(tiny_root, unknown={}))
-    ckpt = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints" / "best.ckpt"
+def test_asking_loads_no_lightning(small_run, tmp_path):
     moved = tmp_path / "elsewhere" / "model.ckpt"
     moved.parent.mkdir()
-    shutil.move(ckpt, moved)
+    shutil.copy(small_run / "checkpoints" / "best.ckpt", moved)
     Image.fromarray(np.zeros((30, 20, 3), np.uint8)).save(tmp_path / "black.png")
     code = (
         "import sys\nfrom osr_lightning import load\n"
