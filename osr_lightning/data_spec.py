@@ -124,8 +124,9 @@ def same_classes(expected: tuple[str, ...], found: tuple[str, ...], who: str) ->
         UserError: naming the difference.
     """
     expected, found = composed(expected), composed(found)
-    extra = [name for name in found if name not in expected]
-    missing = [name for name in expected if name not in found]
+    there, wanted = set(found), set(expected)  # of ten thousand names, too
+    extra = [name for name in found if name not in wanted]
+    missing = [name for name in expected if name not in there]
     parts = [
         f"{verb} {', '.join(map(repr, names[:5]))}{' and more' * (len(names) > 5)}"
         for verb, names in (("has", extra), ("lacks", missing))

@@ -58,8 +58,11 @@ def holdout_by_content(
     place = {key: _uniform(key, salt) for key in set(keys)}
     held = {key for key, value in place.items() if value < fraction}
     classes: list[list[bytes]] = []
-    for label in torch.unique(labels).tolist() if fraction else ():
-        own = sorted({keys[i] for i in (labels == label).nonzero().flatten().tolist()}, key=place.__getitem__)
+    by_class: dict[int, set[bytes]] = {}
+    for label, key in zip(labels.tolist(), keys, strict=True):
+        by_class.setdefault(label, set()).add(key)
+    for label in sorted(by_class) if fraction else ():
+        own = sorted(by_class[label], key=place.__getitem__)
         if len(own) > 1 and held.isdisjoint(own):
             held.add(own[0])
         classes.append(own)
