@@ -192,7 +192,7 @@ def test_a_config_with_the_paths_predicts_new_pictures_wherever_its_checkpoint_i
 def test_another_network_is_one_option(kind, work, capsys, caplog):
     (words,) = [words for words in commands() if f" {kind} " in " ".join(words)]
     with caplog.at_level(logging.WARNING, "osr_lightning"):
-        assert run(words, "--trainer.max_epochs=1", "--data.image_size=32") == 0  # not 64, for time alone
+        assert run(words, "--trainer.max_epochs=1") == 0
     folder = latest("my_images")
     results = json.loads((folder / "results.json").read_text())
     assert results["closed_set"]["count"] > 0

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-from quick import EVALUATION, QUIET
-
 from osr_lightning.__main__ import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -18,8 +16,8 @@ def test_one_epoch_on_mnist_rejects_photographs(data_dir, tmp_path):
         f"--data.unknown={{cifar10: 'npz:{data_dir}/cifar10_test_first1017.npz'}}",
         f"--trainer.default_root_dir={tmp_path}",
         "--trainer.max_epochs=1",
-        *QUIET,
-        *EVALUATION,
+        "--trainer.enable_progress_bar=false",
+        "--evaluation.figures=false",
     ]
     assert main(command) == 0
     folder = tmp_path / "lightning_logs" / "mc_dropout" / "version_0"

@@ -552,26 +552,15 @@ def test_a_database_of_a_strangers_is_told_in_a_sentence(change, tmp_path):
         opened()
 
 
-# imports take longer than the trials, so one process imports for both
-BOTH = """
-import os, sys
-from osr_lightning.__main__ import main
-from osr_lightning.cli.fast_torchmetrics import defer_torchmetrics
-defer_torchmetrics()  # as the command does
-import osr_lightning.cli.search
-child = os.fork()
-status = main(sys.argv[1:])
-if child:
-    print(status, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=sys.stderr)
-sys.exit(status)
-"""
-
-
 def two_processes(root: Path, runs: Path, storage: str) -> None:
-    """Run two searches of four trials in all on one storage at once, and check what both leave."""
-    search = [sys.executable, "-c", BOTH, *command(root, runs, 4, f"--storage={storage}")]
-    done = subprocess.run(search, capture_output=True, text=True, timeout=300)
-    assert done.stderr.splitlines()[-1:] == ["0 0"], done.stdout + done.stderr
+    """Start two searches of four trials in all on one storage, and check what both leave."""
+    started_at = [sys.executable, "-m", "osr_lightning", *command(root, runs, 4, f"--storage={storage}")]
+    both = [
+        subprocess.Popen(started_at, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in "ab"
+    ]
+    shown = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], shown
     rows = rows_of(runs)
     complete = [row for row in rows if row["state"] == "complete"]
     assert 4 <= len(complete) <= 5  # both may begin the last one at the same moment
