@@ -1,7 +1,7 @@
 """What is wrong with the options of a command, in one sentence with the nearest valid names.
 
 Names are compared with the table of options before the parser sees them. Of what the parser then refuses, its
-message says which option that is; nothing else is read from it.
+message says which option that is, and what a class cannot be built without; nothing else is read from it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from osr_lightning.cli.arguments import nearest
+from osr_lightning.cli.config_loader import load
 from osr_lightning.cli.options import (
     CLASSIFIERS,
     WITH_CLASSES,
@@ -172,7 +173,7 @@ def _mapping(text: str, folder: Path) -> tuple[dict[Any, Any] | None, Path | Non
     path = folder / os.path.expanduser(text)
     content = None
     with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
-        content = yaml.safe_load(path.read_text(encoding="utf-8") if os.path.isfile(path) else text)
+        content = load(path.read_text(encoding="utf-8") if os.path.isfile(path) else text)
     return (content if isinstance(content, dict) else None), (path if os.path.isfile(path) else None)
 
 
@@ -211,7 +212,7 @@ def _classes(option: str, given: Sequence[Given]) -> list[tuple[Given, dict[str,
             value = one.value
             if isinstance(value, str) and value.startswith(("[", "{")):
                 with suppress(yaml.YAMLError):
-                    value = yaml.safe_load(value)
+                    value = load(value)
             for item in value if isinstance(value, list) else [value]:
                 kind = item if isinstance(item, dict) else {"class_path": item}
                 arguments = kind.get("init_args") or {}

@@ -279,7 +279,8 @@ class ImageTables:
             train, val = holdout_by_content(pool.keys, pool.labels, fraction, salt)
         else:
             train, val = holdout(pool.labels, fraction, self.options["seed"])
-        if pool.keys and fraction and not len(val):  # else a class of two different images gives one up
+        copies = len(set(pool.keys)) < len(pool.keys)
+        if copies and fraction and not len(val):  # else a class of two different images gives one up
             raise UserError(
                 f"all images of a class in {self.options['known']} are copies of one another, and copies "
                 f"stay in the same part: none of the {len(pool.labels)} is left for validation, so give each "

@@ -264,6 +264,7 @@ def test_bad_values_are_named(options, named):
 
 
 def test_a_class_of_one_image_leaves_nothing_to_validate(tmp_path):
-    np.savez(tmp_path / "few.npz", images=np.zeros((2, 4, 4), np.uint8), labels=np.arange(2))
+    images = np.arange(2, dtype=np.uint8)[:, None, None] * np.ones((4, 4), np.uint8)  # no copies
+    np.savez(tmp_path / "few.npz", images=images, labels=np.arange(2))
     with pytest.raises(UserError, match=r"val_fraction 0\.2 leaves \d training and 0 validation images"):
         module(tmp_path, known=f"npz:{tmp_path}/few.npz").setup("fit")

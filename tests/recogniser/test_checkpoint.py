@@ -579,11 +579,8 @@ def test_the_home_folder_is_understood(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     save(make(SHARED), tmp_path / "x.ckpt")
-    expected = load(tmp_path / "x.ckpt").state_dict()
-    for found in (load("~/x.ckpt"), load(Path("~/x.ckpt")), osr_lightning.load("~/x.ckpt")):
-        assert {name: value.tolist() for name, value in found.state_dict().items()} == {
-            name: value.tolist() for name, value in expected.items()
-        }
+    for path in ("~/x.ckpt", Path("~/x.ckpt")):
+        assert load(path).spec == osr_lightning.load(path).spec == load(tmp_path / "x.ckpt").spec
     with pytest.raises(UserError, match=rf"there is no file {tmp_path}/x\.onnx"):
         osr_lightning.load("~/x.onnx")
 

@@ -316,7 +316,7 @@ def test_nothing_is_downloaded_into_a_folder_that_the_checkpoint_alone_names(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     data = {**saved["datamodule_hyper_parameters"], "root": str(elsewhere)}
     path = write({**saved, "datamodule_hyper_parameters": data}, place / "a.ckpt")
-    words = words_of("test", path, place, [])
+    words = words_of("calibrate", path, place, [])
     files.watch(place / "out")
     assert main(words) == 2
     files.stop()

@@ -83,7 +83,8 @@ def test_a_given_number_goes_before_any_record():
 def test_a_missing_threshold_names_the_way_out(records, known):
     threshold = Threshold("knn")
     threshold.records = records
-    message = f"no threshold for the score knn, only for: {known}; .*osr calibrate --model.score knn"
+    way_out = "osr calibrate --ckpt_path CKPT --model.score knn"
+    message = f"no threshold for the score knn, only for: {known}; .*{way_out}"
     with pytest.raises(UserError, match=message):
         _ = threshold.value
     with pytest.raises(UserError, match=message):

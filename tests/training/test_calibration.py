@@ -113,7 +113,9 @@ def test_a_checkpoint_that_was_only_trained_says_so(fitted, tmp_path, capsys, ti
         load(path).predict(torch.zeros(28, 28, dtype=torch.uint8))
     command = ["test", f"--ckpt_path={path}", f"--trainer.default_root_dir={tmp_path}", *FAST]
     assert main(command) == 2
-    assert "fisher is fitted after the training" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{path} was not calibrated with the score fisher" in said
+    assert f"osr calibrate --ckpt_path {path} writes one that was" in said
     # another score has its threshold
     assert main([*command, "--model.score=generalized_entropy"]) == 0
 
