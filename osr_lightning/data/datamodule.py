@@ -30,9 +30,8 @@ class OpenSetDataModule(LightningDataModule):
     Args:
         known: source of the known classes; its training split is divided into training and validation, unless
             it is a folder with a val folder beside train.
-        known_classes: its known classes, by name or number; all if not given; numbers are places in its
-            order, from 0 up, and text is a name. The others are the source rest, which is the unknown set
-            where no other is given.
+        known_classes: which of its classes are known; all if not given; names, or places in its order from 0
+            up. The others are the source rest, which is the unknown set where no other is given.
         unknown: unknown sets of the test by name; the value is a source, or a mapping again, which is a
             group, as in {near: {letters: emnist_letters}, far: {cifar10: cifar10}}.
         calibration_unknown: unknown images that choose the threshold; name -> source (validation split);
