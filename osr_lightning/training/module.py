@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -559,23 +559,38 @@ class OpenSetClassifier(LightningModule):
             if threshold.score in threshold.records:  # a detector's is fitted after the training
                 self.log("val/threshold", threshold.value, sync_dist=True)
 
-    def fit_and_calibrate(self, datamodule: OpenSetDataModule) -> None:
-        """Fit the detectors to the training images and choose every threshold, in a pass of every process.
+    @property
+    def known_alpha(self) -> float | None:
+        """Alpha where known_quantile chooses the threshold; None for other methods."""
+        return self.hparams["alpha"] if self.hparams["calibration"] == "known_quantile" else None
+
+    def fit_and_calibrate(
+        self,
+        datamodule: OpenSetDataModule,
+        rows_of: Callable[[Iterable[Batch]], dict[str, Tensor]] | None = None,
+    ) -> None:
+        """Fit the detectors to the training images and choose every threshold.
+
+        Args:
+            datamodule: the images.
+            rows_of: batches -> the rows of all of them, see :meth:`classify`; a pass of every process if not
+                given.
 
         Raises:
             UserError: where the images cannot serve the method.
         """
         tables, method = datamodule.tables, self.hparams["calibration"]
-        alpha = self.hparams["alpha"] if method == "known_quantile" else None
-        held_out, taken = references(tables, self.trained, alpha)
+        held_out, taken = references(tables, self.trained, self.known_alpha)
         fit_detectors(self.trained, datamodule.fitting_dataloader(), held_out)
-        self.trained.sampler.restart()
-        with evaluating(self), torch.no_grad():
-            loader = datamodule.calibration_dataloader()
-            batches = [self.classify(Batch(*(part.to(self.device) for part in batch))) for batch in loader]
-        rows = {name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
+        rows = (rows_of or self._rows_of)(datamodule.calibration_dataloader())
         calibrated_on = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
         self.calibrate(rows, calibrated_on, method, optimistic=tables.optimistic, taken=taken)
+
+    def _rows_of(self, loader: Iterable[Batch]) -> dict[str, Tensor]:
+        self.trained.sampler.restart()
+        with evaluating(self), torch.no_grad():
+            batches = [self.classify(Batch(*(part.to(self.device) for part in batch))) for batch in loader]
+        return {name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
 
     def calibrate(
         self,

@@ -28,8 +28,6 @@ from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS
 from osr_lightning.training.calibration import (
     calibrated_path,
     check_images,
-    fit_detectors,
-    references,
     require_unknowns,
     threshold_lines,
 )
@@ -346,26 +344,25 @@ class OpenSetTrainer(Trainer):
         if ckpt_path is not None:
             source = self._keeper.take(ckpt_path)
             model.restore(source)
-        method, on_validation = options["calibration"], datamodule.hparams["calibrate_on"] == "validation"
+        on_validation = datamodule.hparams["calibrate_on"] == "validation"
         tables.expect(model.trained.spec)
         tables.refuse_seen(model.images_seen, "calibrate")
-        alpha = options["alpha"] if method == "known_quantile" else None
-        if alpha is not None:
+        if (alpha := model.known_alpha) is not None:
             known = int((tables.load_calibration().labels < model.num_classes).sum())
             check_images(alpha, (options["score"], *options["detectors"]), known, shared=on_validation)
         fitted = len(tables.load_training()[0]) if model.trained.detectors else 0
         begin_stage(self, "calibrate", fitted + len(tables.load_calibration()))
         device = self.strategy.root_device
         model.trained.to(device)
-        held_out, taken = references(tables, model.trained, alpha)
-        fit_detectors(model.trained, datamodule.fitting_dataloader(), held_out)
-        # a limit on the images of predict is none on these
-        limit, self.limit_predict_batches = self.limit_predict_batches, 1.0
-        batches = Trainer.predict(self, model, datamodule.calibration_dataloader())
-        self.limit_predict_batches = limit
-        rows = gather_rows(batches, device)  # type: ignore[arg-type]
-        calibrated_on = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
-        model.calibrate(rows, calibrated_on, method, optimistic=tables.optimistic, taken=taken)
+
+        def rows_of(loader: Iterable[Any]) -> dict[str, torch.Tensor]:
+            # a limit on the images of predict is none on these
+            limit, self.limit_predict_batches = self.limit_predict_batches, 1.0
+            batches = Trainer.predict(self, model, loader)
+            self.limit_predict_batches = limit
+            return gather_rows(batches, device)  # type: ignore[arg-type]
+
+        model.fit_and_calibrate(datamodule, rows_of)
         if model.images_seen is not None and on_validation:
             model.images_seen = model.images_seen.with_calibration(tables.load_calibration().images)
         folder = run_folder(self)

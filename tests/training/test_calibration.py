@@ -13,7 +13,7 @@ from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
 from osr_lightning.models.networks import MCDropoutCNN
 from osr_lightning.scoring.calibration import images_needed, known_quantile
-from osr_lightning.training import trainer as training
+from osr_lightning.training import module as training
 from osr_lightning.training.calibration import check_images, reference_count, references
 
 NETWORK = functools.partial(MCDropoutCNN, channels=(2, 3), hidden=5)
