@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
@@ -70,7 +69,8 @@ class Threshold(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What the checkpoint keeps."""
-        return {"records": {name: asdict(record) for name, record in self.records.items()}}
+        # not asdict, which copies a thousand scores one by one at every checkpoint
+        return {"records": {name: dict(vars(record)) for name, record in self.records.items()}}
 
     def set_extra_state(self, state: Any) -> None:  # noqa: ANN401 - from a file, so it may be anything
         """Take a checkpoint's records; the score in use stays.
