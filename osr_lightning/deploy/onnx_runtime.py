@@ -262,9 +262,8 @@ class ExportedRecogniser:
 
 
 _KINDS = {"prediction": np.dtype(np.int64), "unknown": np.dtype(np.bool_)}  # others are float64
-_left: list[
-    object
-] = []  # sessions of the process that this one was forked from: ending them would wait for ever
+# sessions of the process that this one was forked from: ending them would wait for ever
+_left: list[object] = []
 
 
 def _read(text: str) -> dict[str, Any]:
