@@ -10,6 +10,24 @@ from typing import Any, NamedTuple
 from osr_lightning.errors import UserError
 
 UNKNOWN = "unknown"
+LARGEST = 4096  # pixels a side of a network's input
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+
+
+class PixelFormat(NamedTuple):
+    """What pretrained weights want of an image; see `DataSpec` for the attributes."""
+
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | None
+    interpolation: str
+
+    def at(self, image_size: int) -> PixelFormat:
+        """The same for images of another size, of which the same share is cut out."""
+        scaled = None if self.resize is None else round(self.resize * image_size / self.image_size)
+        return self._replace(image_size=image_size, resize=scaled)
 
 
 class DataSpec(NamedTuple):
@@ -21,6 +39,9 @@ class DataSpec(NamedTuple):
         image_size: height and width of the network's input, in pixels.
         mean: of the training pixels per channel, on the scale [0, 1].
         std: their standard deviation per channel, above 0.
+        resize: shorter side in pixels before the square of ``image_size`` is cut out of the middle, as
+            pretrained weights want it; None where images are resized to the square whatever their shape.
+        interpolation: of that resizing: bilinear, bicubic or lanczos, antialiased; bilinear without it.
     """
 
     classes: tuple[str, ...]
@@ -28,11 +49,18 @@ class DataSpec(NamedTuple):
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: int | None = None
+    interpolation: str = "bilinear"
 
     @property
     def num_classes(self) -> int:
         """``K``."""
         return len(self.classes)
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """All but the classes."""
+        return PixelFormat(*(getattr(self, name) for name in PixelFormat._fields))
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -57,6 +85,8 @@ class DataSpec(NamedTuple):
                 image_size=int(values["image_size"]),
                 mean=tuple(map(float, values["mean"])),
                 std=tuple(map(float, values["std"])),
+                resize=None if values.get("resize") is None else int(values["resize"]),
+                interpolation=_text(values.get("interpolation", "bilinear")),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(
@@ -82,10 +112,19 @@ class DataSpec(NamedTuple):
             raise UserError(
                 f"a known class is named {UNKNOWN!r}, which is what rejected images are called; rename it"
             )
-        if self.channels not in (1, 3) or not 1 <= self.image_size <= 4096:
+        if self.channels not in (1, 3) or not 1 <= self.image_size <= LARGEST:
             raise UserError(
-                f"known images need 1 or 3 channels and at most 4096 pixels a side, "
+                f"known images need 1 or 3 channels and at most {LARGEST} pixels a side, "
                 f"not {self.channels} and {self.image_size}"
+            )
+        if self.resize is not None and not self.image_size <= self.resize <= 2 * LARGEST:
+            raise UserError(
+                f"images of {self.image_size} pixels cannot be cut out of images of {self.resize}; give "
+                f"data.image_size from 1 to {LARGEST}"
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise UserError(
+                f"there is no interpolation {self.interpolation!r}; there are {', '.join(INTERPOLATIONS)}"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels or not all(map(math.isfinite, values)):

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.onnx_file import check_graph
 from osr_lightning.errors import UserError
-from osr_lightning.images import pixels
-from osr_lightning.images.pixels import ImageLike
+from osr_lightning.images.pixels import ImageLike, prepared
 from osr_lightning.recogniser.prediction import OUTPUTS, Answers, Prediction, predictions
 from osr_lightning.scoring.calibration import Calibration, read_record
 
@@ -194,8 +193,7 @@ class ExportedRecogniser:
 
     def prepare(self, image: ImageLike) -> NDArray[np.uint8]:
         """Any one image -> ``(C, size, size)``; see `to_pixels` for what it may be."""
-        size, channels = self.spec.image_size, self.spec.channels
-        return pixels.fit(pixels.to_pixels(image, size), size=size, channels=channels)
+        return prepared(image, self.spec)
 
     def answer(self, images: NDArray[np.uint8]) -> Answers:
         """What is said of prepared images ``(N, C, size, size)``.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from osr_lightning.data_spec import DataSpec, PixelFormat
 from osr_lightning.errors import UserError
 from osr_lightning.images.decode import check_size, pil_to_array, read_image, reason, smaller_by
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 ImageLike: TypeAlias = Union[str, Path, Image.Image, NDArray[Any], "Tensor"]
 
+_LONGEST = 4  # times the shorter side, of which a middle square is cut out
 _MOST_BITS = 22  # of a weight's fraction
 _STRIP = 2**20  # values that are 64 bits wide at once
 # torch's weights of red, green and blue, as the 32 bits that it multiplies with
@@ -115,6 +117,40 @@ def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
             "uint8, or to uint16, which is scaled from [0, 65535]."
         )
     raise UserError(f"Images are whole numbers, bool or float, not {values.dtype}; convert them to uint8.")
+
+
+def prepared(image: ImageLike, spec: DataSpec) -> NDArray[np.uint8]:
+    """Any one image -> what a network of this data spec takes, ``(channels, image_size, image_size)``.
+
+    Args:
+        image: see `to_pixels`.
+        spec: of the known images.
+
+    Raises:
+        UserError: if it is no image or cannot be read.
+    """
+    return to_input(to_pixels(image, spec.resize or spec.image_size), spec)
+
+
+def to_input(image: NDArray[np.uint8], spec: DataSpec | PixelFormat) -> NDArray[np.uint8]:
+    """Pixels ``(C, H, W)`` with ``C`` 1 or 3 -> ``(channels, image_size, image_size)``."""
+    if spec.resize is None:
+        return fit(image, size=spec.image_size, channels=spec.channels)
+    picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+    if spec.channels < len(image):
+        picture = picture.convert("L")
+    # of a long banner the ends are not even resized; its middle stays where it was
+    ends = [max(0, side - _LONGEST * min(picture.size)) // 2 for side in picture.size]
+    if any(ends):
+        (left, top), (width, height) = ends, picture.size
+        picture = picture.crop((left, top, width - left, height - top))
+    # rounded as the transforms that are published with weights do it
+    sides = [int(spec.resize * side / min(picture.size)) for side in picture.size]
+    picture = picture.resize((sides[0], sides[1]), Image.Resampling[spec.interpolation.upper()])
+    left, top = (round((side - spec.image_size) / 2) for side in sides)
+    found = np.asarray(picture.crop((left, top, left + spec.image_size, top + spec.image_size)))
+    planes = found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
+    return np.ascontiguousarray(np.broadcast_to(planes, (spec.channels, *planes.shape[1:])))
 
 
 def fit(image: NDArray[np.uint8], *, size: int, channels: int) -> NDArray[np.uint8]:

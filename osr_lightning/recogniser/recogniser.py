@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
 from osr_lightning.images import tensors
-from osr_lightning.images.pixels import ImageLike, to_pixels
+from osr_lightning.images.pixels import ImageLike, prepared, to_pixels
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.sampling import LogitSampler
 from osr_lightning.recogniser.prediction import AT_ONCE, OUTPUTS, Answers, Prediction, predictions
@@ -79,9 +79,14 @@ class Recogniser(nn.Module):
         _ = self.threshold.value  # complains where there is none
 
     def standardise(self, images: Tensor) -> Tensor:
-        """Pixels ``(B, C, H, W)`` uint8 -> the network's input, in the precision of its weights."""
+        """Pixels ``(B, C, H, W)`` uint8 -> the network's input, in the precision of its weights.
+
+        A backbone's features ``(B, D)`` in their place stay as they are.
+        """
         _one_thread_after_fork()  # whatever is computed begins here
         weight = next(self.sampler.parameters())
+        if images.ndim == 2:
+            return images.to(weight.dtype)
         return tensors.standardise(images, self.spec.mean, self.spec.std).to(weight.dtype)
 
     def forward(self, images: Tensor, threshold: Tensor | None = None) -> Answers:
@@ -169,8 +174,10 @@ class Recogniser(nn.Module):
         Raises:
             UserError: if it is no image or cannot be read.
         """
-        pixels = torch.from_numpy(to_pixels(image, self.spec.image_size))[None]
+        if self.spec.resize is not None:
+            return prepared(image, self.spec)
         size, channels = self.spec.image_size, self.spec.channels
+        pixels = torch.from_numpy(to_pixels(image, size))[None]
         return tensors.to_uint8_images(pixels, size=size, channels=channels)[0].numpy()
 
     @torch.inference_mode()
