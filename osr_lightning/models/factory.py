@@ -8,13 +8,14 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from torch import nn
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
 from osr_lightning.models import networks
+from osr_lightning.models.backbones import Backbone, is_class_path
 from osr_lightning.models.networks import NETWORKS
 from osr_lightning.models.torchvision_networks import Torchvision, classifier_names
 
@@ -58,8 +59,10 @@ def network_recipe(network: NetworkLike) -> Recipe | None:
 
 
 def saved_recipe(network: NetworkLike) -> Recipe | None:
-    """`network_recipe` as a checkpoint keeps it: torchvision's without initial weights."""
+    """`network_recipe` as a checkpoint keeps it: without initial weights."""
     recipe = network_recipe(network)
+    if recipe is not None and is_backbone(recipe):
+        recipe["init_args"]["weights"] = None
     if recipe is not None and _is_torchvisions(recipe["class_path"]):
         recipe["init_args"].pop("weights", None)
     return recipe
@@ -69,6 +72,18 @@ def origin(recipe: Recipe) -> Recipe:
     """Which checkpoint a member of an ensemble came from: ``file`` and ``seed``, where it says."""
     kinds = {"file": str, "seed": int}
     return {name: recipe[name] for name, kind in kinds.items() if isinstance(recipe.get(name), kind)}
+
+
+def is_backbone(recipe: Recipe) -> bool:
+    """Whether this makes a `osr_lightning.models.backbones.Backbone`."""
+    return NETWORKS.get(_short(recipe["class_path"])) is Backbone
+
+
+def _short(path: str) -> str:
+    """The name in ``NETWORKS``, of a class path of this package's."""
+    for module in (networks.__name__, Backbone.__module__):
+        path = path.removeprefix(f"{module}.")
+    return path
 
 
 def _is_torchvisions(path: str) -> bool:
@@ -100,6 +115,8 @@ def build_network(network: NetworkLike, spec: DataSpec, *, trust: bool = False) 
         function, arguments = _open(network)
     if isinstance(function, functools.partial):  # a name of torchvision's
         function, arguments = _open(functools.partial(function, **arguments))
+    if cast(object, function) is Backbone and is_class_path(name := str(arguments.get("name", ""))):
+        arguments = {**arguments, "factory": find(name, trust=trust)}
     name = getattr(function, "__name__", type(function).__name__)
     try:
         parameters = inspect.signature(function).parameters
@@ -139,7 +156,7 @@ def find(path: str, *, trust: bool) -> Callable[..., nn.Module]:
     Raises:
         UserError: if there is none, or it may not be imported.
     """
-    name = path.removeprefix(f"{networks.__name__}.")
+    name = _short(path)
     if name in NETWORKS:
         return NETWORKS[name]
     last = path.removeprefix(_MODELS)

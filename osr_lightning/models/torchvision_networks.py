@@ -49,12 +49,10 @@ class Torchvision(nn.Module):
         if name not in classifier_names():
             raise UserError(f"torchvision has no classifier {name!r}; see torchvision.models.list_models()")
         build = cast(Callable[..., nn.Module], models.get_model_builder(name))
-        if weights is not None and not Path(weights).expanduser().is_file():
-            self.network = _published(build, name, weights, num_classes)
-        else:
-            self.network = build(num_classes=num_classes, weights=None)
-            if weights is not None:
-                _fill(self.network, _read(Path(weights).expanduser()), weights)
+        self.network = build(num_classes=num_classes, weights=None)
+        if weights is not None:
+            path = Path(weights).expanduser()
+            _fill(self.network, read_weights(path) if path.is_file() else published(name, weights), weights)
         _take_channels(self.network, in_channels)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -65,7 +63,16 @@ class Torchvision(nn.Module):
         )  # Inception has two in training
 
 
-def _published(build: Callable[..., nn.Module], name: str, weights: str, num_classes: int) -> nn.Module:
+def published(name: str, weights: str) -> dict[str, Any]:
+    """A state dict of torchvision's own, which it downloads.
+
+    Args:
+        name: of the classifier.
+        weights: as torchvision calls them, such as DEFAULT.
+
+    Raises:
+        UserError: if there are none of that name, or they cannot be had.
+    """
     from torchvision import models
 
     try:
@@ -76,33 +83,43 @@ def _published(build: Callable[..., nn.Module], name: str, weights: str, num_cla
             f"model.network.weights {weights}: there is no such file; torchvision's for {name} are {there}"
         ) from error
     try:
-        state = chosen.get_state_dict(progress=True, check_hash=True)
+        return dict(chosen.get_state_dict(progress=True, check_hash=True))
     except Exception as error:  # no network, no space: each has its own kind
         raise UserError(
             f"the weights {weights} of {name} cannot be downloaded ({error}): fetch {chosen.url} by other "
             "means and give model.network.weights the file"
         ) from error
-    network = build(num_classes=num_classes, weights=None)
-    _fill(network, state, weights)
-    return network
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> dict[str, Any]:
+    """The state dict in a file of weights; nothing in the file is run.
+
+    Raises:
+        UserError: if it holds none, or needs safetensors, which is not installed.
+    """
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail anywhere in torch's reader
+    except ImportError as error:
+        raise UserError(f"{path} needs safetensors: pip install safetensors") from error
+    except Exception as error:  # a damaged file can fail anywhere in a reader
         raise UserError(f"{path} is no readable file of weights ({type(error).__name__})") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict):
+    for name in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not state:
         raise UserError(f"{path} holds no state dict of weights")
-    return state
+    if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise UserError(f"{path} does not fit the network: {odd[0]!r} is no tensor")
+    # torch's DataParallel and DistributedDataParallel put this before every name
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
 def _fill(network: nn.Module, state: dict[str, Any], weights: str) -> None:
     """Take the weights, but for the parameters of a last layer of another size."""
-    if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise UserError(f"{weights} does not fit the network: {odd[0]!r} is no tensor")
     own = network.state_dict()
     other = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
     last = [name for name, _ in network.named_parameters()][-2:]

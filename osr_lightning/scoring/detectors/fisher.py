@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
+from osr_lightning.models.backbones import Backbone
 from osr_lightning.models.ensemble import own_name
 from osr_lightning.models.sampling import PENULTIMATE, LogitSampler, pooled_name
 from osr_lightning.scoring.detectors.base import LOG_PROBABILITY, Activations, Buffers, Detector
@@ -72,9 +73,10 @@ class Fisher(Detector):
         A network without named blocks has only that, and one that does not end in an ``nn.Linear`` neither.
         What lies between says little more: of MNIST's digits, its ``-log p`` is correlated by 0.7 or more
         with each of the others', theirs by 0.5 to 0.75. Of an ensemble, the mean over its members counts.
+        Of a backbone's features, which tell near classes apart less than its logits do, these count twice.
         """
         layers: list[str] = []
-        weights = [1.0]
+        weights = [2.0 if any(isinstance(part, Backbone) for part in sampler.modules()) else 1.0]
         networks = sampler.layers_by_network
         for names in networks:
             first = [pooled_name(name) for name in names[:1] if own_name(name) != PENULTIMATE]

