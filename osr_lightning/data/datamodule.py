@@ -116,6 +116,8 @@ class OpenSetDataModule(LightningDataModule):
 
     def _load(self, stage: str) -> None:
         model = getattr(self.trainer, "lightning_module", None)
+        if (use_backbone := getattr(model, "use_backbone", None)) is not None:
+            use_backbone(self)
         # a trained model says what its images are like
         if (expected := getattr(model, "expected_spec", None)) is not None:
             self.tables.expect(expected)

@@ -13,20 +13,24 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from osr_lightning.atomic_write import as_text
 from osr_lightning.data.cache import cached, mapped, read_rows
+from osr_lightning.data.features import FeatureExtractor, featured
 from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.leaks import pixel_digests
 from osr_lightning.data.measure_spec import natural_file_shape
 from osr_lightning.data.splits import copies, join_copies
 from osr_lightning.data.stream import Images, StreamedImages
+from osr_lightning.data_spec import PixelFormat
 from osr_lightning.errors import UserError
 from osr_lightning.images.decode import EXTENSIONS, read_image
 from osr_lightning.images.find import find
+from osr_lightning.images.pixels import to_input
 from osr_lightning.images.tensors import to_uint8_images
 
 _SPLIT_NAMES: dict[str, Split] = {
@@ -99,6 +103,8 @@ def load_folder(
     channels: int | None = None,
     memory_limit: float = math.inf,
     as_known: bool = False,
+    pixel_format: PixelFormat | None = None,
+    extractor: FeatureExtractor | None = None,
 ) -> ImageSet:
     """Load the images of a folder, or of one of its splits where it keeps them apart.
 
@@ -113,6 +119,8 @@ def load_folder(
         memory_limit: Images that would take more bytes stay on disk and are read when asked for.
         as_known: The classes are learned: images beside their folders are left out, and a folder that is
             two classes is refused.
+        pixel_format: What a backbone wants of images, in place of size and channels.
+        extractor: A frozen backbone, whose features the images then bring.
 
     Returns:
         The images ``(N, channels, size, size)``, sorted by path, and the files relative to ``path``.
@@ -140,15 +148,20 @@ def load_folder(
     if size is None or channels is None:
         natural = natural_file_shape(files)
         size, channels = size or natural[1], channels or natural[0]
-    read = partial(read_images, size=size, channels=channels)
+    read = partial(read_images, size=size, channels=channels, pixel_format=pixel_format)
     keys = [_digest(file) for file in files]
     images: Images
     shape = (len(files), channels, size, size)
-    if math.prod(shape) > memory_limit:
-        images = _streamed(files, read, keys, shape)
+    settings: tuple[int | str, ...] = (size, channels)
+    if pixel_format is not None:
+        settings += (pixel_format.resize or 0, pixel_format.interpolation)
+    if extractor is not None:
+        images = featured(keys, files, read, extractor, shape[1:])
+    elif math.prod(shape) > memory_limit:
+        images = _streamed(files, read, keys, shape, settings)
     else:
-        images = cached(map(_read_bytes, files), (size, channels), shape, lambda: read(files))
-    if isinstance(images, Tensor):
+        images = cached(map(_read_bytes, files), settings, shape, lambda: read(files))
+    if not isinstance(images, StreamedImages) or extractor is not None:
         keys = join_copies(keys, pixel_digests(images))
     shown = tuple(as_text(file.relative_to(path).as_posix()) for file in files)
     return ImageSet(
@@ -168,9 +181,10 @@ def _streamed(
     read: Callable[[Sequence[Path]], Tensor],
     keys: Sequence[bytes],
     shape: tuple[int, int, int, int],
+    settings: tuple[int | str, ...],
 ) -> StreamedImages:
     """Resized once, into a file of the cache where there is room; else decoded when they are asked for."""
-    file = mapped(keys, ("mapped", *shape), shape, lambda start, end: read(files[start:end]))
+    file = mapped(keys, ("mapped", *shape[:1], *settings), shape, lambda start, end: read(files[start:end]))
     if file is None:
         return StreamedImages(files, read, shape[1:])
     return StreamedImages(range(len(files)), partial(read_rows, file), shape[1:], quick=True)
@@ -189,13 +203,28 @@ def _digest(file: Path) -> bytes:
     return hashlib.blake2b(whole, digest_size=16).digest()
 
 
-def read_images(files: Sequence[Path], *, size: int, channels: int) -> Tensor:
+def shape_of_folder(path: Path) -> tuple[int, int]:
+    """`natural_file_shape` of the training images of a folder.
+
+    Raises:
+        UserError: where it is missing or has no images.
+    """
+    if not path.is_dir():
+        raise UserError(f"There is no folder {path.absolute()}: name another with folder:PATH.")
+    files, _ = _find_images(layout(path).train, path, as_known=True)
+    return natural_file_shape(files)
+
+
+def read_images(
+    files: Sequence[Path], *, size: int, channels: int, pixel_format: PixelFormat | None = None
+) -> Tensor:
     """Read image files on a small pool of threads (PIL lets go of Python's lock while it decodes).
 
     Args:
         files: ``N`` paths, at least one.
         size: Height and width of the result.
         channels: Channels of the result, 1 or 3.
+        pixel_format: What a backbone wants of images, in place of size and channels.
 
     Returns:
         ``(N, channels, size, size)`` uint8, in the order of ``files``.
@@ -209,6 +238,10 @@ def read_images(files: Sequence[Path], *, size: int, channels: int) -> Tensor:
         return pixels.shape if pixels.numel() <= 2**18 else object()
 
     def read(some: Sequence[Path]) -> Tensor:
+        if pixel_format is not None:
+            wanted = pixel_format
+            pictures = (read_image(file, wanted.resize or size) for file in some)
+            return torch.from_numpy(np.stack([to_input(picture, wanted) for picture in pictures]))
         groups = groupby((torch.from_numpy(read_image(file, size)) for file in some), key=alike)
         return torch.cat(
             [to_uint8_images(torch.stack(list(group)), size=size, channels=channels) for _, group in groups]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from osr_lightning.data.batch import Batch
+from osr_lightning.data.features import FeatureExtractor, features_of
 from osr_lightning.data.image_set import ImageSet, Split, resolve
 from osr_lightning.data.leaks import (
     ImageDigests,
@@ -26,7 +27,7 @@ from osr_lightning.data.sources import load_source
 from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.stream import Images, chain
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS
-from osr_lightning.data_spec import DataSpec, same_classes
+from osr_lightning.data_spec import DataSpec, PixelFormat, same_classes
 from osr_lightning.errors import UserError
 
 UnknownSets = Mapping[str, "str | Mapping[str, str]"]
@@ -35,7 +36,7 @@ PUBLISHED_COPIES = 0.001  # share of the test images
 
 
 class ImageTable(Dataset[Batch]):
-    """Several image sets end to end, held as ``uint8`` and served in whole batches.
+    """Several image sets end to end, held as ``uint8`` or as features, and served in whole batches.
 
     Args:
         images: ``(N, C, H, W)`` uint8, in memory or streamed from disk.
@@ -46,6 +47,7 @@ class ImageTable(Dataset[Batch]):
 
     def __init__(self, images: Images, labels: Tensor, sources: Tensor, files: Sequence[str] = ()) -> None:
         self.images, self.labels, self.sources, self.files = images, labels, sources, files
+        self.features = features_of(images)
 
     @classmethod
     def of(cls, sets: Sequence[ImageSet], labels: Sequence[int | None] = (None,)) -> ImageTable:
@@ -76,7 +78,7 @@ class ImageTable(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         """One gather per field for a whole batch, instead of one Python call per image."""
         row = torch.tensor(indices)
-        images = self.images
+        images = self.images if self.features is None else self.features
         # index_select is several times quicker than indexing
         image = images.index_select(0, row) if isinstance(images, Tensor) else images[row]
         return Batch(image, self.labels.index_select(0, row), self.sources.index_select(0, row), row)
@@ -115,6 +117,8 @@ class ImageTables:
         notes: what a user should know of the known images, in sentences.
         left_out: source -> what is in its folder and not used, counted and named.
         download: whether what is missing may be downloaded into ``root``.
+        pixel_format: what a backbone wants of images; None: what suits the known ones.
+        extractor: a frozen backbone, whose features are then served in place of pixels; None without one.
 
     Raises:
         UserError: where two unknown sets have one name.
@@ -133,6 +137,8 @@ class ImageTables:
         self.notes: list[str] = []
         self.left_out: dict[str, list[str]] = {}
         self.download = True
+        self.pixel_format: PixelFormat | None = None
+        self.extractor: FeatureExtractor | None = None
         self.train: ImageTable | None = None
         self.val: ImageTable | None = None
         self.test: ImageTable | None = None
@@ -176,9 +182,37 @@ class ImageTables:
                     "out, or train again"
                 )
         if self._spec not in (None, spec):  # loaded for others
-            self._sets.clear()
-            self.train = self.val = self.test = None
+            self._forget()
         self._spec = spec
+        if spec.resize is not None or self.pixel_format is not None:
+            self.pixel_format = spec.pixel_format
+
+    def _forget(self) -> None:
+        self._sets.clear()
+        self.train = self.val = self.test = None
+
+    def wanted_format(self, published: PixelFormat) -> PixelFormat:
+        """What pretrained weights want of an image, with what the user says in its place.
+
+        Raises:
+            UserError: where that cannot be had.
+        """
+        if self.options["channels"] not in (None, published.channels):
+            raise UserError(
+                f"data.channels {self.options['channels']}: the backbone takes {published.channels}; leave "
+                "data.channels out, and grey images are repeated"
+            )
+        size = self.options["image_size"]
+        wanted = published if size is None else published.at(size)
+        mean, std = (per_channel(self.options[name], wanted.channels) for name in ("mean", "std"))
+        return wanted._replace(mean=mean or wanted.mean, std=std or wanted.std)
+
+    def use_backbone(self, wanted: PixelFormat, extractor: FeatureExtractor | None) -> None:
+        """Bring images to what a backbone wants, and serve its features where it is frozen."""
+        loaded = self.train is not None or self.test is not None
+        if loaded and (self.pixel_format, self.extractor) != (wanted, extractor):
+            self._forget()
+        self.pixel_format, self.extractor = wanted, extractor
 
     def _load(self, source: str, split: Split, *, as_known: bool = False) -> ImageSet:
         key = (source, split, as_known)
@@ -191,6 +225,8 @@ class ImageTables:
                 download=self.download,
                 size=self.options["image_size"] if spec is None else spec.image_size,
                 channels=self.options["channels"] if spec is None else spec.channels,
+                pixel_format=self.pixel_format,
+                extractor=self.extractor,
                 seed=self.options["seed"],
                 test_seed=self.options["test_seed"],
                 as_known=as_known,
@@ -321,6 +357,10 @@ class ImageTables:
 
     def _measure(self, classes: tuple[str, ...], images: Images) -> DataSpec:
         channels, size = images.shape[1:3]
+        if (wanted := self.pixel_format) is not None:
+            spec = DataSpec(classes, *wanted)
+            spec.check()
+            return spec
         mean, std = (per_channel(self.options[name], channels) for name in ("mean", "std"))
         if mean is None or std is None:
             measured = mean_and_std(images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -13,17 +13,23 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from osr_lightning.data.cache import cached
-from osr_lightning.data.folder import layout, load_folder
+from osr_lightning.data.features import FeatureExtractor, featured
+from osr_lightning.data.folder import layout, load_folder, shape_of_folder
 from osr_lightning.data.image_set import ImageSet, Split
-from osr_lightning.data.measure_spec import natural_shape
+from osr_lightning.data.leaks import pixel_digests
+from osr_lightning.data.measure_spec import LARGEST, natural_shape
 from osr_lightning.data.npz import load_npz
 from osr_lightning.data.splits import holdout, holdout_by_content
+from osr_lightning.data.stream import Images, StreamedImages
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
+from osr_lightning.data_spec import PixelFormat
 from osr_lightning.errors import UserError
+from osr_lightning.images.pixels import to_input
 from osr_lightning.images.tensors import to_uint8_images
 
 __all__ = ["SOURCES", "SOURCES_OF", "ImageSet", "Request", "Split", "load_source"]
@@ -46,6 +52,8 @@ class Request:
     memory_limit: float
     download: bool = True
     argument: str = ""
+    pixel_format: PixelFormat | None = None
+    extractor: FeatureExtractor | None = None
 
 
 Source: TypeAlias = Callable[[Request], ImageSet]
@@ -77,6 +85,8 @@ def load_source(
     as_known: bool = False,
     memory_limit: float = math.inf,
     download: bool = True,
+    pixel_format: PixelFormat | None = None,
+    extractor: FeatureExtractor | None = None,
 ) -> ImageSet:
     """Load one split of a source, preprocessed.
 
@@ -100,6 +110,8 @@ def load_source(
             of each class as test and give the rest for the other splits.
         memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
         download: Whether a set that is missing may be downloaded into ``root``.
+        pixel_format: What a backbone wants of images; goes before size and channels.
+        extractor: A frozen backbone, whose features the images then bring.
 
     Returns:
         The images ``(N, channels, size, size)`` with ``N > 0``, their labels and classes.
@@ -109,7 +121,18 @@ def load_source(
     """
     kind, _, argument = name.partition(":")
     request = Request(
-        split, root, size, channels, seed, test_seed, as_known, memory_limit, download, argument
+        split,
+        root,
+        size if pixel_format is None else pixel_format.image_size,
+        channels if pixel_format is None else pixel_format.channels,
+        seed,
+        test_seed,
+        as_known,
+        memory_limit,
+        download,
+        argument,
+        pixel_format,
+        extractor,
     )
     shared = _shared.get()
     if shared is None:
@@ -117,6 +140,19 @@ def load_source(
     if (name, request) not in shared:
         shared[name, request] = _load(name, kind, request)
     return shared[name, request]
+
+
+def is_photographs(name: str) -> bool:
+    """Whether a source is a folder of colour photographs, of 64 pixels and more a side.
+
+    Raises:
+        UserError: where its images cannot be found.
+    """
+    kind, _, argument = name.partition(":")
+    if kind != "folder" or not argument:
+        return False
+    channels, size = shape_of_folder(Path(os.path.expanduser(argument)))
+    return channels == 3 and size >= LARGEST
 
 
 @contextmanager
@@ -144,10 +180,27 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
         raise UserError(f"There is no source {name!r}; {hint} sources are {', '.join(known)}.")
     if not isinstance(found.images, Tensor):
         return found  # each image is converted when it is read
+    if request.pixel_format is not None:
+        return replace(found, images=_in_format(found.images, request, request.pixel_format))
     if size is None or channels is None:
         natural = natural_shape(found.images)
         size, channels = size or natural[1], channels or natural[0]
     return replace(found, images=to_uint8_images(found.images, size=size, channels=channels))
+
+
+def _in_format(images: Tensor, request: Request, wanted: PixelFormat) -> Images:
+    """Images in memory as a backbone wants them: with their features, in memory, or made when asked for."""
+
+    def read(rows: Sequence[int]) -> Tensor:
+        return torch.from_numpy(np.stack([to_input(images[row].numpy(), wanted) for row in rows]))
+
+    shape = (wanted.channels, wanted.image_size, wanted.image_size)
+    rows = range(len(images))
+    if request.extractor is not None:
+        return featured(pixel_digests(images), rows, read, request.extractor, shape)
+    if len(images) * math.prod(shape) > request.memory_limit:
+        return StreamedImages(rows, read, shape)
+    return read(rows)
 
 
 def _torchvision(name: str, request: Request) -> ImageSet:
@@ -215,6 +268,8 @@ def _folder(request: Request) -> ImageSet:
         channels=request.channels,
         memory_limit=request.memory_limit,
         as_known=request.as_known,
+        pixel_format=request.pixel_format,
+        extractor=request.extractor,
     )
     splits = layout(path)
     own = splits.test is not None or (request.split == "validation" and splits.validation is not None)

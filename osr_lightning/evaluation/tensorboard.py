@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from osr_lightning.data.features import thumbnails_of
 from osr_lightning.data.stream import Images
 from osr_lightning.errors import one_line
 from osr_lightning.evaluation.embedding import drawn_rows
@@ -105,7 +106,7 @@ def log_projector(
         torch.from_numpy(table.logits[chosen]),
         metadata=metadata,
         metadata_header=["label", "prediction", "source", "score"],
-        label_img=images[torch.from_numpy(chosen)].float() / 255,
+        label_img=thumbnails_of(images, torch.from_numpy(chosen)).float() / 255,
         tag="test_logits",
         global_step=step,
     )
