@@ -215,6 +215,7 @@ class OpenSetCLI(LightningCLI):
             path = self._get(self.config, "ckpt_path")
             self.trainer.hold_checkpoint(path, self.kept)
             self.model.build_for(self.kept)
+        self.model.use_backbone(self.datamodule)
         if subcommand == "predict" and not self.trainer.loggers and not self._get(self.config, "output"):
             raise UserError(
                 "predict writes predictions.csv into a run folder: leave trainer.logger as it is, or name "

@@ -21,6 +21,7 @@ NOT_FOR_USERS = (
     ".*is smaller than the logging interval.*",  # metrics are logged once an epoch
     ".*LeafSpec.* is deprecated.*",  # between Lightning and torch
     ".*lightning_logs.* exists and is not empty.*",  # a resumed run goes on in its own folder
+    ".*in eval mode at the start of training.*",  # a backbone stays in it
     ".*The dirpath has changed from.*",  # a test writes a folder of its own
 )
 _LOGGERS = (

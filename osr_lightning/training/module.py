@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
@@ -26,8 +26,9 @@ from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, UserError
+from osr_lightning.models.backbones import Backbone
 from osr_lightning.models.ensemble import Ensemble
-from osr_lightning.models.factory import Recipe, saved_recipe
+from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import SplitNetwork
@@ -38,13 +39,15 @@ from osr_lightning.recogniser.recogniser import Recogniser, not_fitted
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS, CalibrationMethod
 from osr_lightning.scoring.detectors import Detector
 from osr_lightning.scoring.sweep import Costs
+from osr_lightning.training.backbone import use_backbone
 from osr_lightning.training.calibration import check_images, choose_thresholds, fit_detectors, references
 from osr_lightning.training.console import device_name, precision_name, say
 from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.head import choose_weight_decay
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.plan import Plan, check_options, plan_training
-from osr_lightning.training.precision import keep_freed_memory
+from osr_lightning.training.precision import keep_freed_memory, train_in_float32
 from osr_lightning.training.resume import EpochSteps, accept, resume, training_state
 
 if TYPE_CHECKING:
@@ -139,7 +142,7 @@ class OpenSetClassifier(LightningModule):
     ) -> None:
         super().__init__()
         # in a tuple, as a module would be registered here beside its place in the recogniser
-        self._given = (network,)
+        self._given: tuple[NetworkLike | None] = (network,)
         # what the command line adds would have Lightning parse a checkpoint as a configuration
         self.save_hyperparameters(ignore=["network", "_class_path", "_instantiator"])
         costs = Costs(**costs) if isinstance(costs, dict) else costs or Costs()
@@ -178,6 +181,12 @@ class OpenSetClassifier(LightningModule):
         return self.trained.spec.num_classes
 
     @property
+    def trains_head_alone(self) -> bool:
+        """Whether the network is a frozen backbone, of which the last layer learns."""
+        network = None if self.recogniser is None else self.recogniser.sampler.network
+        return isinstance(network, Backbone) and not network.body.finetune
+
+    @property
     def expected_spec(self) -> DataSpec | None:
         """What this model was built for, which a datamodule then does not measure."""
         return None if self.recogniser is None else self.recogniser.spec
@@ -209,7 +218,35 @@ class OpenSetClassifier(LightningModule):
             self._plan_on(datamodule)
         if self.recogniser is None:
             self.build(datamodule.spec)
+            if stage == "fit":
+                self._begin_head(datamodule)
         same_classes(self.trained.spec.classes, datamodule.spec.classes, "the known set")
+
+    def use_backbone(self, datamodule: OpenSetDataModule) -> None:
+        """Let a backbone say what images must look like; a frozen one's features are served from then on.
+
+        Args:
+            datamodule: before it reads its images.
+
+        Raises:
+            UserError: if the backbone or its weights are missing.
+        """
+        self._given = (use_backbone(self._given[0], self.recogniser, datamodule.tables),)
+
+    def _begin_head(self, datamodule: OpenSetDataModule) -> None:
+        """Tell a backbone's last layer of its features: their mean, and how much its weights decay."""
+        network, tables = self.trained.sampler.network, datamodule.tables.load_training()
+        features = [table.features for table in tables if table.features is not None]
+        if not isinstance(network, Backbone) or len(features) < len(tables):
+            return
+        network.direction.mean.copy_(features[0].mean(0))
+        if self.plan is not None and self.plan.weight_decay is None:
+            train, held_out = (network.direction(part) for part in features)
+            labels, held_out_labels = (table.labels for table in tables)
+            decay = choose_weight_decay(
+                train, labels, held_out, held_out_labels, datamodule.spec.num_classes, self.class_weights
+            )
+            self.plan = replace(self.plan, weight_decay=decay)
 
     def _plan_on(self, datamodule: OpenSetDataModule) -> None:
         tables, options = datamodule.tables, self.hparams
@@ -409,7 +446,9 @@ class OpenSetClassifier(LightningModule):
         if self.own_optimizer is not None:
             return self.own_optimizer.configure(self)
         plan = self.plan or self.decide(self.trained.spec, _MANY_IMAGES)
-        return configure(self, plan.learning_rate, plan.weight_decay, plan.schedule)
+        decay = plan.weight_decay or 0.0
+        decoupled = not self.trains_head_alone
+        return configure(self, plan.learning_rate, decay, plan.schedule, decoupled=decoupled)
 
     def on_fit_start(self) -> None:
         """Prepare the process and the network for many steps."""
@@ -419,6 +458,8 @@ class OpenSetClassifier(LightningModule):
             self.images_seen = datamodule.tables.seen(self.images_seen)
         if self.plan is None:
             self.decide(self.trained.spec, _MANY_IMAGES)
+        if self.trains_head_alone:
+            train_in_float32(self.trainer)
         resume(self.trainer, self._resumed, self._steps, self.device)
         self._resumed = {}
         if self.device.type == "cpu":
@@ -434,10 +475,11 @@ class OpenSetClassifier(LightningModule):
         """Say what is trained, how, on what, and where its files go; every process must ask."""
         trainer, plan, sampler = self.trainer, self.plan, self.trained.sampler
         folder = trainer.log_dir if trainer.loggers else None  # broadcast
-        count = sum(weight.numel() for weight in sampler.parameters())
+        count = sum(weight.numel() for weight in sampler.parameters() if weight.requires_grad)
         parts = [f"training: {network_name(sampler)} ({count:,} weights)"]
         if plan is not None:
-            own = f"{'AdamW' if plan.weight_decay else 'Adam'} {plan.learning_rate:g}, {plan.schedule}"
+            decays = plan.weight_decay and not self.trains_head_alone
+            own = f"{'AdamW' if decays else 'Adam'} {plan.learning_rate:g}, {plan.schedule}"
             parts += [f"augmentation {plan.augment}", str(self.own_optimizer or own)]
         if trainer.max_epochs not in (None, -1):
             parts.append(f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}")

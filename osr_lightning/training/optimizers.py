@@ -17,17 +17,24 @@ Schedule: TypeAlias = Literal["step", "one_cycle"]
 
 
 def configure(
-    module: LightningModule, learning_rate: float, weight_decay: float, schedule: Schedule
+    module: LightningModule,
+    learning_rate: float,
+    weight_decay: float,
+    schedule: Schedule,
+    *,
+    decoupled: bool = True,
 ) -> OptimizerLRScheduler:
-    """Adam, or AdamW where weights decay (Loshchilov & Hutter, ICLR 2019).
+    """Adam, or AdamW where weights decay (Loshchilov & Hutter, ICLR 2019), of the weights that learn.
 
+    Without ``decoupled``, Adam minimises the loss and half of the squared weights times ``weight_decay``.
     ``step`` halves the rate every 10 epochs, ``one_cycle`` (Smith & Topin 2019) ends near 0.
 
     Raises:
         UserError: where one_cycle does not know its end.
     """
-    kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
-    optimizer = kind(module.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    kind = torch.optim.AdamW if weight_decay and decoupled else torch.optim.Adam
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    optimizer = kind(weights, lr=learning_rate, weight_decay=weight_decay, fused=True)
     if schedule == "step":
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.5)]
     steps = module.trainer.estimated_stepping_batches

@@ -12,6 +12,7 @@ from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
 from osr_lightning.models import networks
+from osr_lightning.models.backbones import Backbone
 from osr_lightning.models.factory import NetworkLike, network_recipe
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
@@ -22,6 +23,8 @@ STUDY_EPOCHS = 15
 _MANY = 1000  # training images per class that need no augmentation
 _STEPS = 1500  # that a small set is trained for at least
 _MOST_EPOCHS = 300
+_HEAD_EPOCHS, _HEAD_STEPS = 30, 1200  # of a backbone's last layer
+_LARGEST_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Plan:
         network: name of one of this package's; None where the user gave one.
         augment: name of an augmentation.
         learning_rate: of the optimizer, or the peak of one_cycle.
-        weight_decay: of AdamW; 0 is Adam.
+        weight_decay: of AdamW, 0 is Adam; of a backbone's last layer, of half its squared weights in the
+            loss, None until it is chosen by validation images.
         label_smoothing: share of the label that is spread over all classes.
         schedule: of the learning rate.
         batch_size: images per step and process.
@@ -42,7 +46,7 @@ class Plan:
     network: str | None
     augment: str
     learning_rate: float
-    weight_decay: float
+    weight_decay: float | None
     label_smoothing: float
     schedule: Schedule
     batch_size: int
@@ -58,7 +62,8 @@ def plan_training(network: NetworkLike | None, sampler: str, spec: DataSpec, ima
     """A plan that suits the network and the known images.
 
     The study's networks are trained as the study did, and are the choice for many small grey images, which
-    they are made for. All others get a one-cycle schedule with augmentation, small sets more epochs.
+    they are made for. The last layer of a backbone is trained for 1200 steps or more. All others get a
+    one-cycle schedule with augmentation, small sets more epochs.
 
     Args:
         network: what the user gave; None to choose.
@@ -68,6 +73,9 @@ def plan_training(network: NetworkLike | None, sampler: str, spec: DataSpec, ima
     """
     recipe = None if network is None else network_recipe(network)
     name = "" if recipe is None else str(recipe["class_path"]).removeprefix(f"{networks.__name__}.")
+    if name == Backbone.__name__:
+        batch_size = min(_LARGEST_BATCH, max(8, math.ceil(images * _HEAD_EPOCHS / _HEAD_STEPS)))
+        return Plan(None, "none", 0.003, None, 0.0, "one_cycle", batch_size, _HEAD_EPOCHS)
     many = images >= _MANY * spec.num_classes
     grey = spec.channels == 1
     small = grey and 16 <= spec.image_size <= 28

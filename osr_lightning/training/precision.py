@@ -67,6 +67,12 @@ def train_in_bfloat16(trainer: Trainer) -> None:
         trainer.strategy.precision_plugin = TrainingBFloat16()
 
 
+def train_in_float32(trainer: Trainer) -> None:
+    """Undo `train_in_bfloat16`, for a single linear layer: it is as quick, and its solution exact."""
+    if isinstance(trainer.precision_plugin, TrainingBFloat16):
+        trainer.strategy.precision_plugin = Precision()
+
+
 class TrainingBFloat16(Precision):
     """Mixed precision on a CPU while training; all other passes, and so every score, stay in float32.
 

@@ -6,8 +6,9 @@ import os
 from typing import Any
 
 import lightning
+import torch
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from packaging.version import Version
@@ -83,6 +84,9 @@ class WholeCheckpointIO(TorchCheckpointIO):
 class BestCheckpoint(ModelCheckpoint):
     """The best epoch by validation accuracy; of equal ones the first.
 
+    Of a frozen backbone's last layer, whose weights have one best solution, it is the epoch of the lowest
+    validation loss: by accuracy an early one, far from that solution, often wins by an image.
+
     Below `FEW` validation images many epochs are equal, as one image more or less is a step of 1 / n: then of
     equal ones that of the lowest validation loss, which counts by how much each image is right.
     """
@@ -90,6 +94,13 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, **options: Any) -> None:  # noqa: ANN401
         super().__init__(**options)
         self._loss: float | None = None  # of the best epoch
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Watch the loss where a last layer is trained alone."""
+        super().setup(trainer, pl_module, stage)
+        if getattr(pl_module, "trains_head_alone", False) and self.monitor == "val/accuracy":
+            self.monitor, self.mode = "val/loss", "min"
+            self.kth_value = torch.tensor(torch.inf)
 
     @property
     def state_key(self) -> str:

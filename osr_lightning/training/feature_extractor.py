@@ -1,0 +1,142 @@
+"""A frozen backbone as what features are made with: onnxruntime on a CPU, torch elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import warnings
+from contextlib import redirect_stdout, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from osr_lightning.atomic_write import replacing
+from osr_lightning.data.cache import cache_folder
+from osr_lightning.data_spec import PixelFormat
+from osr_lightning.deploy.onnx_runtime import import_onnxruntime
+from osr_lightning.errors import Failure
+from osr_lightning.images.tensors import standardise
+from osr_lightning.models.backbones import Body
+from osr_lightning.training.console import say
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+TOLERANCE = 1e-4  # of a feature, or of the largest one's size where that is above 1
+_CPU_IMAGES, _GPU_IMAGES = 16, 256  # that go through together: more no longer fit into a processor's caches
+_WORTH_EXPORTING = 64  # images; an export takes as long as torch takes for so many
+_OPSET = 18
+
+
+class BackboneExtractor:
+    """Features of prepared images by a frozen backbone.
+
+    Args:
+        body: the backbone.
+        pixel_format: what it wants of images.
+        device: where torch runs it; where that is a CPU and onnxruntime is installed, that runs it.
+
+    Attributes:
+        key: tells this backbone, its weights and its preprocessing from others.
+        width: ``D``.
+        batch_size: images that go through together.
+    """
+
+    def __init__(self, body: Body, pixel_format: PixelFormat, device: torch.device) -> None:
+        self.body, self.pixel_format, self.device = body, pixel_format, device
+        about = f"{body.digest()} {tuple(pixel_format)}"
+        self.key = hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+        self.batch_size = _CPU_IMAGES if device.type == "cpu" else _GPU_IMAGES
+        self.width = body.width
+        self._session: InferenceSession | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other gives the same features."""
+        return isinstance(other, BackboneExtractor) and other.key == self.key
+
+    def __hash__(self) -> int:
+        """Of the key."""
+        return hash(self.key)
+
+    def begin(self, images: int) -> None:
+        """Get ready for so many images: export the backbone where that pays, and say what is to come."""
+        say(f"features: {images:,} images go through the backbone once, and are kept in {cache_folder()}")
+        if self.device.type == "cpu" and self._session is None and images >= _WORTH_EXPORTING:
+            self._session = self._open_session()
+
+    @torch.inference_mode()
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Prepared images ``(n, C, H, W)`` -> features ``(n, D)``."""
+        images = torch.from_numpy(pixels)
+        wanted = self.pixel_format
+        if self._session is not None:
+            given = {"images": standardise(images, wanted.mean, wanted.std).numpy()}
+            return cast("NDArray[np.float32]", self._session.run(None, given)[0])
+        ready = standardise(images.to(self.device), wanted.mean, wanted.std)
+        self.body.to(self.device)
+        found: Tensor = self.body(ready.contiguous(memory_format=torch.channels_last))
+        return cast("NDArray[np.float32]", found.float().cpu().numpy())
+
+    def _open_session(self) -> InferenceSession | None:
+        """The backbone in onnxruntime; None where that, or what exports to it, is not there or differs."""
+        if any(find_spec(name) is None for name in ("onnxruntime", "onnx", "onnxscript")):
+            say("onnxruntime makes features several times as fast: pip install 'osr_lightning[photos]'")
+            return None
+        path = cache_folder() / "backbones" / f"{self.key}.onnx"
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = torch.get_num_threads()
+        graph: str | bytes = str(path)
+        if not path.is_file():
+            graph = _exported(self.body, self._example())
+            with suppress(Failure, OSError):  # a run does without its cache
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as partial:
+                    Path(partial).write_bytes(graph)
+        try:
+            session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            given = self._example()
+            expected = self.body(given).detach()
+            found = torch.from_numpy(session.run(None, {"images": given.numpy()})[0])
+        except Exception as error:  # of a dozen kinds of its own
+            say(f"onnxruntime cannot run the backbone ({type(error).__name__}): torch does, more slowly")
+            return None
+        size = max(1.0, float(expected.abs().max()))
+        if not torch.allclose(found, expected, rtol=0, atol=TOLERANCE * size):
+            say("onnxruntime's features differ from torch's by more than 1e-4: torch makes them, more slowly")
+            return None
+        return cast("InferenceSession", session)
+
+    def _example(self) -> Tensor:
+        wanted = self.pixel_format
+        generator = torch.Generator().manual_seed(0)
+        size = wanted.image_size
+        return torch.rand(2, wanted.channels, size, size, generator=generator)
+
+
+def _exported(body: nn.Module, images: Tensor) -> bytes:
+    logging.disable(logging.WARNING)
+    try:
+        # the exporter's own report and warnings are about its insides
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            made = torch.onnx.export(
+                body,
+                (images,),
+                dynamo=True,
+                opset_version=_OPSET,
+                input_names=["images"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                external_data=False,
+            )
+    finally:
+        logging.disable(logging.NOTSET)
+    assert made is not None
+    return cast(bytes, made.model_proto.SerializeToString())

@@ -1,0 +1,42 @@
+"""Photographs for tests, made up, and a backbone small enough for them, in the layout of its own files."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+BACKBONE = "timm:test_efficientnet"  # 360,000 weights, 160 pixels
+CLASSES = {"brick": (180, 60, 40), "grass": (50, 160, 60), "sky": (70, 120, 220)}
+OTHER = {"night": (20, 20, 40)}
+
+
+def write_photos(folder: Path, classes=CLASSES, count=20, size=(72, 80), seed=0, quality=None) -> Path:
+    """A folder of coloured textures per class, which a random backbone tells apart."""
+    rng = np.random.default_rng(seed)
+    for name, colour in classes.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            noise = rng.normal(0, 25, (size[1], size[0], 3)) + rng.normal(0, 8, 3)
+            pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index:03}.png")
+    return folder
+
+
+def write_weights(file: Path, name: str = BACKBONE, seed: int = 0) -> Path:
+    """Weights of the small backbone, drawn at random, as timm saves them."""
+    import timm
+
+    torch.manual_seed(seed)
+    network = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=7)
+    torch.save(network.state_dict(), file)
+    return file
+
+
+def backbone_options(weights: Path) -> list[str]:
+    """Words of the command line that name the small backbone."""
+    return [
+        "--model.network=Backbone",
+        f"--model.network.name={BACKBONE}",
+        f"--model.network.weights={weights}",
+    ]

