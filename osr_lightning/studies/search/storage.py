@@ -19,9 +19,8 @@ from types import FrameType
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -39,7 +38,7 @@ _ANEW = "take another --name, or remove it"
 _ATTEMPTS = 5  # to open a database, whose tables another process may be making
 
 
-class NumberedTPE(BaseSampler):
+class NumberedTPE(TPESampler):
     """Multivariate TPE (Falkner et al. 2018; Watanabe 2023) whose draws depend on the trial's number.
 
     So a search that was stopped goes on as if it had not been, and two processes do not draw the same. Trials
@@ -51,39 +50,16 @@ class NumberedTPE(BaseSampler):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._tpe: BaseSampler = _tpe(seed)
+        self._begin(seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Begin the draws of this trial."""
-        self._tpe = _tpe((self.seed + 1_000_003 * trial.number) % 2**32)
+        self._begin((self.seed + 1_000_003 * trial.number) % 2**32)
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """See `optuna.samplers.BaseSampler`."""
-        return self._tpe.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """See `optuna.samplers.BaseSampler`."""
-        return self._tpe.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:  # noqa: ANN401
-        """See `optuna.samplers.BaseSampler`."""
-        return self._tpe.sample_independent(study, trial, param_name, param_distribution)
-
-
-def _tpe(seed: int) -> BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # before Optuna 5 both options were
-        return TPESampler(seed=seed, multivariate=True, constant_liar=True)
+    def _begin(self, seed: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # before Optuna 5 both options were
+            super().__init__(seed=seed, multivariate=True, constant_liar=True)
 
 
 def open_study(storage: str | None, folder: Path, name: str, seed: int) -> optuna.Study:
