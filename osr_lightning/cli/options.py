@@ -24,17 +24,10 @@ from osr_lightning.models.networks import NETWORKS
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
 from osr_lightning.training.callbacks.evaluator import Evaluator
-from osr_lightning.training.module import (
-    BaselineClassifier,
-    EnsembleClassifier,
-    MCDropoutClassifier,
-    OpenSetClassifier,
-)
+from osr_lightning.training.module import CLASSIFIERS, MCDropoutClassifier, OpenSetClassifier
 from osr_lightning.training.trainer import OpenSetTrainer
+from osr_lightning.yaml_files import ENDINGS
 
-CLASSIFIERS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (MCDropoutClassifier, BaselineClassifier, EnsembleClassifier)
-}
 _WORDS = {
     bool: "true|false",
     int: "INTEGER",
@@ -193,7 +186,7 @@ def classifier(arguments: Sequence[str]) -> type[Any]:
         UserError: where there is none of that name.
     """
     name = value_of(arguments, "--model") or ""
-    if not re.fullmatch(r"[\w.]+", name) or name.endswith((".yaml", ".yml", ".json")):
+    if not re.fullmatch(r"[\w.]+", name) or name.endswith(ENDINGS):
         return MCDropoutClassifier
     return find_class(name, CLASSIFIERS)
 
