@@ -178,10 +178,9 @@ def differences(
     return means({m: value - other[m] for m, value in found.items() if m in other} for found, other in pairs)
 
 
-def mean_text(mean: Mean | None, percent: bool = True) -> str:
-    """A mean as text, in percent with two digits, or with four."""
+def mean_text(mean: Mean | None) -> str:
+    """A mean as text, in percent with two digits."""
     if mean is None:
         return "-"
-    scale, digits = (100, 2) if percent else (1, 4)
-    spread = "" if mean.deviation is None else f" ± {scale * mean.deviation:.{digits}f}"
-    return f"{scale * mean.mean:.{digits}f}{spread}"
+    spread = "" if mean.deviation is None else f" ± {100 * mean.deviation:.2f}"
+    return f"{100 * mean.mean:.2f}{spread}"
