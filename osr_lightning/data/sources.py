@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,18 +32,32 @@ NOISE_IMAGES = 2000
 TEST_FRACTION = 0.2  # of the sources without a test split of their own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a source is asked for: the arguments of ``load_source``, and what stands after the colon."""
+    """What a source is asked for.
+
+    Attributes:
+        split: ``train``, ``validation`` or ``test``.
+        root: Where torchvision's sets are kept.
+        size: Height and width of the images; what suits them if not given.
+        channels: Channels of the images, 1 or 3; what suits them if not given.
+        seed: Seed of the noise.
+        test_seed: Seed of the test images that are held out where a known source has no test split.
+        as_known: The network learns this source: where it has no test split of its own, hold out 20%
+            of each class as test and give the rest for the other splits.
+        memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
+        download: Whether a set that is missing may be downloaded into ``root``.
+        argument: What stands behind the colon of the source's name.
+    """
 
     split: Split
     root: Path
-    size: int | None
-    channels: int | None
-    seed: int
-    test_seed: int
-    as_known: bool
-    memory_limit: float
+    size: int | None = None
+    channels: int | None = None
+    seed: int = 0
+    test_seed: int = 0
+    as_known: bool = False
+    memory_limit: float = math.inf
     download: bool = True
     argument: str = ""
 
@@ -65,19 +79,7 @@ def source(name: str) -> Callable[[Source], Source]:
     return enter
 
 
-def load_source(
-    name: str,
-    split: Split,
-    *,
-    root: Path,
-    size: int | None = None,
-    channels: int | None = None,
-    seed: int = 0,
-    test_seed: int = 0,
-    as_known: bool = False,
-    memory_limit: float = math.inf,
-    download: bool = True,
-) -> ImageSet:
+def load_source(name: str, split: Split, **options: Any) -> ImageSet:  # noqa: ANN401
     """Load one split of a source, preprocessed.
 
     A source is a name in ``SOURCES``, ``folder:PATH`` or ``npz:PATH``. Relative paths start at the
@@ -90,16 +92,8 @@ def load_source(
 
     Args:
         name: Name of the source.
-        split: ``train``, ``validation`` or ``test``.
-        root: Where torchvision's sets are kept.
-        size: Height and width of the images; what suits them if not given.
-        channels: Channels of the images, 1 or 3; what suits them if not given.
-        seed: Seed of the noise.
-        test_seed: Seed of the test images that are held out where a known source has no test split.
-        as_known: The network learns this source: where it has no test split of its own, hold out 20%
-            of each class as test and give the rest for the other splits.
-        memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
-        download: Whether a set that is missing may be downloaded into ``root``.
+        split: Which of its images.
+        options: What else is asked for, see `Request`; ``root`` always.
 
     Returns:
         The images ``(N, channels, size, size)`` with ``N > 0``, their labels and classes.
@@ -108,9 +102,7 @@ def load_source(
         UserError: There is no such source, or its files are missing, damaged or of the wrong kind.
     """
     kind, _, argument = name.partition(":")
-    request = Request(
-        split, root, size, channels, seed, test_seed, as_known, memory_limit, download, argument
-    )
+    request = Request(split=split, argument=argument, **options)
     shared = _shared.get()
     if shared is None:
         return _load(name, kind, request)
