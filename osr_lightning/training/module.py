@@ -564,7 +564,8 @@ class OpenSetClassifier(LightningModule):
             method: CalibrationMethod = self.hparams["calibration"]
             if method in NEEDS_UNKNOWNS:
                 method = "known_quantile"
-            self.calibrate(gather_rows(batches, self.device), "validation images", method, optimistic=False)
+            rows = gather_rows(batches, self.device)
+            self.calibrate(rows, method=method, calibrated_on="validation images", optimistic=False)
             threshold = self.trained.threshold
             if threshold.score in threshold.records:  # a detector's is fitted after the training
                 self.log("val/threshold", threshold.value, sync_dist=True)
@@ -593,8 +594,9 @@ class OpenSetClassifier(LightningModule):
         held_out, taken = references(tables, self.trained, self.known_alpha)
         fit_detectors(self.trained, datamodule.fitting_dataloader(), held_out)
         rows = (rows_of or self._rows_of)(datamodule.calibration_dataloader())
-        calibrated_on = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
-        self.calibrate(rows, calibrated_on, method, optimistic=tables.optimistic, taken=taken)
+        images = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
+        optimistic = tables.optimistic
+        self.calibrate(rows, method=method, calibrated_on=images, optimistic=optimistic, taken=taken)
 
     def _rows_of(self, loader: Iterable[Batch]) -> dict[str, Tensor]:
         self.trained.sampler.restart()
@@ -602,39 +604,20 @@ class OpenSetClassifier(LightningModule):
             batches = [self.classify(Batch(*(part.to(self.device) for part in batch))) for batch in loader]
         return {name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
 
-    def calibrate(
-        self,
-        rows: dict[str, Tensor],
-        calibrated_on: str,
-        method: CalibrationMethod,
-        *,
-        optimistic: bool,
-        taken: Tensor | None = None,
-    ) -> None:
+    def calibrate(self, rows: dict[str, Tensor], **about: Any) -> None:  # noqa: ANN401
         """Choose the threshold of every score; all processes end with rank 0's choice.
 
         Args:
             rows: of :meth:`classify`, gathered over batches and processes.
-            calibrated_on: said of the images in the records.
-            method: how.
-            optimistic: whether test images are among them.
-            taken: ``(N,)`` bool, the rows that are references of scores which take held-out images.
+            about: what else `osr_lightning.training.calibration.choose_thresholds` is told of the images.
 
         Raises:
             UserError: where the images cannot serve the method.
         """
         chosen = None
         if self.trainer.is_global_zero:
-            chosen = choose_thresholds(
-                rows,
-                self.trained.score_names,
-                self.num_classes,
-                self.hparams,
-                method=method,
-                calibrated_on=calibrated_on,
-                optimistic=optimistic,
-                taken=taken,
-            )
+            names, options = self.trained.score_names, self.hparams
+            chosen = choose_thresholds(rows, names, self.num_classes, options, **about)
         chosen = self.trainer.strategy.broadcast(chosen)
         assert chosen is not None
         self.trained.threshold.records, self.search_trials = chosen
