@@ -1,7 +1,8 @@
 """The exceptions that are told in one sentence."""
 
+import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 _PACKAGE = re.compile(r"pip install (?:-U )?['\"]?([^'\"`\s]+)")  # as Lightning ends its sentences
@@ -41,6 +42,12 @@ def missing_package(error: BaseException) -> str | None:
 def needs(package: str) -> str:
     """The end of a sentence about what needs a package that is missing."""
     return f"needs a package that is not installed: pip install '{package}'"
+
+
+def did_you_mean(given: object, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
+    """The name that was probably meant, as a question before the list of all; empty where none is near."""
+    close = difflib.get_close_matches(str(given), list(known), n=1)
+    return f"did you mean {shown(close[0])}? " if close else ""
 
 
 def check_range(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from osr_lightning.data.stream import Images, select
 from osr_lightning.data_spec import composed
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, did_you_mean
 
 Split = Literal["train", "validation", "test"]
 
@@ -101,8 +100,7 @@ def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) ->
                 )
             found.append(classes[number])
         else:
-            close = difflib.get_close_matches(str(one), classes, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = did_you_mean(one, classes, repr)
             raise UserError(
                 f"data.known_classes: {source} has no class {one!r}; {hint}It has {', '.join(classes)}"
             )

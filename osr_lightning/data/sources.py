@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from osr_lightning.data.measure_spec import natural_shape
 from osr_lightning.data.npz import load_npz
 from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.images.tensors import to_uint8_images
 
 __all__ = ["SOURCES", "SOURCES_OF", "ImageSet", "Request", "Split", "load_source"]
@@ -131,9 +130,9 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
         raise UserError(f"{name} names no path; write {kind}:PATH")
     else:
         known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}? The" if close else "the"
-        raise UserError(f"There is no source {name!r}; {hint} sources are {', '.join(known)}.")
+        hint = did_you_mean(name, known, repr)
+        the = "The" if hint else "the"
+        raise UserError(f"There is no source {name!r}; {hint}{the} sources are {', '.join(known)}.")
     if not isinstance(found.images, Tensor):
         return found  # each image is converted when it is read
     if size is None or channels is None:

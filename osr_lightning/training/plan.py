@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data_spec import DataSpec
-from osr_lightning.errors import UserError, check_range
+from osr_lightning.errors import UserError, check_range, did_you_mean
 from osr_lightning.models import networks
 from osr_lightning.models.factory import NetworkLike, network_recipe
 from osr_lightning.scoring.detectors import DETECTORS
@@ -98,8 +97,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         choices.append(("augment", options["augment"], list(AUGMENTATIONS)))
     for option, name, names in choices:
         if name not in names:
-            close = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(name, names)
             raise UserError(f"model.{option}: there is no {name!r}; {hint}There are {', '.join(names)}")
 
     require = partial(check_range, "model", options)

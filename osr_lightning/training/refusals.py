@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from osr_lightning.data.datamodule import OpenSetDataModule
-from osr_lightning.errors import UserError, check_range, missing_package, needs
+from osr_lightning.errors import UserError, check_range, did_you_mean, missing_package, needs
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training.module import CLASSIFIERS, OpenSetClassifier
 from osr_lightning.training.plan import STUDY_EPOCHS
@@ -162,8 +161,7 @@ def check_monitors(trainer: Trainer, model: LightningModule) -> None:
         watching.append((str(schedule["class_path"]).rpartition(".")[2], monitor))
     for name, monitor in watching:
         if isinstance(monitor, str) and monitor not in (*names, *_LIGHTNINGS):
-            close = difflib.get_close_matches(monitor.replace("_", "/"), names, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(monitor.replace("_", "/"), names)
             raise UserError(
                 f"{name} watches {monitor!r}, which is not logged; {hint}There are {', '.join(names)}"
             )
