@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.stream import Images, select
 from osr_lightning.data_spec import composed
 from osr_lightning.errors import UserError, did_you_mean
@@ -64,6 +65,18 @@ class ImageSet:
             files=tuple(self.files[row] for row in rows) if self.files else (),
             keys=tuple(self.keys[row] for row in rows) if self.keys else (),
         )
+
+    def held_out(self, fraction: float, seed: int, part: str) -> tuple[Tensor, Tensor]:
+        """The indices of the rest and of the images held out, by content where they have keys; see `holdout`.
+
+        Args:
+            fraction: share of each class to hold out, in ``[0, 1)``.
+            seed: of this split alone.
+            part: what they are held out for, in a word; by content another one is another split.
+        """
+        if self.keys:
+            return holdout_by_content(self.keys, self.labels, fraction, f"{part} {seed}")
+        return holdout(self.labels, fraction, seed)
 
     def only(self, classes: Sequence[str]) -> ImageSet:
         """The images of some classes, which are then all there are."""

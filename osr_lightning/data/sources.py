@@ -20,7 +20,6 @@ from osr_lightning.data.folder import layout, load_folder
 from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.measure_spec import natural_shape
 from osr_lightning.data.npz import load_npz
-from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
 from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.images.tensors import to_uint8_images
@@ -224,9 +223,5 @@ def _one_class(images: Tensor, name: str) -> ImageSet:
 
 def _part(found: ImageSet, request: Request) -> ImageSet:
     """Hold out the test images of a source that has no test split of its own."""
-    if found.keys:
-        salt = f"test {request.test_seed}"
-        rest, held_out = holdout_by_content(found.keys, found.labels, TEST_FRACTION, salt)
-    else:
-        rest, held_out = holdout(found.labels, TEST_FRACTION, request.test_seed)
+    rest, held_out = found.held_out(TEST_FRACTION, request.test_seed, "test")
     return found.take(held_out if request.split == "test" else rest)
