@@ -117,7 +117,8 @@ class OpenSetClassifier(LightningModule):
         images_seen: digests of the images that trained and calibrated these weights.
         search_trials: ``(threshold, value)`` of the last calibration by optuna.
         tested_epoch: the one, from 1, in which the tested checkpoint was written; None without one.
-        test_rows: of :meth:`classify`, of all images of the last test, whichever process looked at them.
+        rows: of :meth:`classify`, of all images of the last test or of a fit's last validation, whichever
+            process looked at them.
 
     Raises:
         UserError: for an option that is out of range.
@@ -170,7 +171,7 @@ class OpenSetClassifier(LightningModule):
         self._calibrated_in: str | None = None  # precision
         self._val_batches: list[dict[str, Tensor]] = []
         self._test_batches: list[dict[str, Tensor]] = []
-        self.test_rows: dict[str, Tensor] = {}
+        self.rows: dict[str, Tensor] = {}
 
     @property
     def trained(self) -> Recogniser:
@@ -564,8 +565,8 @@ class OpenSetClassifier(LightningModule):
             method: CalibrationMethod = self.hparams["calibration"]
             if method in NEEDS_UNKNOWNS:
                 method = "known_quantile"
-            rows = gather_rows(batches, self.device)
-            self.calibrate(rows, method=method, calibrated_on="validation images", optimistic=False)
+            self.rows = gather_rows(batches, self.device)
+            self.calibrate(self.rows, method=method, calibrated_on="validation images", optimistic=False)
             threshold = self.trained.threshold
             if threshold.score in threshold.records:  # a detector's is fitted after the training
                 self.log("val/threshold", threshold.value, sync_dist=True)
@@ -640,8 +641,8 @@ class OpenSetClassifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Gather the rows on every process, and log the measures that the images at hand define."""
         batches, self._test_batches = self._test_batches, []
-        self.test_rows = gather_rows(batches, self.device)
-        found = logged_measures(self.test_rows, self.trained.threshold, self.num_classes)
+        self.rows = gather_rows(batches, self.device)
+        found = logged_measures(self.rows, self.trained.threshold, self.num_classes)
         self.log_dict({f"test/{name}": value for name, value in found.items()})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -96,7 +96,7 @@ class Evaluator(Callback):
         recogniser = pl_module.trained
         tables: ImageTables = trainer.datamodule.tables  # type: ignore[attr-defined]
         images = tables.load_test().images
-        table = prediction_table(pl_module.test_rows, recogniser, tables)
+        table = prediction_table(pl_module.rows, recogniser, tables)
         timing = {
             **getattr(trainer, "timing", {}),
             "test_s": self._seconds,
