@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import signal
@@ -29,6 +28,7 @@ from sqlalchemy.exc import ArgumentError  # Optuna needs it itself
 from osr_lightning.atomic_write import refuse_outside, report_write_errors
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser.migrate import new_class_path
+from osr_lightning.scoring.calibration import is_finite
 from osr_lightning.studies.search.space import Space
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -206,7 +206,7 @@ def check_trials(study: optuna.Study, space: Space) -> None:
         if not (
             isinstance(fixed, dict)
             and all(_draws(space, drawn) for drawn in (trial.params, fixed))
-            and all(_is_number(value) for value in (*kept, *trial.intermediate_values.values()))
+            and all(is_finite(value) for value in (*kept, *trial.intermediate_values.values()))
         ):
             raise UserError(
                 f"trial {trial.number} of {study.study_name} is none of this search: its values or results "
@@ -222,10 +222,6 @@ def _draws(space: Space, values: dict[str, Any]) -> bool:
         )
     except (KeyError, TypeError, ValueError):
         return False
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def started(trial: optuna.Trial) -> None:
