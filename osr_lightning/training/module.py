@@ -766,14 +766,6 @@ class EnsembleClassifier(OpenSetClassifier):
         """
         raise UserError(NOT_TRAINED)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """There is nothing to optimise.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(NOT_TRAINED)
-
 
 CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
     kind.__name__: kind for kind in (MCDropoutClassifier, BaselineClassifier, EnsembleClassifier)
