@@ -124,10 +124,6 @@ class Progress(ProgressBar):
         """Show the bar; a calibration predicts as well."""
         self._open(self._stage, sum(trainer.num_predict_batches))
 
-    def on_predict_end(self, *args: Any) -> None:  # noqa: ANN401
-        """Take it away."""
-        self._close()
-
     def _batch_end(
         self,
         trainer: Trainer,
@@ -143,14 +139,6 @@ class Progress(ProgressBar):
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end
 
-    def on_exception(self, *args: Any) -> None:  # noqa: ANN401
-        """Leave the terminal as it was."""
-        self._close()
-
-    def teardown(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Leave the terminal as it was."""
-        self._close()
-
     # the bar and its numbers --------------------------------------------------------------------------
 
     def _open(self, what: str, total: float) -> None:
@@ -162,10 +150,13 @@ class Progress(ProgressBar):
             self._bar.add_task(what, total=None if math.isinf(total) else total, left="")
             self._bar.start()
 
-    def _close(self) -> None:
+    def _close(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Leave the terminal as it was."""
         bar, self._bar = self._bar, None
         if bar is not None:
             bar.stop()
+
+    on_predict_end = on_exception = teardown = _close
 
     def _is_due(self) -> bool:
         now = time.perf_counter()
