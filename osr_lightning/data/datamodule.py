@@ -211,6 +211,12 @@ class OpenSetDataModule(LightningDataModule):
         )
 
 
+def datamodule_of(trainer: object) -> OpenSetDataModule | None:
+    """The datamodule that a trainer is given, if it is one of these."""
+    found = getattr(trainer, "datamodule", None)
+    return found if isinstance(found, OpenSetDataModule) else None
+
+
 LARGEST = 4096  # pixels a side
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data.batch import Batch
-from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, UserError
@@ -387,7 +387,7 @@ class OpenSetClassifier(LightningModule):
         """
         checkpoint |= migrate(checkpoint)
         self.restore(checkpoint)
-        datamodule = self._datamodule()
+        datamodule = datamodule_of(self._trainer)
         if datamodule is not None:
             datamodule.tables.expect(self.trained.spec)
         if self._fn() == "fit":
@@ -424,7 +424,7 @@ class OpenSetClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Prepare the process and the network for many steps."""
-        datamodule = self._datamodule()
+        datamodule = datamodule_of(self._trainer)
         if datamodule is not None:
             datamodule.tables.refuse_seen(self.images_seen, "fit")
             self.images_seen = datamodule.tables.seen(self.images_seen)
@@ -522,7 +522,7 @@ class OpenSetClassifier(LightningModule):
 
     def on_train_end(self) -> None:
         """Fit what is fitted after the training, where the trainer is Lightning's own."""
-        datamodule = self._datamodule()
+        datamodule = datamodule_of(self._trainer)
         if datamodule is None or getattr(self.trainer, "calibrates", False):
             return
         if self.trained.detectors and self.hparams["calibration"] not in NEEDS_UNKNOWNS:
@@ -691,12 +691,8 @@ class OpenSetClassifier(LightningModule):
         """What the trainer is doing: fit, validate, test or predict; None without a trainer."""
         return None if self._trainer is None or self.trainer.state.fn is None else self.trainer.state.fn.value
 
-    def _datamodule(self) -> OpenSetDataModule | None:
-        found = getattr(self._trainer, "datamodule", None)
-        return found if isinstance(found, OpenSetDataModule) else None
-
     def _refuse_seen(self, stage: str) -> None:
-        datamodule = self._datamodule()
+        datamodule = datamodule_of(self._trainer)
         if datamodule is not None:
             datamodule.tables.refuse_seen(self.images_seen, stage)
 

@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.datamodule import datamodule_of
 from osr_lightning.errors import UserError, check_range, did_you_mean, missing_package, needs
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training.module import CLASSIFIERS, OpenSetClassifier
@@ -196,8 +196,8 @@ class FitChecks(Callback):
                 "batches of an epoch: lower it, or count them over epochs with "
                 "trainer.check_val_every_n_epoch null"
             ) from error
-        share, datamodule = trainer.limit_val_batches, getattr(trainer, "datamodule", None)
-        if isinstance(share, float) and 0 < share < 1 and isinstance(datamodule, OpenSetDataModule):
+        share, datamodule = trainer.limit_val_batches, datamodule_of(trainer)
+        if isinstance(share, float) and 0 < share < 1 and datamodule is not None:
             batches = len(datamodule.val_dataloader())
             if share * batches < 1:
                 name = "overfit_batches" if getattr(trainer, "overfit_batches", 0) else "limit_val_batches"

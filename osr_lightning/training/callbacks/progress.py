@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.datamodule import datamodule_of
 from osr_lightning.training.console import epoch_line, of, say, time_left
 
 _EVERY = 0.1  # seconds between two looks of the bar
@@ -196,8 +196,8 @@ def begin_stage(trainer: Trainer, name: str, images: int) -> None:
 
 def _test_images(trainer: Trainer) -> int | None:
     """How many images the test looks at; None for a datamodule of others."""
-    datamodule = getattr(trainer, "datamodule", None)
-    if not isinstance(datamodule, OpenSetDataModule) or datamodule.tables.test is None:
+    datamodule = datamodule_of(trainer)
+    if datamodule is None or datamodule.tables.test is None:
         return None
     loader = trainer.test_dataloaders
     together = (getattr(loader, "batch_size", None) or math.inf) * trainer.world_size
