@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,29 +117,16 @@ def render(template: str, **values: object) -> str:
     return environment.get_template(template).render(**values)
 
 
-def percent(value: object) -> str:
-    """A share as percent with two decimals."""
-    return f"{value:.2%}" if is_finite(value) else NOTHING
+def _written(shape: str) -> Callable[[object], str]:
+    """What writes a number in this shape, and a dash for what is none."""
+    return lambda value: format(value, shape) if is_finite(value) else NOTHING
 
 
-def rate(value: object) -> str:
-    """A rate with four decimals."""
-    return f"{value:.4f}" if is_finite(value) else NOTHING
-
-
-def count(value: object) -> str:
-    """A count with separated thousands."""
-    return f"{value:,.0f}" if is_finite(value) else NOTHING
-
-
-def seconds(value: object) -> str:
-    """A time with two decimals."""
-    return f"{value:.2f}" if is_finite(value) else NOTHING
-
-
-def general(value: object) -> str:
-    """Any number, to six digits."""
-    return f"{value:.6g}" if is_finite(value) else NOTHING
+percent = _written(".2%")  # of a share
+rate = _written(".4f")
+count = _written(",.0f")
+seconds = _written(".2f")
+general = _written(".6g")  # of any number
 
 
 def text(value: object) -> str:
