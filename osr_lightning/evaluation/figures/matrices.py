@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from osr_lightning.evaluation.acceptance import IntArray
 from osr_lightning.evaluation.figures.registry import Material, figure
-from osr_lightning.evaluation.figures.style import colormap, shorten
+from osr_lightning.evaluation.figures.style import shorten
 from osr_lightning.evaluation.prediction_table import PredictionTable
 
 TEXT_UP_TO = 25  # classes; beyond them a cell is too small for its numbers
@@ -46,7 +46,7 @@ def confusion_matrix(
     )
     axes = figure.add_subplot()
     # the root makes a few percent of mistakes visible beside a diagonal near 1
-    image = axes.imshow(shares, cmap=colormap("Blues"), norm=PowerNorm(0.5, 0, 1))
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.03, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     bar.set_label("share of the row")
     bar.ax.set_yticklabels(["0", "1%", "5%", "10%", "25%", "50%", "100%"], fontsize=8)
