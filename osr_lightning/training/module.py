@@ -26,8 +26,6 @@ from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, UserError
-from osr_lightning.evaluation.measures import MEASURES
-from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import Recipe, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind
@@ -40,11 +38,10 @@ from osr_lightning.recogniser.recogniser import Recogniser, not_fitted
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS, CalibrationMethod
 from osr_lightning.scoring.detectors import Detector
 from osr_lightning.scoring.sweep import Costs
-from osr_lightning.scoring.threshold import Threshold
 from osr_lightning.training.calibration import check_images, choose_thresholds, fit_detectors, references
 from osr_lightning.training.console import device_name, precision_name, say
 from osr_lightning.training.distributed import gather_rows
-from osr_lightning.training.metrics import EpochMetrics
+from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.plan import Plan, check_options, plan_training
 from osr_lightning.training.precision import keep_freed_memory
@@ -55,11 +52,6 @@ if TYPE_CHECKING:
 
 _EVERY = 50  # steps between two looks at losses on a GPU, each of which waits for it
 _MANY_IMAGES = 10**9  # the plan of a network that is built before its images are known
-# of `MEASURES`, what is logged of a test
-_LOGGED = (
-    *("known_accuracy", "unknown_accuracy", "total_accuracy", "binary_accuracy", "balanced_accuracy"),
-    *("precision", "recall", "f1", "auroc"),
-)
 
 
 def _bare(name: object) -> str:
@@ -117,8 +109,7 @@ class OpenSetClassifier(LightningModule):
         images_seen: digests of the images that trained and calibrated these weights.
         search_trials: ``(threshold, value)`` of the last calibration by optuna.
         tested_epoch: the one, from 1, in which the tested checkpoint was written; None without one.
-        rows: of :meth:`classify`, of all images of the last test or of a fit's last validation, whichever
-            process looked at them.
+        rows: of :meth:`classify`, of all images of a fit's last validation, whichever process looked at them.
 
     Raises:
         UserError: for an option that is out of range.
@@ -170,7 +161,6 @@ class OpenSetClassifier(LightningModule):
         self._resumed: dict[str, Any] = {}
         self._calibrated_in: str | None = None  # precision
         self._val_batches: list[dict[str, Tensor]] = []
-        self._test_batches: list[dict[str, Tensor]] = []
         self.rows: dict[str, Tensor] = {}
 
     @property
@@ -266,6 +256,7 @@ class OpenSetClassifier(LightningModule):
         self.recogniser = checkpoints.build(own, spec, network=given, trust=trusted, weights=weights)
         self.train_metrics = EpochMetrics(spec.num_classes)
         self.val_metrics = EpochMetrics(spec.num_classes)
+        self.test_metrics = OpenSetMetrics(spec.num_classes)
 
     def _recipe(self, spec: DataSpec, recipe: Recipe | None) -> Recipe:
         options = self.hparams
@@ -632,18 +623,16 @@ class OpenSetClassifier(LightningModule):
             self._drop_guarantees({"trainer.precision": (self._calibrated_in, now)})
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Per-image results."""
+        """Per-image results, for the metrics here and for the evaluation callback."""
         results = self.classify(batch)
-        self.rejected(results)  # refuses a score without a threshold at the first batch
-        self._test_batches.append(results)
+        rejected, score = self.rejected(results), results[f"score/{self.trained.threshold.score}"]
+        self.test_metrics.update(results["predicted_class"], rejected, score, results["label"])
         return results
 
     def on_test_epoch_end(self) -> None:
-        """Gather the rows on every process, and log the measures that the images at hand define."""
-        batches, self._test_batches = self._test_batches, []
-        self.rows = gather_rows(batches, self.device)
-        found = logged_measures(self.rows, self.trained.threshold, self.num_classes)
-        self.log_dict({f"test/{name}": value for name, value in found.items()})
+        """Log the test metrics that the images at hand define."""
+        self.log_dict(self.test_metrics.compute())
+        self.test_metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Per-image results; once there is a threshold, with the decision in ``0 .. K``."""
@@ -766,21 +755,6 @@ class EnsembleClassifier(OpenSetClassifier):
 CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
     kind.__name__: kind for kind in (MCDropoutClassifier, BaselineClassifier, EnsembleClassifier)
 }
-
-
-def logged_measures(rows: Mapping[str, Tensor], threshold: Threshold, num_classes: int) -> dict[str, float]:
-    """What is logged of a test: name -> value, for those that its images define.
-
-    Args:
-        rows: of :meth:`OpenSetClassifier.classify`, on the CPU.
-        threshold: that decides.
-        num_classes: ``K``.
-    """
-    score = rows[f"score/{threshold.score}"]
-    label, predicted, rejected = rows["label"].numpy(), rows["predicted_class"].numpy(), threshold(score)
-    outcomes = Outcomes(label, predicted, score.numpy(), rejected.numpy(), num_classes)
-    found = {name: MEASURES[name].take(outcomes) for name in _LOGGED}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def network_name(sampler: LogitSampler) -> str:

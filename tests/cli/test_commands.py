@@ -89,7 +89,7 @@ def test_run_folder_is_complete(trained):
     assert all((r["prediction"] == "unknown") == (float(r["score"]) > float(r["threshold"])) for r in rows)
     assert results["classes"][3] == "3 - three"
     assert results["data"]["known"] == {"source": "mnist", "train": 320, "validation": 80, "test": 101}
-    # and what the module logged says the same
+    # and what the module logged through torchmetrics says the same
     with (trained / "metrics.csv").open() as file:
         logged = [row for row in csv.DictReader(file) if row["test/total_accuracy"]][-1]
     for name in ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc", "f1", "balanced_accuracy"):
