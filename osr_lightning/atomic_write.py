@@ -72,12 +72,9 @@ def replacing(path: str | os.PathLike[str], *, follow: bool = False) -> Iterator
 
 
 @contextmanager
-def replacing_rows(path: str | os.PathLike[str], errors: str = "strict") -> Iterator[TextIO]:
+def replacing_rows(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """The UTF-8 text file to write a table's rows to, whose line ends stay as they are; see `replacing`."""
-    with (
-        replacing(path) as partial,
-        open(partial, "w", newline="", encoding="utf-8", errors=errors) as file,
-    ):
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         yield file
 
 
@@ -109,7 +106,7 @@ def report_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def cannot_write(error: OSError, path: str | os.PathLike[str]) -> str:
-    """The sentence of `telling`."""
+    """The sentence of `report_write_errors`."""
     way_out = "make room there" if error.errno in _NO_ROOM else "make it writable"
     return (
         f"cannot write {os.fspath(path)}: {error.strerror or error}; {way_out}, or write elsewhere "

@@ -1,6 +1,9 @@
 """The exceptions that are told in one sentence."""
 
+import difflib
 import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 _PACKAGE = re.compile(r"pip install (?:-U )?['\"]?([^'\"`\s]+)")  # as Lightning ends its sentences
 
@@ -39,6 +42,25 @@ def missing_package(error: BaseException) -> str | None:
 def needs(package: str) -> str:
     """The end of a sentence about what needs a package that is missing."""
     return f"needs a package that is not installed: pip install '{package}'"
+
+
+def did_you_mean(given: object, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
+    """The name that was probably meant, as a question before the list of all; empty where none is near."""
+    close = difflib.get_close_matches(str(given), list(known), n=1)
+    return f"did you mean {shown(close[0])}? " if close else ""
+
+
+def check_range(
+    section: str, options: Mapping[str, Any], name: str, holds: Callable[[float], bool], range_: str
+) -> None:
+    """Refuse the option ``section.name`` where its value, if it has one, is out of the range as named.
+
+    Raises:
+        UserError: naming the option.
+    """
+    value = options.get(name)
+    if value is not None and not holds(value):
+        raise UserError(f"{section}.{name} must {range_}, got {value}")
 
 
 def one_line(text: str) -> str:

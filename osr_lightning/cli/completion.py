@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
 
 import shtab
 
-from osr_lightning.cli import compare, drift, ensemble, export, predict, report, search, serve, study
 from osr_lightning.cli.arguments import parse
-from osr_lightning.cli.lightning_cli import OpenSetCLI
+from osr_lightning.cli.main import COMMANDS, OWN
 from osr_lightning.cli.options import Option, names_of, options_of
 
+# the trainer's methods whose options these commands take beside their own
+_METHODS = {"predict": "predict", "study": "run", "search": "run", "ensemble": "calibrate"}
 _PATHS = {
     **dict.fromkeys(("config", "ckpt_path", "output", "space", "paths", "predictions"), shtab.FILE),
     **dict.fromkeys(("data.root", "trainer.default_root_dir", "run"), shtab.DIRECTORY),
@@ -42,29 +44,15 @@ def main(arguments: Sequence[str]) -> None:
 
 def _osr() -> argparse.ArgumentParser:
     """Every command and option for shtab; it parses nothing."""
-    # a parser of its own, and the trainer's method whose options it takes as well
-    commands: dict[str, tuple[argparse.ArgumentParser | None, str | None]] = {
-        **{name: (None, name) for name in OpenSetCLI.subcommands()},
-        "predict": (predict.build_parser(), "predict"),
-        "export": (export.build_parser(), None),
-        "serve": (serve.build_parser(), None),
-        "drift": (drift.build_parser(), None),
-        "study": (study.build_parser(), "run"),
-        "search": (search.build_parser(), "run"),
-        "ensemble": (ensemble.build_parser(), "calibrate"),
-        "compare": (compare.build_parser(), None),
-        "report": (report.build_parser(), None),
-        "completion": (build_parser(), None),
-    }
+    own = {name: import_module(f"osr_lightning.cli.{name}").build_parser() for name in OWN}
     for name in ("study", "ensemble"):  # whose words are split off before the parser sees them
-        own = commands[name][0]
-        assert own is not None
-        own.add_argument("paths", nargs="+")
+        own[name].add_argument("paths", nargs="+")
     osr = argparse.ArgumentParser("osr", add_help=False)
     added = osr.add_subparsers()
-    for name, (own, method) in commands.items():
-        parents = [] if own is None else [own]
+    for name in COMMANDS:
+        parents = [own[name]] if name in own else []
         parser = added.add_parser(name, parents=parents, conflict_handler="resolve", help="")
+        method = _METHODS.get(name, "" if name in own else name)
         for option, about in options_of(method).items() if method else ():
             if f"--{option}" not in parser._option_string_actions:
                 _add(parser, option, about)

@@ -17,7 +17,7 @@ from osr_lightning.data.leaks import read_digests
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.studies.ensemble import NAME, join
-from osr_lightning.training.calibration import threshold_lines
+from osr_lightning.training.calibration import say_threshold
 from osr_lightning.training.console import say
 from osr_lightning.training.loggers import run_folder
 from osr_lightning.training.module import OpenSetClassifier
@@ -59,9 +59,7 @@ class EnsembleCLI(OpenSetCLI):
             if before is not None and seen is not None:  # what chose the members' epochs is not new either
                 whole["images"] = seen.joined(before)._asdict()
             checkpoints.write(whole, self.target, follow=output is not None)
-        threshold = model.trained.threshold
-        for line in threshold_lines(threshold.score, threshold.record, self.target):
-            say(line)
+        say_threshold(model.trained.threshold, self.target)
 
 
 def ensemble(

@@ -27,6 +27,7 @@ from osr_lightning.cli.checkpoint_settings import (
 )
 from osr_lightning.cli.config_loader import MODE
 from osr_lightning.cli.messages import read_options, sentence
+from osr_lightning.cli.options import METHODS
 from osr_lightning.data.counts import image_lines
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data_spec import DataSpec
@@ -95,14 +96,7 @@ class OpenSetCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Trainer methods that are commands, and their parameters that the command line fills itself."""
-        return {
-            "run": {"model", "datamodule"},
-            "calibrate": {"model", "datamodule"},
-            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
-            "validate": {"model", "dataloaders", "datamodule", "verbose", "weights_only"},
-            "test": {"model", "dataloaders", "datamodule", "verbose", "weights_only"},
-            "predict": {"model", "dataloaders", "datamodule", "return_predictions"},
-        }
+        return dict(METHODS)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:  # noqa: ANN401
         """Build the parser of the command that is asked for: six of them take a second."""

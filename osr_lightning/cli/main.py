@@ -28,19 +28,9 @@ COMMANDS = {
     "report": "write a run's report.html again from its saved files",
     "completion": "print what completes these commands in bash, zsh or tcsh",
 }
-# each is a module of this folder with a main of its own; the others are lightning_cli's
-OWN = (
-    "predict",
-    "export",
-    "serve",
-    "drift",
-    "study",
-    "search",
-    "ensemble",
-    "compare",
-    "report",
-    "completion",
-)
+# of the trainer alone; each of the others is a module of this folder with a main of its own
+_TRAINERS = ("run", "fit", "calibrate", "validate", "test")
+OWN = tuple(name for name in COMMANDS if name not in _TRAINERS)
 _WITH_LIGHTNING = ("study", "search", "ensemble", "completion")
 
 

@@ -18,7 +18,6 @@ import yaml
 from osr_lightning.cli.arguments import nearest
 from osr_lightning.cli.config_loader import load
 from osr_lightning.cli.options import (
-    CLASSIFIERS,
     WITH_CLASSES,
     Option,
     class_named,
@@ -28,6 +27,7 @@ from osr_lightning.cli.options import (
     parameters,
 )
 from osr_lightning.errors import UserError
+from osr_lightning.training.module import CLASSIFIERS
 
 _GROUPS = ("model", "data", "evaluation", "trainer")
 _UNLISTED = ("weights_only", "trainer.verbose")  # in a saved config: Lightning's, and what --verbose sets

@@ -24,17 +24,10 @@ from osr_lightning.models.networks import NETWORKS
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
 from osr_lightning.training.callbacks.evaluator import Evaluator
-from osr_lightning.training.module import (
-    BaselineClassifier,
-    EnsembleClassifier,
-    MCDropoutClassifier,
-    OpenSetClassifier,
-)
+from osr_lightning.training.module import CLASSIFIERS, MCDropoutClassifier, OpenSetClassifier
 from osr_lightning.training.trainer import OpenSetTrainer
+from osr_lightning.yaml_files import ENDINGS
 
-CLASSIFIERS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (MCDropoutClassifier, BaselineClassifier, EnsembleClassifier)
-}
 _WORDS = {
     bool: "true|false",
     int: "INTEGER",
@@ -46,9 +39,14 @@ _WORDS = {
 }
 # those whose values are classes, with options of their own
 WITH_CLASSES = ("model", "model.network", "optimizer", "lr_scheduler", "trainer.logger", "trainer.callbacks")
-_FILLED = {  # by the command line itself
-    *("model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"),
-    *("return_predictions", "verbose", "weights_only"),
+# methods of the trainer that are commands, and their parameters that the command line fills itself
+METHODS = {
+    "run": {"model", "datamodule"},
+    "calibrate": {"model", "datamodule"},
+    "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+    "validate": {"model", "dataloaders", "datamodule", "verbose", "weights_only"},
+    "test": {"model", "dataloaders", "datamodule", "verbose", "weights_only"},
+    "predict": {"model", "dataloaders", "datamodule", "return_predictions"},
 }
 _CLAUSE = re.compile(r"[;:.] ")
 
@@ -131,7 +129,7 @@ def options_of(command: str, classifier: type[Any] = MCDropoutClassifier) -> dic
     # a method of Lightning's takes the checkpoint that predict takes
     own = vars(OpenSetTrainer).get(command, OpenSetTrainer.predict)
     for name, option in _parameters(method, _texts(own.__doc__)):
-        if name not in _FILLED:
+        if name not in METHODS[command]:
             found[name] = option
     about = "kind of classifier"
     found["model"] = Option(OpenSetClassifier, MCDropoutClassifier.__name__, about)
@@ -193,7 +191,7 @@ def classifier(arguments: Sequence[str]) -> type[Any]:
         UserError: where there is none of that name.
     """
     name = value_of(arguments, "--model") or ""
-    if not re.fullmatch(r"[\w.]+", name) or name.endswith((".yaml", ".yml", ".json")):
+    if not re.fullmatch(r"[\w.]+", name) or name.endswith(ENDINGS):
         return MCDropoutClassifier
     return find_class(name, CLASSIFIERS)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from osr_lightning.data.image_table import ImageTable, ImageTables, even_batch_s
 from osr_lightning.data.resumable_loader import ResumableLoader
 from osr_lightning.data.stream import Images
 from osr_lightning.data_spec import DataSpec
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, check_range
 
 
 class OpenSetDataModule(LightningDataModule):
@@ -213,6 +213,12 @@ class OpenSetDataModule(LightningDataModule):
         )
 
 
+def datamodule_of(trainer: object) -> OpenSetDataModule | None:
+    """The datamodule that a trainer is given, if it is one of these."""
+    found = getattr(trainer, "datamodule", None)
+    return found if isinstance(found, OpenSetDataModule) else None
+
+
 LARGEST = 4096  # pixels a side
 
 
@@ -225,20 +231,13 @@ def check_options(options: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the first that is.
     """
-
-    def require(name: str, holds: bool, range_: str) -> None:
-        if options[name] is not None and not holds:
-            raise UserError(f"data.{name} must {range_}, got {options[name]}")
-
-    def number(name: str) -> float:
-        return math.nan if options[name] is None else options[name]
-
+    require = partial(check_range, "data", options)
     for name in ("batch_size", "eval_batch_size"):
-        require(name, number(name) >= 1, "be at least 1")
-    require("num_workers", number("num_workers") >= 0, "not be below 0")
-    require("image_size", 1 <= number("image_size") <= LARGEST, f"lie between 1 and {LARGEST}")
-    require("val_fraction", 0 < number("val_fraction") < 1, "lie between 0 and 1")
-    require("unknown_fraction", 0 < number("unknown_fraction") <= 1, "lie in (0, 1]")
+        require(name, lambda value: value >= 1, "be at least 1")
+    require("num_workers", lambda value: value >= 0, "not be below 0")
+    require("image_size", lambda value: 1 <= value <= LARGEST, f"lie between 1 and {LARGEST}")
+    require("val_fraction", lambda value: 0 < value < 1, "lie between 0 and 1")
+    require("unknown_fraction", lambda value: 0 < value <= 1, "lie in (0, 1]")
     std = per_channel(options["std"], 1)
     if std is not None and not min(std, default=0) > 0:
         raise UserError(f"data.std must be above 0, got {list(std)}")

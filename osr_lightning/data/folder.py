@@ -145,6 +145,8 @@ def load_folder(
                 "remove it, or make it an unknown set of its own."
             )
     index = {name: label for label, name in enumerate(classes)}
+    if pixel_format is not None:
+        size, channels = pixel_format.image_size, pixel_format.channels
     if size is None or channels is None:
         natural = natural_file_shape(files)
         size, channels = size or natural[1], channels or natural[0]

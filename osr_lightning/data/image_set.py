@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.stream import Images, select
 from osr_lightning.data_spec import composed
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, did_you_mean
 
 Split = Literal["train", "validation", "test"]
 
@@ -66,6 +66,18 @@ class ImageSet:
             keys=tuple(self.keys[row] for row in rows) if self.keys else (),
         )
 
+    def held_out(self, fraction: float, seed: int, part: str) -> tuple[Tensor, Tensor]:
+        """The indices of the rest and of the images held out, by content where they have keys; see `holdout`.
+
+        Args:
+            fraction: share of each class to hold out, in ``[0, 1)``.
+            seed: of this split alone.
+            part: what they are held out for, in a word; by content another one is another split.
+        """
+        if self.keys:
+            return holdout_by_content(self.keys, self.labels, fraction, f"{part} {seed}")
+        return holdout(self.labels, fraction, seed)
+
     def only(self, classes: Sequence[str]) -> ImageSet:
         """The images of some classes, which are then all there are."""
         place = torch.full((len(self.classes),), -1)
@@ -101,8 +113,7 @@ def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) ->
                 )
             found.append(classes[number])
         else:
-            close = difflib.get_close_matches(str(one), classes, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = did_you_mean(one, classes, repr)
             raise UserError(
                 f"data.known_classes: {source} has no class {one!r}; {hint}It has {', '.join(classes)}"
             )

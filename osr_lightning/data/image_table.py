@@ -24,7 +24,6 @@ from osr_lightning.data.leaks import (
 )
 from osr_lightning.data.measure_spec import mean_and_std
 from osr_lightning.data.sources import load_source
-from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.stream import Images, chain
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS
 from osr_lightning.data_spec import DataSpec, PixelFormat, same_classes
@@ -310,11 +309,7 @@ class ImageTables:
     def _draw_validation(self, pool: ImageSet) -> tuple[ImageSet, ImageSet]:
         """Divide known images into those to train on and those to choose by."""
         fraction = self.options["val_fraction"]
-        if pool.keys:
-            salt = f"validation {self.options['seed']}"
-            train, val = holdout_by_content(pool.keys, pool.labels, fraction, salt)
-        else:
-            train, val = holdout(pool.labels, fraction, self.options["seed"])
+        train, val = pool.held_out(fraction, self.options["seed"], "validation")
         copies = len(set(pool.keys)) < len(pool.keys)
         if copies and fraction and not len(val):  # else a class of two different images gives one up
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,11 +23,10 @@ from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.leaks import pixel_digests
 from osr_lightning.data.measure_spec import LARGEST, natural_shape
 from osr_lightning.data.npz import load_npz
-from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.stream import Images, StreamedImages
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
 from osr_lightning.data_spec import PixelFormat
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.images.pixels import to_input
 from osr_lightning.images.tensors import to_uint8_images
 
@@ -38,18 +36,34 @@ NOISE_IMAGES = 2000
 TEST_FRACTION = 0.2  # of the sources without a test split of their own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a source is asked for: the arguments of ``load_source``, and what stands after the colon."""
+    """What a source is asked for.
+
+    Attributes:
+        split: ``train``, ``validation`` or ``test``.
+        root: Where torchvision's sets are kept.
+        size: Height and width of the images; what suits them if not given.
+        channels: Channels of the images, 1 or 3; what suits them if not given.
+        seed: Seed of the noise.
+        test_seed: Seed of the test images that are held out where a known source has no test split.
+        as_known: The network learns this source: where it has no test split of its own, hold out 20%
+            of each class as test and give the rest for the other splits.
+        memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
+        download: Whether a set that is missing may be downloaded into ``root``.
+        argument: What stands behind the colon of the source's name.
+        pixel_format: What a backbone wants of images; goes before size and channels.
+        extractor: A frozen backbone, whose features the images then bring.
+    """
 
     split: Split
     root: Path
-    size: int | None
-    channels: int | None
-    seed: int
-    test_seed: int
-    as_known: bool
-    memory_limit: float
+    size: int | None = None
+    channels: int | None = None
+    seed: int = 0
+    test_seed: int = 0
+    as_known: bool = False
+    memory_limit: float = math.inf
     download: bool = True
     argument: str = ""
     pixel_format: PixelFormat | None = None
@@ -73,21 +87,7 @@ def source(name: str) -> Callable[[Source], Source]:
     return enter
 
 
-def load_source(
-    name: str,
-    split: Split,
-    *,
-    root: Path,
-    size: int | None = None,
-    channels: int | None = None,
-    seed: int = 0,
-    test_seed: int = 0,
-    as_known: bool = False,
-    memory_limit: float = math.inf,
-    download: bool = True,
-    pixel_format: PixelFormat | None = None,
-    extractor: FeatureExtractor | None = None,
-) -> ImageSet:
+def load_source(name: str, split: Split, **options: Any) -> ImageSet:  # noqa: ANN401
     """Load one split of a source, preprocessed.
 
     A source is a name in ``SOURCES``, ``folder:PATH`` or ``npz:PATH``. Relative paths start at the
@@ -100,18 +100,8 @@ def load_source(
 
     Args:
         name: Name of the source.
-        split: ``train``, ``validation`` or ``test``.
-        root: Where torchvision's sets are kept.
-        size: Height and width of the images; what suits them if not given.
-        channels: Channels of the images, 1 or 3; what suits them if not given.
-        seed: Seed of the noise.
-        test_seed: Seed of the test images that are held out where a known source has no test split.
-        as_known: The network learns this source: where it has no test split of its own, hold out 20%
-            of each class as test and give the rest for the other splits.
-        memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
-        download: Whether a set that is missing may be downloaded into ``root``.
-        pixel_format: What a backbone wants of images; goes before size and channels.
-        extractor: A frozen backbone, whose features the images then bring.
+        split: Which of its images.
+        options: What else is asked for, see `Request`; ``root`` always.
 
     Returns:
         The images ``(N, channels, size, size)`` with ``N > 0``, their labels and classes.
@@ -120,20 +110,7 @@ def load_source(
         UserError: There is no such source, or its files are missing, damaged or of the wrong kind.
     """
     kind, _, argument = name.partition(":")
-    request = Request(
-        split,
-        root,
-        size if pixel_format is None else pixel_format.image_size,
-        channels if pixel_format is None else pixel_format.channels,
-        seed,
-        test_seed,
-        as_known,
-        memory_limit,
-        download,
-        argument,
-        pixel_format,
-        extractor,
-    )
+    request = Request(split=split, argument=argument, **options)
     shared = _shared.get()
     if shared is None:
         return _load(name, kind, request)
@@ -175,9 +152,9 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
         raise UserError(f"{name} names no path; write {kind}:PATH")
     else:
         known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}? The" if close else "the"
-        raise UserError(f"There is no source {name!r}; {hint} sources are {', '.join(known)}.")
+        hint = did_you_mean(name, known, repr)
+        the = "The" if hint else "the"
+        raise UserError(f"There is no source {name!r}; {hint}{the} sources are {', '.join(known)}.")
     if not isinstance(found.images, Tensor):
         return found  # each image is converted when it is read
     if request.pixel_format is not None:
@@ -288,9 +265,5 @@ def _one_class(images: Tensor, name: str) -> ImageSet:
 
 def _part(found: ImageSet, request: Request) -> ImageSet:
     """Hold out the test images of a source that has no test split of its own."""
-    if found.keys:
-        salt = f"test {request.test_seed}"
-        rest, held_out = holdout_by_content(found.keys, found.labels, TEST_FRACTION, salt)
-    else:
-        rest, held_out = holdout(found.labels, TEST_FRACTION, request.test_seed)
+    rest, held_out = found.held_out(TEST_FRACTION, request.test_seed, "test")
     return found.take(held_out if request.split == "test" else rest)

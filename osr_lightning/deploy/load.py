@@ -40,23 +40,14 @@ def load(
     """
     path = os.path.expanduser(path)
     if is_exported(path):
-        check_exported_device(device)
+        if str(device) not in ("auto", "cpu"):
+            raise UserError(f"the device {str(device)!r}: an exported graph runs on the CPU; leave it out")
         from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
 
         return ExportedRecogniser(path)
     from osr_lightning.recogniser import checkpoint
 
     return checkpoint.load(path, trust=trust, network=network, device=device)
-
-
-def check_exported_device(device: str | torch.device) -> None:
-    """Refuse a device that exported graphs do not run on.
-
-    Raises:
-        UserError: naming it.
-    """
-    if str(device) not in ("auto", "cpu"):
-        raise UserError(f"the device {str(device)!r}: an exported graph runs on the CPU; leave it out")
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:

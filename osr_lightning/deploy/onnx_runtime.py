@@ -94,7 +94,6 @@ class ExportedRecogniser:
 
     Args:
         path: of an ``.onnx`` file.
-        threads: for one operator; onnxruntime's choice if not given.
 
     Attributes:
         spec: of the known images.
@@ -104,14 +103,14 @@ class ExportedRecogniser:
         UserError: if the file is missing, or was not written by ``osr export``; or where onnxruntime is.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         try:
             import_onnxruntime()
         except ImportError as error:
             raise UserError(f"{path} needs onnxruntime: pip install onnxruntime") from error
         if not os.path.isfile(path):
             raise UserError(f"there is no file {path}")
-        self._graph, self._threads = Path(path).read_bytes(), threads
+        self._graph = Path(path).read_bytes()
         try:
             check_graph(self._graph)
         except UserError as error:
@@ -140,7 +139,6 @@ class ExportedRecogniser:
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
-        options.intra_op_num_threads = self._threads or 0
         options.add_session_config_entry("session.load_model_format", "ONNX")  # the one that was checked
         self.session: InferenceSession = onnxruntime.InferenceSession(
             self._graph, options, providers=["CPUExecutionProvider"]

@@ -17,7 +17,6 @@ from osr_lightning.evaluation.console import new_table
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.report.places import link, short_names
 from osr_lightning.evaluation.report.render import (
-    is_number,
     percent,
     rate,
     read_results,
@@ -27,6 +26,7 @@ from osr_lightning.evaluation.report.render import (
 )
 from osr_lightning.evaluation.run_groups import RunGroup, group, headline, print_groups, titles, unknown_sets
 from osr_lightning.recogniser.rows import path_cell, safe_cells
+from osr_lightning.scoring.calibration import is_finite
 
 # Column of the table -> where results.json has it.
 COLUMNS = {
@@ -202,7 +202,7 @@ def difference(entry: dict[str, Any], name: str) -> str:
 def _at(results: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - whatever the JSON holds
     part, key = COLUMNS[name]
     value = (results.get(part) or {}).get(key)
-    return value if name in NO_NUMBERS or is_number(value) else None
+    return value if name in NO_NUMBERS or is_finite(value) else None
 
 
 def _same_images(first: PredictionTable, other: PredictionTable) -> bool:

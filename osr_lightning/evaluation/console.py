@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from osr_lightning.errors import one_line
+from osr_lightning.evaluation.report.render import percent, rate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +38,7 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
     ) -> None:
         """One line; rates are left out where there is no unknown image."""
         images = "" if count is None else f"{count:,}"
-        table.add_row(one_line(name), images, _percent(accuracy), *map(_rate, rates), style=style)
+        table.add_row(one_line(name), images, percent(accuracy), *map(rate, rates), style=style)
 
     row("known, none rejected", closed["count"], closed["accuracy"])
     row("known", pooled["count_known"], pooled["known_accuracy"])
@@ -55,7 +56,7 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
     console.print(table)
     classes = closed.get("per_class") or {}
     if 0 < len(classes) <= MOST_CLASSES:
-        each = (f"{name} {_percent(numbers['accuracy'])}" for name, numbers in classes.items())
+        each = (f"{name} {percent(numbers['accuracy'])}" for name, numbers in classes.items())
         console.print(
             one_line(f"by class, none rejected: {', '.join(each)}"), soft_wrap=True, highlight=False
         )
@@ -85,14 +86,6 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
             places["TensorBoard"] = f"tensorboard --logdir {folder.parent}"
     for what, where in places.items():
         console.print(f"{what}  {where}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _percent(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.2f}%"
-
-
-def _rate(rate: float | None) -> str:
-    return "-" if rate is None else f"{rate:.4f}"
 
 
 NARROW = 60  # columns, below which lines between cells cost too much

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -171,8 +170,7 @@ def _finite(value: float) -> float | None:
 
 
 def _refuse_nan(table: PredictionTable) -> None:
-    scores: Mapping[str, FloatArray] = table.scores
-    for name, score in scores.items():
+    for name, score in table.scores.items():
         if bad := int(np.isnan(score).sum()):
             raise UserError(
                 f"the score '{name}' is NaN for {bad} of {len(score)} test images: the checkpoint's weights "

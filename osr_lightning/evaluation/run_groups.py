@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from osr_lightning.errors import one_line
 from osr_lightning.evaluation.console import new_table
-from osr_lightning.evaluation.report.render import is_number
+from osr_lightning.scoring.calibration import is_finite
 
 # OpenAUC always equals OSCR, and is in the CSV files alone
 RATES = {"closed_set_accuracy": "closed set", "total_accuracy": "total", "oscr": "OSCR (OpenAUC)"}
@@ -152,7 +152,7 @@ def run_measures(results: Mapping[str, Any]) -> dict[MeasureKey, float]:
         for unknown_set, numbers in {ALL: ranking.get("pooled"), **(ranking.get("unknown") or {})}.items():
             for name in RANKING:
                 found.setdefault(MeasureKey(name, other, unknown_set), (numbers or {}).get(name))
-    return {measure: float(value) for measure, value in found.items() if is_number(value)}
+    return {measure: float(value) for measure, value in found.items() if is_finite(value)}
 
 
 def mean_of(values: Sequence[float]) -> Mean:
@@ -178,10 +178,9 @@ def differences(
     return means({m: value - other[m] for m, value in found.items() if m in other} for found, other in pairs)
 
 
-def mean_text(mean: Mean | None, percent: bool = True) -> str:
-    """A mean as text, in percent with two digits, or with four."""
+def mean_text(mean: Mean | None) -> str:
+    """A mean as text, in percent with two digits."""
     if mean is None:
         return "-"
-    scale, digits = (100, 2) if percent else (1, 4)
-    spread = "" if mean.deviation is None else f" ± {scale * mean.deviation:.{digits}f}"
-    return f"{scale * mean.mean:.{digits}f}{spread}"
+    spread = "" if mean.deviation is None else f" ± {100 * mean.deviation:.2f}"
+    return f"{100 * mean.mean:.2f}{spread}"

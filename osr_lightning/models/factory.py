@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import importlib
 import inspect
@@ -13,7 +12,7 @@ from typing import Any, TypeAlias, cast
 from torch import nn
 
 from osr_lightning.data_spec import DataSpec
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.models import networks
 from osr_lightning.models.backbones import Backbone, is_class_path
 from osr_lightning.models.networks import NETWORKS
@@ -163,8 +162,7 @@ def find(path: str, *, trust: bool) -> Callable[..., nn.Module]:
     if "." not in last and last in classifier_names():
         return functools.partial(Torchvision, name=last)
     if "." not in path:
-        close = difflib.get_close_matches(path, [*NETWORKS, *classifier_names()], n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(path, [*NETWORKS, *classifier_names()])
         raise UserError(
             f"there is no network {path!r}; {hint}the networks are {', '.join(NETWORKS)}, torchvision's "
             "classifiers, as resnet18, and any class path, as my_package.MyNet"

@@ -89,7 +89,7 @@ def _before_last_linear(
         return None
     last = called[-1]
     linear, trial_linear = network.get_submodule(last), trial.get_submodule(last)
-    _replace(trial, last, nn.Identity())
+    trial.set_submodule(last, nn.Identity())
     try:
         features = trial(images)
     except Exception:
@@ -98,10 +98,5 @@ def _before_last_linear(
         return None
     if features.shape[1] != trial_linear.in_features or not torch.allclose(trial_linear(features), logits):
         return None
-    _replace(network, last, nn.Identity())
+    network.set_submodule(last, nn.Identity())
     return SplitNetwork(network, nn.Identity(), nn.Sequential(linear))
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)

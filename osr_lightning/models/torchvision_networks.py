@@ -160,5 +160,4 @@ def _take_channels(network: nn.Module, in_channels: int) -> None:
         made.weight.copy_(summed.expand_as(made.weight))
         if first.bias is not None and made.bias is not None:
             made.bias.copy_(first.bias)
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, made)
+    network.set_submodule(name, made)

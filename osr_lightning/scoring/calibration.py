@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 
@@ -104,13 +104,13 @@ def read_record(values: object) -> Calibration:
     return replace(record, value=float(record.value), known_scores=tuple(record.known_scores))
 
 
-def is_finite(value: object) -> bool:
-    """Whether this is a number, and a finite one."""
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether this is a number, and one that can be shown and reckoned with."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:
+    except OverflowError:  # a whole number of hundreds of digits is no float
         return False
 
 
@@ -119,7 +119,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_share(value: object) -> bool:
-    return value is None or (is_finite(value) and 0 <= value <= 1)  # type: ignore[operator]
+    return value is None or (is_finite(value) and 0 <= value <= 1)
 
 
 def known_quantile(known_scores: Floats, alpha: float) -> float:

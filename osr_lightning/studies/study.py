@@ -29,7 +29,6 @@ from osr_lightning.evaluation.report.places import link
 from osr_lightning.evaluation.report.render import read_results, render
 from osr_lightning.evaluation.run_groups import (
     RATES,
-    RunGroup,
     group,
     headline,
     mean_text,
@@ -52,6 +51,7 @@ class StudyRun(NamedTuple):
     """One run of a study.
 
     Attributes:
+        recipe: name of its config, or of an ensemble of that.
         config: its YAML file.
         split: e.g. ``arpl1``; empty without splits.
         seed: of the training.
@@ -59,6 +59,7 @@ class StudyRun(NamedTuple):
         arguments: of ``osr run``.
     """
 
+    recipe: str
     config: Path
     split: str
     seed: int
@@ -116,7 +117,7 @@ def plan_runs(
             f"--trainer.experiment={name}",
             f"--trainer.version={run}",
         ]
-        runs.append(StudyRun(config, split, seed, folder / run, arguments))
+        runs.append(StudyRun(config.stem, config, split, seed, folder / run, arguments))
     return runs
 
 
@@ -205,7 +206,7 @@ def _start(run: StudyRun, train: Callable[[list[str]], object]) -> None:
     train([*run.arguments, *resumed])
 
 
-def _ensembles(runs: Sequence[StudyRun], join: Callable[[list[Path], Path], Path]) -> list[Finished]:
+def _ensembles(runs: Sequence[StudyRun], join: Callable[[list[Path], Path], Path]) -> list[StudyRun]:
     """Join and test the seeds of each config and split, where all are finished."""
     found = []
     for (config, split), same in groupby(runs, key=lambda run: (run.config, run.split)):
@@ -218,14 +219,52 @@ def _ensembles(runs: Sequence[StudyRun], join: Callable[[list[Path], Path], Path
         with only_one(first.folder, wait=True):
             if not (folder / _LAST).is_file():
                 join([run.folder / "checkpoints" / "best.ckpt" for run in members], folder)
-        found.append(Finished(f"{config.stem}, {len(members)} joined", split, first.seed, folder))
+        found.append(first._replace(recipe=f"{first.recipe}, {len(members)} joined", folder=folder))
     return found
 
 
-def table(runs: Sequence[StudyRun], joined: Sequence[Finished] = (), *, say: bool = False) -> list[Path]:
-    """Write the table of the runs that are finished, and of ensembles of them; see `write_tables`."""
-    done = [Finished(run.config.stem, run.split, run.seed, run.folder) for run in runs if _is_finished(run)]
-    return write_tables([*done, *joined], f"{len(done)} of {len(runs)} runs", runs[0].folder.parent, say=say)
+def table(runs: Sequence[StudyRun], joined: Sequence[StudyRun] = (), *, say: bool = False) -> list[Path]:
+    """Write ``study.csv`` and ``study.html`` of the runs that are finished.
+
+    Args:
+        runs: of the whole study.
+        joined: ensembles of them, which are.
+        say: whether to print the table as well.
+
+    Returns:
+        The files.
+    """
+    finished = list(filter(_is_finished, runs))
+    count, folder = f"{len(finished)} of {len(runs)} runs", runs[0].folder.parent
+    shown = [*finished, *joined]
+    groups = group([(run.recipe, (run.split, run.seed), read_results(run.folder)) for run in shown])
+    with replacing_rows(folder / "study.csv") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, *PAIRED])
+        for one in groups:
+            for measure, mean in one.means.items():
+                paired = one.paired.get(measure, ("", "", ""))
+                cells = [one.name, measure.name, measure.score, measure.unknown_set, *mean, *paired]
+                writer.writerow(safe_cells(cells))
+    sets = unknown_sets(groups)
+    path = folder / "study.html"
+    page = render(
+        "study.html.j2",
+        groups=groups,
+        runs=[(run, link(path, run.folder / "report.html")) for run in shown],
+        count=count,
+        rates=RATES,
+        sets=sets,
+        titles=titles(sets),
+        rows=[(one, headline(one, sets)) for one in groups],
+        scores=[(one, score_rows(one, sets)) for one in groups],
+        mean_text=mean_text,
+        name=folder.name,
+    )
+    write_text(path, page)
+    if say:
+        print_groups(groups, f"{count}, mean ± deviation, percent")
+    return [folder / "study.csv", path]
 
 
 def _is_finished(run: StudyRun) -> bool:
@@ -261,66 +300,3 @@ def _refuse_other(run: StudyRun) -> None:
             f"{run.folder} was made with other options or another {run.config.name}; give the study another "
             "--name, or remove that folder"
         )
-
-
-class Finished(NamedTuple):
-    """A run that is done.
-
-    Attributes:
-        config: name of its config.
-        split: name of its class split, or empty.
-        seed: of its training.
-        folder: its run folder.
-    """
-
-    config: str
-    split: str
-    seed: int
-    folder: Path
-
-
-def groups_of(runs: Sequence[Finished]) -> list[RunGroup]:
-    """One group per config, in the order of the runs."""
-    return group([(run.config, (run.split, run.seed), read_results(run.folder)) for run in runs])
-
-
-def write_tables(runs: Sequence[Finished], count: str, folder: Path, *, say: bool) -> list[Path]:
-    """Write ``study.csv`` and ``study.html`` of the runs that are finished.
-
-    Args:
-        runs: those.
-        count: how many of the study's runs these are, in words.
-        folder: of the two files.
-        say: whether to print the table as well.
-
-    Returns:
-        The files.
-    """
-    groups = groups_of(runs)
-    with replacing_rows(folder / "study.csv") as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, *PAIRED])
-        for one in groups:
-            for measure, mean in one.means.items():
-                paired = one.paired.get(measure, ("", "", ""))
-                cells = [one.name, measure.name, measure.score, measure.unknown_set, *mean, *paired]
-                writer.writerow(safe_cells(cells))
-    sets = unknown_sets(groups)
-    path = folder / "study.html"
-    page = render(
-        "study.html.j2",
-        groups=groups,
-        runs=[(run, link(path, run.folder / "report.html")) for run in runs],
-        count=count,
-        rates=RATES,
-        sets=sets,
-        titles=titles(sets),
-        rows=[(one, headline(one, sets)) for one in groups],
-        scores=[(one, score_rows(one, sets)) for one in groups],
-        mean_text=mean_text,
-        name=folder.name,
-    )
-    write_text(path, page)
-    if say:
-        print_groups(groups, f"{count}, mean ± deviation, percent")
-    return [folder / "study.csv", path]

@@ -28,6 +28,8 @@ from osr_lightning.scoring.calibration import (
 )
 from osr_lightning.scoring.detectors import DETECTORS, Detector
 from osr_lightning.scoring.sweep import Costs
+from osr_lightning.scoring.threshold import Threshold
+from osr_lightning.training.console import say
 
 _AT_ONCE = 512  # references that are looked at together
 
@@ -35,18 +37,18 @@ _AT_ONCE = 512  # references that are looked at together
 # before anything is trained -------------------------------------------------------------------------------
 
 
-def require_unknowns(method: CalibrationMethod, calibrate_on: str, unknown: Mapping[str, str] | None) -> None:
+def require_unknowns(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Stop where a method needs unknown images and there are none.
 
     Args:
-        method: of the calibration.
-        calibrate_on: validation or test.
-        unknown: the calibration's unknown sets.
+        model: options of the classifier.
+        data: options of the datamodule.
 
     Raises:
         UserError: naming the option.
     """
-    if method in NEEDS_UNKNOWNS and calibrate_on == "validation" and not unknown:
+    method, on_validation = model["calibration"], data["calibrate_on"] == "validation"
+    if method in NEEDS_UNKNOWNS and on_validation and not data["calibration_unknown"]:
         raise UserError(
             f"model.calibration {method} needs unknown images: name some with data.calibration_unknown, or "
             "use known_quantile"
@@ -225,14 +227,15 @@ def calibrated_path(ckpt_path: str | None, output: str | None, in_place: bool) -
     return source.with_name(f"{source.stem.removesuffix('.calibrated')}.calibrated.ckpt")
 
 
-def threshold_lines(score: str, chosen: Calibration, target: Path | None) -> list[str]:
-    """What to say of a threshold: its value, where it is, and what is wrong with it."""
+def say_threshold(threshold: Threshold, target: Path | None) -> None:
+    """Say of a threshold its value, where it is, and what is wrong with it."""
+    chosen = threshold.record
     flattered = "; optimistic: test images chose it" if chosen.optimistic else ""
     where = "" if target is None else f" ({target})"
-    found = (
-        f"threshold {chosen.value:.6g} on {score} by {chosen.method}, from {chosen.calibrated_on}"
+    say(
+        f"threshold {chosen.value:.6g} on {threshold.score} by {chosen.method}, from {chosen.calibrated_on}"
         f"{flattered}{where}"
     )
     unknown = {"the unknown sets": chosen.rejected_unknown}
-    warnings = misgivings(chosen.rejected_known, unknown, "calibration images")
-    return [found, *(f"warning: {warning}" for warning in warnings)]
+    for warning in misgivings(chosen.rejected_known, unknown, "calibration images"):
+        say(f"warning: {warning}")

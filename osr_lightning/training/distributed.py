@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
+
+from osr_lightning.data.resumable_loader import place
 
 
 def gather_rows(batches: list[dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
@@ -21,7 +22,7 @@ def gather_rows(batches: list[dict[str, Tensor]], device: torch.device) -> dict[
     from torchmetrics.utilities.distributed import gather_all_tensors
 
     table = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if place()[1] > 1:
         # gathers shards of unequal length, unlike a bare all_gather
         table = {key: torch.cat(gather_all_tensors(value.to(device))) for key, value in table.items()}
     order = table["row"].argsort().cpu()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data.batch import Batch
-from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, UserError
@@ -112,6 +112,7 @@ class OpenSetClassifier(LightningModule):
         images_seen: digests of the images that trained and calibrated these weights.
         search_trials: ``(threshold, value)`` of the last calibration by optuna.
         tested_epoch: the one, from 1, in which the tested checkpoint was written; None without one.
+        rows: of :meth:`classify`, of all images of a fit's last validation, whichever process looked at them.
 
     Raises:
         UserError: for an option that is out of range.
@@ -163,6 +164,7 @@ class OpenSetClassifier(LightningModule):
         self._resumed: dict[str, Any] = {}
         self._calibrated_in: str | None = None  # precision
         self._val_batches: list[dict[str, Tensor]] = []
+        self.rows: dict[str, Tensor] = {}
 
     @property
     def trained(self) -> Recogniser:
@@ -413,7 +415,7 @@ class OpenSetClassifier(LightningModule):
         """
         checkpoint |= migrate(checkpoint)
         self.restore(checkpoint)
-        datamodule = self._datamodule()
+        datamodule = datamodule_of(self._trainer)
         if datamodule is not None:
             datamodule.tables.expect(self.trained.spec)
         if self._fn() == "fit":
@@ -452,7 +454,7 @@ class OpenSetClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         """Prepare the process and the network for many steps."""
-        datamodule = self._datamodule()
+        datamodule = datamodule_of(self._trainer)
         if datamodule is not None:
             datamodule.tables.refuse_seen(self.images_seen, "fit")
             self.images_seen = datamodule.tables.seen(self.images_seen)
@@ -553,7 +555,7 @@ class OpenSetClassifier(LightningModule):
 
     def on_train_end(self) -> None:
         """Fit what is fitted after the training, where the trainer is Lightning's own."""
-        datamodule = self._datamodule()
+        datamodule = datamodule_of(self._trainer)
         if datamodule is None or getattr(self.trainer, "calibrates", False):
             return
         if self.trained.detectors and self.hparams["calibration"] not in NEEDS_UNKNOWNS:
@@ -596,7 +598,8 @@ class OpenSetClassifier(LightningModule):
             method: CalibrationMethod = self.hparams["calibration"]
             if method in NEEDS_UNKNOWNS:
                 method = "known_quantile"
-            self.calibrate(gather_rows(batches, self.device), "validation images", method, optimistic=False)
+            self.rows = gather_rows(batches, self.device)
+            self.calibrate(self.rows, method=method, calibrated_on="validation images", optimistic=False)
             threshold = self.trained.threshold
             if threshold.score in threshold.records:  # a detector's is fitted after the training
                 self.log("val/threshold", threshold.value, sync_dist=True)
@@ -625,8 +628,9 @@ class OpenSetClassifier(LightningModule):
         held_out, taken = references(tables, self.trained, self.known_alpha)
         fit_detectors(self.trained, datamodule.fitting_dataloader(), held_out)
         rows = (rows_of or self._rows_of)(datamodule.calibration_dataloader())
-        calibrated_on = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
-        self.calibrate(rows, calibrated_on, method, optimistic=tables.optimistic, taken=taken)
+        images = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
+        optimistic = tables.optimistic
+        self.calibrate(rows, method=method, calibrated_on=images, optimistic=optimistic, taken=taken)
 
     def _rows_of(self, loader: Iterable[Batch]) -> dict[str, Tensor]:
         self.trained.sampler.restart()
@@ -634,39 +638,20 @@ class OpenSetClassifier(LightningModule):
             batches = [self.classify(Batch(*(part.to(self.device) for part in batch))) for batch in loader]
         return {name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
 
-    def calibrate(
-        self,
-        rows: dict[str, Tensor],
-        calibrated_on: str,
-        method: CalibrationMethod,
-        *,
-        optimistic: bool,
-        taken: Tensor | None = None,
-    ) -> None:
+    def calibrate(self, rows: dict[str, Tensor], **about: Any) -> None:  # noqa: ANN401
         """Choose the threshold of every score; all processes end with rank 0's choice.
 
         Args:
             rows: of :meth:`classify`, gathered over batches and processes.
-            calibrated_on: said of the images in the records.
-            method: how.
-            optimistic: whether test images are among them.
-            taken: ``(N,)`` bool, the rows that are references of scores which take held-out images.
+            about: what else `osr_lightning.training.calibration.choose_thresholds` is told of the images.
 
         Raises:
             UserError: where the images cannot serve the method.
         """
         chosen = None
         if self.trainer.is_global_zero:
-            chosen = choose_thresholds(
-                rows,
-                self.trained.score_names,
-                self.num_classes,
-                self.hparams,
-                method=method,
-                calibrated_on=calibrated_on,
-                optimistic=optimistic,
-                taken=taken,
-            )
+            names, options = self.trained.score_names, self.hparams
+            chosen = choose_thresholds(rows, names, self.num_classes, options, **about)
         chosen = self.trainer.strategy.broadcast(chosen)
         assert chosen is not None
         self.trained.threshold.records, self.search_trials = chosen
@@ -737,12 +722,8 @@ class OpenSetClassifier(LightningModule):
         """What the trainer is doing: fit, validate, test or predict; None without a trainer."""
         return None if self._trainer is None or self.trainer.state.fn is None else self.trainer.state.fn.value
 
-    def _datamodule(self) -> OpenSetDataModule | None:
-        found = getattr(self._trainer, "datamodule", None)
-        return found if isinstance(found, OpenSetDataModule) else None
-
     def _refuse_seen(self, stage: str) -> None:
-        datamodule = self._datamodule()
+        datamodule = datamodule_of(self._trainer)
         if datamodule is not None:
             datamodule.tables.refuse_seen(self.images_seen, stage)
 
@@ -806,14 +787,6 @@ class EnsembleClassifier(OpenSetClassifier):
 
     def decide(self, spec: DataSpec, images: int) -> Plan:
         """There is nothing to decide.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(NOT_TRAINED)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """There is nothing to optimise.
 
         Raises:
             UserError: always.

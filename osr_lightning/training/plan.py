@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data_spec import DataSpec
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, check_range, did_you_mean
 from osr_lightning.models import networks
 from osr_lightning.models.backbones import Backbone
 from osr_lightning.models.factory import NetworkLike, network_recipe
@@ -105,27 +105,19 @@ def check_options(options: Mapping[str, Any]) -> None:
         choices.append(("augment", options["augment"], list(AUGMENTATIONS)))
     for option, name, names in choices:
         if name not in names:
-            close = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(name, names)
             raise UserError(f"model.{option}: there is no {name!r}; {hint}There are {', '.join(names)}")
 
-    def require(name: str, holds: bool, range_: str) -> None:
-        if options.get(name) is not None and not holds:
-            raise UserError(f"model.{name} must {range_}, got {options[name]}")
-
-    def number(name: str) -> float:
-        value = options.get(name)
-        return math.nan if value is None else value
-
+    require = partial(check_range, "model", options)
     for name in ("alpha", "unknown_prior", "dropout"):
-        require(name, 0 < number(name) < 1, "lie between 0 and 1")
-    require("learning_rate", 0 < number("learning_rate") < math.inf, "be above 0")
-    require("weight_decay", 0 <= number("weight_decay") < math.inf, "be 0 or above")
-    require("label_smoothing", 0 <= number("label_smoothing") < 1, "lie in [0, 1)")
-    require("num_samples", number("num_samples") >= 1, "be at least 1")
-    require("threshold", math.isfinite(number("threshold")), "be a finite number")
+        require(name, lambda value: 0 < value < 1, "lie between 0 and 1")
+    require("learning_rate", lambda value: 0 < value < math.inf, "be above 0")
+    require("weight_decay", lambda value: 0 <= value < math.inf, "be 0 or above")
+    require("label_smoothing", lambda value: 0 <= value < 1, "lie in [0, 1)")
+    require("num_samples", lambda value: value >= 1, "be at least 1")
+    require("threshold", math.isfinite, "be a finite number")
     if score == "msp":
-        require("threshold", 0 <= number("threshold") <= 1, "lie in [0, 1] for the score msp")
+        require("threshold", lambda value: 0 <= value <= 1, "lie in [0, 1] for the score msp")
     if calibration == "optuna" and score != "msp":
         raise UserError(
             f"model.calibration optuna searches a threshold of the score msp only, not of {score}"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from operator import le
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from osr_lightning.data.datamodule import OpenSetDataModule
-from osr_lightning.errors import UserError, missing_package, needs
+from osr_lightning.data.datamodule import datamodule_of
+from osr_lightning.errors import UserError, check_range, did_you_mean, missing_package, needs
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training.module import CLASSIFIERS, OpenSetClassifier
 from osr_lightning.training.plan import STUDY_EPOCHS
@@ -61,17 +62,13 @@ def check_limits(checkpoint_minutes: float | None, options: Mapping[str, Any]) -
         raise UserError(f"trainer.strategy {strategy} brings no checkpoints back from its processes: use ddp")
     if checkpoint_minutes is not None and not 0 < checkpoint_minutes < math.inf:
         raise UserError(f"trainer.checkpoint_minutes must be above 0, got {checkpoint_minutes}")
-    steps = options.get("max_steps", -1)
-    if steps < -1 or steps == 0:
-        raise UserError(f"trainer.max_steps must be at least 1 (or -1 for no end), got {steps}")
+    require = partial(check_range, "trainer", options)
+    require("max_steps", lambda steps: steps >= -1 and steps != 0, "be at least 1 (or -1 for no end)")
     if options.get("limit_train_batches") == 0:
         raise UserError("trainer.limit_train_batches 0 leaves nothing to train on; raise it or leave it out")
     for name, least in _LEAST.items():
-        if options.get(name) is not None and options[name] < least:
-            raise UserError(f"trainer.{name} must be at least {least}, got {options[name]}")
-    if (options.get("num_sanity_val_steps") or 0) < -1:
-        steps = options["num_sanity_val_steps"]
-        raise UserError(f"trainer.num_sanity_val_steps must be at least 0 (or -1 for all), got {steps}")
+        require(name, partial(le, least), f"be at least {least}")
+    require("num_sanity_val_steps", lambda steps: steps >= -1, "be at least 0 (or -1 for all)")
     if options.get("val_check_interval") == 0:
         raise UserError(
             "trainer.val_check_interval must be above 0: a share of an epoch, or a number of batches"
@@ -164,8 +161,7 @@ def check_monitors(trainer: Trainer, model: LightningModule) -> None:
         watching.append((str(schedule["class_path"]).rpartition(".")[2], monitor))
     for name, monitor in watching:
         if isinstance(monitor, str) and monitor not in (*names, *_LIGHTNINGS):
-            close = difflib.get_close_matches(monitor.replace("_", "/"), names, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(monitor.replace("_", "/"), names)
             raise UserError(
                 f"{name} watches {monitor!r}, which is not logged; {hint}There are {', '.join(names)}"
             )
@@ -200,8 +196,8 @@ class FitChecks(Callback):
                 "batches of an epoch: lower it, or count them over epochs with "
                 "trainer.check_val_every_n_epoch null"
             ) from error
-        share, datamodule = trainer.limit_val_batches, getattr(trainer, "datamodule", None)
-        if isinstance(share, float) and 0 < share < 1 and isinstance(datamodule, OpenSetDataModule):
+        share, datamodule = trainer.limit_val_batches, datamodule_of(trainer)
+        if isinstance(share, float) and 0 < share < 1 and datamodule is not None:
             batches = len(datamodule.val_dataloader())
             if share * batches < 1:
                 name = "overfit_batches" if getattr(trainer, "overfit_batches", 0) else "limit_val_batches"

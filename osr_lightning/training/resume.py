@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LRScheduler
 
-from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.datamodule import datamodule_of
 from osr_lightning.data.resumable_loader import of_all, place
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser.checkpoint import reading
@@ -123,8 +123,7 @@ def accept(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
         checkpoint["callbacks"] = take_up(trainer, checkpoint.get("callbacks") or {})
         training = dict(checkpoint.get("training") or {})
         training |= {name: checkpoint.get(name) or [] for name in ("optimizer_states", "lr_schedulers")}
-        datamodule = getattr(trainer, "datamodule", None)
-        if isinstance(datamodule, OpenSetDataModule):
+        if (datamodule := datamodule_of(trainer)) is not None:
             # Lightning hands it on within epochs only
             states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader") or [None]
             datamodule.loader_state = states[0]

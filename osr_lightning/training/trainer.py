@@ -29,7 +29,7 @@ from osr_lightning.training.calibration import (
     calibrated_path,
     check_images,
     require_unknowns,
-    threshold_lines,
+    say_threshold,
 )
 from osr_lightning.training.callbacks.checkpointing import WholeCheckpointIO, checkpoint_callbacks
 from osr_lightning.training.callbacks.evaluator import Evaluator
@@ -165,7 +165,7 @@ class OpenSetTrainer(Trainer):
         Returns:
             The content of results.json, on the first process.
         """
-        _require_unknowns(model, datamodule)  # before the training, not after it
+        require_unknowns(model.hparams, datamodule.hparams)  # before the training, not after it
         require_best(self)
         begin = time.perf_counter()
         self._checks.best_needed = True
@@ -227,9 +227,7 @@ class OpenSetTrainer(Trainer):
         begin = time.perf_counter()
         target = calibrated_path(ckpt_path, output, in_place)
         self.write_calibrated(model, datamodule, ckpt_path, target, follow=in_place or output is not None)
-        threshold = model.trained.threshold
-        for line in threshold_lines(threshold.score, threshold.record, target):
-            say(line)
+        say_threshold(model.trained.threshold, target)
         self.timing["calibrate_s"] = time.perf_counter() - begin
         if in_place:
             self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
@@ -339,7 +337,7 @@ class OpenSetTrainer(Trainer):
         Raises:
             UserError: where the images cannot serve the method.
         """
-        _require_unknowns(model, datamodule)
+        require_unknowns(model.hparams, datamodule.hparams)
         source, options, tables = None, model.hparams, datamodule.tables
         if ckpt_path is not None:
             source = self._keeper.take(ckpt_path)
@@ -425,8 +423,3 @@ class OpenSetTrainer(Trainer):
         record = model.trained.threshold.record
         say(f"threshold {record.value:.6g} on {model.hparams['score']}, from {record.calibrated_on}")
         self.callback_metrics.update(metrics)
-
-
-def _require_unknowns(model: OpenSetClassifier, datamodule: OpenSetDataModule) -> None:
-    data = datamodule.hparams
-    require_unknowns(model.hparams["calibration"], data["calibrate_on"], data["calibration_unknown"])

@@ -14,7 +14,7 @@ from torch import nn
 from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import LOGITS, PENULTIMATE
 from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY
-from osr_lightning.scoring.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
+from osr_lightning.scoring.detectors.mahalanobis import Mahalanobis
 from osr_lightning.scoring.detectors.openmax import _SHIFT, OpenMax, fit_weibull
 from osr_lightning.scoring.detectors.vim import ViM
 
@@ -251,15 +251,6 @@ def test_mahalanobis_does_not_depend_on_scale_or_offset():
     fit(moved, 1000 * features.double() + 7, logits, labels)
     expected = fitted("mahalanobis")(seen(features, logits))
     close(moved(seen(1000 * features.double() + 7, logits)), expected, rtol=1e-6)
-
-
-def test_mahalanobis_of_unit_features_ignores_their_length():
-    features, logits, labels, _ = data()
-    for kind in (Mahalanobis, RelativeMahalanobis):
-        detector, plain = kind(normalize=True), kind()
-        fit(detector, 3 * features.double(), logits, labels)
-        fit(plain, F.normalize(features.double()), logits, labels)
-        close(detector(seen(features, logits)), plain(seen(F.normalize(features.double()), logits)))
 
 
 def test_a_unit_that_no_training_image_activates_counts_most():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from osr_lightning.deploy.load import check_exported_device, is_exported
+from osr_lightning.deploy.load import load
+from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
 from osr_lightning.deploy.serve.backend import Backend, Explanation
 
 
@@ -27,28 +28,23 @@ def open_backend(
         UserError: where it cannot be loaded, has no threshold, or draws new masks for each image, or there is
             no such device.
     """
-    if is_exported(path):
-        check_exported_device(device)
-        from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
-
-        exported = ExportedRecogniser(path)
-        exported.decide_by(score, threshold)
-        rejected = None if threshold is not None else exported.threshold.record.rejected_known
+    recogniser = load(path, trust=trust, device=device)
+    if isinstance(recogniser, ExportedRecogniser):
+        recogniser.decide_by(score, threshold)
+        rejected = None if threshold is not None else recogniser.threshold.record.rejected_known
         return Backend(
-            exported,
-            lambda pixels: Explanation(exported.answer(pixels).probabilities[0], None),
+            recogniser,
+            lambda pixels: Explanation(recogniser.answer(pixels).probabilities[0], None),
             None,
             rejected,
         )
-    from osr_lightning.deploy.serve import explain as sampled
-    from osr_lightning.recogniser import checkpoint
+    from osr_lightning.deploy.serve.explain import check_repeatable, explain
 
-    recogniser = checkpoint.load(path, trust=trust, device=device)
-    sampled.check_repeatable(recogniser, path)
+    check_repeatable(recogniser, path)
     recogniser.decide_by(score, threshold)
     return Backend(
         recogniser,
-        lambda pixels: sampled.explain(recogniser, pixels),
+        lambda pixels: explain(recogniser, pixels),
         recogniser.sampler.num_samples,
         recogniser.threshold.record.rejected_known,
     )

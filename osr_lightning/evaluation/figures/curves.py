@@ -59,15 +59,9 @@ def roc(material: Material) -> Figure:
     places = np.unique([0.0, x, 1.0, *_LINE])
     label = f"0/1 decisions, all: AUROC {binary:.4f}"
     axes.plot(places, np.interp(places, [0, x, 1], [0, y, 1]), color=GREY, linestyle=":", label=label)
-    label_mark(axes)
-    axes.set(
-        title="ROC: unknown against known",
-        ylabel="unknown images rejected (share)",
-    )
-    _scale(figure, axes, f"known images rejected (share of {known:,}", known, near=0, log=_in_corner(table))
-    _show_from(axes, lowest if _in_corner(table) else [0])
-    legend_below(axes)
-    return figure
+    axes.set(title="ROC: unknown against known", ylabel="unknown images rejected (share)")
+    log, label = _in_corner(table), f"known images rejected (share of {known:,}"
+    return _framed(figure, axes, label, known, near=0, log=log, lowest=lowest if log else [0])
 
 
 @figure(
@@ -78,7 +72,7 @@ def precision_recall(material: Material) -> Figure:
     """Precision against recall with unknown as the positive class, per unknown set."""
     table = material.table
     figure, axes = new_axes(height=_HEIGHT)
-    most, lowest = 0, []
+    most, lowest, log = 0, [], _in_corner(table)
     for name, mask, style in _curves(table):
         counts, known, unknown = _counts(table, mask)
         most = max(most, unknown)
@@ -90,17 +84,11 @@ def precision_recall(material: Material) -> Figure:
         chosen = _recall_precision(counts.at([table.threshold, np.inf]), known, unknown)
         mark(axes, chosen[0][0], chosen[1][0], style["color"])
         lowest += [chosen[1][0], precision[_rejecting_all_unknown(counts)]]
-        if not _in_corner(table):  # below a recall of 5% a handful of images makes it jump
+        if not log:  # below a recall of 5% a handful of images makes it jump
             lowest.append(np.nanmin(precision[recall >= 0.05]))
-    label_mark(axes)
-    axes.set(
-        title="Precision and recall of 'unknown'",
-        ylabel="precision: unknown among rejected (share)",
-    )
-    _scale(figure, axes, "recall: unknown images rejected (share", most, near=1, log=_in_corner(table))
-    _show_from(axes, lowest)
-    legend_below(axes)
-    return figure
+    axes.set(title="Precision and recall of 'unknown'", ylabel="precision: unknown among rejected (share)")
+    label = "recall: unknown images rejected (share"
+    return _framed(figure, axes, label, most, near=1, log=log, lowest=lowest)
 
 
 @figure(
@@ -123,15 +111,10 @@ def oscr(material: Material) -> Figure:
         lowest += [chosen.correct / known, counts.correct[_rejecting_all_unknown(counts)] / known]
     accuracy = float(counts.correct[-1] / known)
     axes.axhline(accuracy, color=GREY, linewidth=0.8, label=f"closed-set accuracy {accuracy:.4f}")
-    label_mark(axes)
-    axes.set(
-        title="Open-set classification rate",
-        ylabel=f"known images accepted and right (share of {known:,})",
-    )
-    _scale(figure, axes, "unknown images accepted (share", most, near=0, log=_in_corner(table))
-    _show_from(axes, lowest if _in_corner(table) else [0])
-    legend_below(axes)
-    return figure
+    right = f"known images accepted and right (share of {known:,})"
+    axes.set(title="Open-set classification rate", ylabel=right)
+    log, label = _in_corner(table), "unknown images accepted (share"
+    return _framed(figure, axes, label, most, near=0, log=log, lowest=lowest if log else [0])
 
 
 def _curves(table: PredictionTable) -> list[tuple[str, BoolArray, dict[str, Any]]]:
@@ -180,32 +163,43 @@ def _in_corner(table: PredictionTable) -> bool:
     return True
 
 
-def _scale(figure: NotedFigure, axes: Axes, x: str, images: int, *, near: int, log: bool) -> None:
-    """Draw the horizontal axis in log or in equal steps, and say so below the figure.
+def _framed(
+    figure: NotedFigure,
+    axes: Axes,
+    x: str,
+    images: int,
+    *,
+    near: int,
+    log: bool,
+    lowest: Sequence[Any],
+) -> NotedFigure:
+    """The figure with its legend, and with both axes around its curves.
+
+    The horizontal axis is in log or in equal steps, which is said below the figure.
 
     Args:
         figure: whose note it is.
-        axes: with rates on the horizontal axis.
-        x: its label, the bracket left open.
-        images: of which the rates are shares.
+        axes: with rates on both axes.
+        x: the label of the horizontal axis, the bracket left open.
+        images: of which the rates on that are shares.
         near: 0 or 1, the end at which good curves have their corner.
         log: see `_in_corner`.
+        lowest: rates, from the least of which on the vertical axis is shown.
     """
+    label_mark(axes)
+    legend_below(axes)
+    least = float(np.nanmin([0.99, *map(float, lowest)]))
+    margin = 0.05 * (1 - least)
+    axes.set_ylim(max(-0.01, least - margin), 1 + min(margin, 0.01))
     if not log:
         axes.set_xlabel(f"{x})")
         linear_rates(axes)
         figure.note = "The horizontal axis is in equal steps."
-        return
+        return figure
     axes.set_xlabel(f"{x}, log steps)")
     spread_x(axes, images, near=near)
     figure.note = (
         f"The horizontal axis is in log steps towards {'0' if near == 0 else '100%'}, up to one image: of "
         "every unknown set nine tenths can be rejected with a tenth of the known images."
     )
-
-
-def _show_from(axes: Axes, values: Sequence[Any]) -> None:
-    """Show the rates from the least of these on."""
-    least = float(np.nanmin([0.99, *map(float, values)]))
-    margin = 0.05 * (1 - least)
-    axes.set_ylim(max(-0.01, least - margin), 1 + min(margin, 0.01))
+    return figure

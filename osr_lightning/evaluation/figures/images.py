@@ -13,7 +13,6 @@ from osr_lightning.evaluation.figures.style import (
     KNOWN_COLOR,
     ON_ANY,
     SCORE_LABEL,
-    colormap,
     line_style,
     new_axes,
     plain,
@@ -102,7 +101,7 @@ def embedded(table: PredictionTable, indices: IntArray, points: NDArray[np.float
         dots = axes.scatter(
             *_xy(points[known]),
             c=label[known],
-            cmap=colormap("turbo"),
+            cmap="turbo",
             vmin=0,
             vmax=size - 1,
             s=12,

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from osr_lightning.evaluation.acceptance import IntArray
 from osr_lightning.evaluation.figures.registry import Material, figure
-from osr_lightning.evaluation.figures.style import colormap, shorten
+from osr_lightning.evaluation.figures.style import shorten
+from osr_lightning.evaluation.prediction_table import PredictionTable
 
 TEXT_UP_TO = 25  # classes; beyond them a cell is too small for its numbers
 
@@ -45,7 +46,7 @@ def confusion_matrix(
     )
     axes = figure.add_subplot()
     # the root makes a few percent of mistakes visible beside a diagonal near 1
-    image = axes.imshow(shares, cmap=colormap("Blues"), norm=PowerNorm(0.5, 0, 1))
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.03, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
     bar.set_label("share of the row")
     bar.ax.set_yticklabels(["0", "1%", "5%", "10%", "25%", "50%", "100%"], fontsize=8)
@@ -90,30 +91,26 @@ def closed_confusion(material: Material) -> Figure:
 def confusion(material: Material) -> Figure:
     """(K+U) x (K+1): all images by prediction, ``unknown`` last; the rows of ``U`` unknown sets below."""
     table = material.table
-    # images of unknown sets only: known ones have rows of their own
-    sets = np.unique(table.source[~table.known])
-    row = np.where(table.known, table.label, table.num_classes + np.searchsorted(sets, table.source))
-    names = [f"unknown: {table.source_names[index]}" for index in sets]
-    return confusion_matrix(
-        row,
-        table.prediction,
-        (*table.class_names, *(names if len(names) > 1 else ["unknown"])),
-        (*table.class_names, "unknown"),
-        "At the threshold in use",
-    )
+    row, rows = _with_unknown_sets(table, table.label, table.class_names)
+    columns = (*table.class_names, "unknown")
+    return confusion_matrix(row, table.prediction, rows, columns, "At the threshold in use")
 
 
 @figure(caption="The decision known or unknown alone.", order=60)
 def binary_confusion(material: Material) -> Figure:
     """(1 + U) x 2: known images, and those of each unknown set, by decision."""
     table = material.table
+    row, rows = _with_unknown_sets(table, np.zeros_like(table.label), ("known",))
+    answer = table.rejected.astype(np.int64)
+    return confusion_matrix(row, answer, rows, ("known", "unknown"), "Known or unknown?")
+
+
+def _with_unknown_sets(
+    table: PredictionTable, known: IntArray, names: Sequence[str]
+) -> tuple[IntArray, list[str]]:
+    """Each image's row: of known ones as given, then one for each unknown set; and the names of the rows."""
+    # images of unknown sets only: known ones have rows of their own
     sets = np.unique(table.source[~table.known])
-    row = np.where(table.known, 0, 1 + np.searchsorted(sets, table.source))
-    names = [f"unknown: {table.source_names[index]}" for index in sets]
-    return confusion_matrix(
-        row,
-        table.rejected.astype(np.int64),
-        ("known", *(names if len(names) > 1 else ["unknown"])),
-        ("known", "unknown"),
-        "Known or unknown?",
-    )
+    row = np.where(table.known, known, len(names) + np.searchsorted(sets, table.source))
+    unknown = [f"unknown: {table.source_names[index]}" for index in sets]
+    return row, [*names, *(unknown if len(unknown) > 1 else ["unknown"])]

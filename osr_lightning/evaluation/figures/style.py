@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -113,11 +112,6 @@ def line_style(index: int) -> dict[str, Any]:
 def point_style(index: int) -> dict[str, Any]:
     """Colour and marker of the ``index``-th class; the pair repeats only after 42 of them."""
     return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
-
-
-def colormap(name: str) -> mpl.colors.Colormap:
-    """A named matplotlib colour map."""
-    return mpl.colormaps[name]
 
 
 def shorten(name: str, length: int = 18) -> str:

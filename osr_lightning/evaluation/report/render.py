@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from osr_lightning.atomic_write import refuse_outside
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.retest import retest_command
+from osr_lightning.scoring.calibration import is_finite
 
 NOTHING = "-"  # in place of what the images left undefined
 _DEEPEST = 20  # mappings in one another
@@ -116,34 +117,21 @@ def render(template: str, **values: object) -> str:
     return environment.get_template(template).render(**values)
 
 
-def percent(value: object) -> str:
-    """A share as percent with two decimals."""
-    return f"{value:.2%}" if is_number(value) else NOTHING
+def _written(shape: str) -> Callable[[object], str]:
+    """What writes a number in this shape, and a dash for what is none."""
+    return lambda value: format(value, shape) if is_finite(value) else NOTHING
 
 
-def rate(value: object) -> str:
-    """A rate with four decimals."""
-    return f"{value:.4f}" if is_number(value) else NOTHING
-
-
-def count(value: object) -> str:
-    """A count with separated thousands."""
-    return f"{value:,.0f}" if is_number(value) else NOTHING
-
-
-def seconds(value: object) -> str:
-    """A time with two decimals."""
-    return f"{value:.2f}" if is_number(value) else NOTHING
-
-
-def general(value: object) -> str:
-    """Any number, to six digits."""
-    return f"{value:.6g}" if is_number(value) else NOTHING
+percent = _written(".2%")  # of a share
+rate = _written(".4f")
+count = _written(",.0f")
+seconds = _written(".2f")
+general = _written(".6g")  # of any number
 
 
 def text(value: object) -> str:
     """A setting of any kind: text, number, truth, or a mapping on one line."""
-    if is_number(value):
+    if is_finite(value):
         return general(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -151,9 +139,3 @@ def text(value: object) -> str:
         return ", ".join(f"{key} {text(item)}" for key, item in value.items())
     # jinja's undefined is not None, but empty as text
     return NOTHING if value is None else str(value) or NOTHING
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of the JSON is a number that can be shown and reckoned with."""
-    # a whole number of hundreds of digits is no float
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < sys.float_info.max

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
@@ -26,8 +25,6 @@ class Mahalanobis(Detector):
 
     Args:
         ridge: above 0.
-        normalize: bring features to unit length first (Mueller and Hein, Mahalanobis++, ICML 2025), for
-            networks that answer unknown images with short features.
     """
 
     name: ClassVar[str] = "mahalanobis"
@@ -35,28 +32,23 @@ class Mahalanobis(Detector):
     means: Tensor  # (classes that occur, D), whitened
     whitening: Tensor  # (D, D), times its own transpose it is C^-1
 
-    def __init__(self, ridge: float = 1e-6, normalize: bool = False) -> None:
+    def __init__(self, ridge: float = 1e-6) -> None:
         if not ridge > 0:
             raise UserError(f"ridge must be above 0, got {ridge}.")
         super().__init__()
         self.ridge = ridge
-        self.normalize = normalize
 
     def _fit(
         self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
     ) -> Buffers:
-        features = self._prepare(seen)
+        features = seen[PENULTIMATE]
         classes, index = torch.unique(labels, return_inverse=True)
         means = torch.stack([features[labels == k].mean(0) for k in classes])
         whitening = self._whiten(features - means[index])
         return {"means": means @ whitening, "whitening": whitening}
 
     def _score(self, seen: Activations) -> Tensor:
-        return squared_distance(self._prepare(seen) @ self.whitening, self.means).amin(1)
-
-    def _prepare(self, seen: Activations) -> Tensor:
-        features = seen[PENULTIMATE]
-        return F.normalize(features) if self.normalize else features
+        return squared_distance(seen[PENULTIMATE] @ self.whitening, self.means).amin(1)
 
     def _whiten(self, centered: Tensor) -> Tensor:
         variances, axes = torch.linalg.eigh(centered.T @ centered / len(centered))
@@ -83,11 +75,11 @@ class RelativeMahalanobis(Mahalanobis):
         self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
     ) -> Buffers:
         classes = super()._fit(seen, labels, layer, held_out)
-        features = self._prepare(seen)
+        features = seen[PENULTIMATE]
         mean = features.mean(0, keepdim=True)
         whitening = self._whiten(features - mean)
         return classes | {"mean": mean @ whitening, "total_whitening": whitening}
 
     def _score(self, seen: Activations) -> Tensor:
-        background = squared_distance(self._prepare(seen) @ self.total_whitening, self.mean)
+        background = squared_distance(seen[PENULTIMATE] @ self.total_whitening, self.mean)
         return super()._score(seen) - background.squeeze(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import optuna
@@ -23,7 +23,6 @@ from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.studies.search.generated import generate
 from osr_lightning.training.calibration import fit_detectors, references
-from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.module import OpenSetClassifier
 
 
@@ -107,12 +106,10 @@ class Judge(Callback):
         self.best: Judgement | None = None
         self.epochs = 0
         self.finished = False  # is the training at its end?
-        self._batches: list[dict[str, Tensor]] = []
         self._taken: set[int] = set()  # rows of the images that the score was fitted to
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit the score, where it is one to be fitted."""
-        self._batches = []
         assert isinstance(pl_module, OpenSetClassifier)
         if pl_module.hparams["score"] in DETECTORS and not trainer.sanity_checking:
             pl_module.refuse_nan_weights()
@@ -120,17 +117,6 @@ class Judge(Callback):
             held_out, taken = references(data.tables, pl_module.trained, None)
             fit_detectors(pl_module.trained, data.fitting_dataloader(), held_out)
             self._taken = set() if taken is None else set(taken.nonzero().flatten().tolist())
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        *args: Any,  # noqa: ANN401
-    ) -> None:
-        """Keep a batch's results."""
-        if not trainer.sanity_checking:
-            self._batches.append(outputs)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge, report, and prune.
@@ -141,10 +127,8 @@ class Judge(Callback):
         if trainer.sanity_checking:
             return
         assert isinstance(pl_module, OpenSetClassifier)
-        rows, self._batches = gather_rows(self._batches, pl_module.device), []
-        now = judge(
-            rows, pl_module.hparams["score"], pl_module.num_classes, trainer.current_epoch, self._taken
-        )
+        score, epoch = pl_module.hparams["score"], trainer.current_epoch
+        now = judge(pl_module.rows, score, pl_module.num_classes, epoch, self._taken)
         if self.best is None or now.accuracy > self.best.accuracy:
             self.best = now
         for logger in trainer.loggers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import signal
@@ -19,9 +18,8 @@ from types import FrameType
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -30,6 +28,7 @@ from sqlalchemy.exc import ArgumentError  # Optuna needs it itself
 from osr_lightning.atomic_write import refuse_outside, report_write_errors
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser.migrate import new_class_path
+from osr_lightning.scoring.calibration import is_finite
 from osr_lightning.studies.search.space import Space
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -39,7 +38,7 @@ _ANEW = "take another --name, or remove it"
 _ATTEMPTS = 5  # to open a database, whose tables another process may be making
 
 
-class NumberedTPE(BaseSampler):
+class NumberedTPE(TPESampler):
     """Multivariate TPE (Falkner et al. 2018; Watanabe 2023) whose draws depend on the trial's number.
 
     So a search that was stopped goes on as if it had not been, and two processes do not draw the same. Trials
@@ -51,39 +50,16 @@ class NumberedTPE(BaseSampler):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._tpe: BaseSampler = _tpe(seed)
+        self._begin(seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Begin the draws of this trial."""
-        self._tpe = _tpe((self.seed + 1_000_003 * trial.number) % 2**32)
+        self._begin((self.seed + 1_000_003 * trial.number) % 2**32)
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """See `optuna.samplers.BaseSampler`."""
-        return self._tpe.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """See `optuna.samplers.BaseSampler`."""
-        return self._tpe.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:  # noqa: ANN401
-        """See `optuna.samplers.BaseSampler`."""
-        return self._tpe.sample_independent(study, trial, param_name, param_distribution)
-
-
-def _tpe(seed: int) -> BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # before Optuna 5 both options were
-        return TPESampler(seed=seed, multivariate=True, constant_liar=True)
+    def _begin(self, seed: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # before Optuna 5 both options were
+            super().__init__(seed=seed, multivariate=True, constant_liar=True)
 
 
 def open_study(storage: str | None, folder: Path, name: str, seed: int) -> optuna.Study:
@@ -230,7 +206,7 @@ def check_trials(study: optuna.Study, space: Space) -> None:
         if not (
             isinstance(fixed, dict)
             and all(_draws(space, drawn) for drawn in (trial.params, fixed))
-            and all(_is_number(value) for value in (*kept, *trial.intermediate_values.values()))
+            and all(is_finite(value) for value in (*kept, *trial.intermediate_values.values()))
         ):
             raise UserError(
                 f"trial {trial.number} of {study.study_name} is none of this search: its values or results "
@@ -246,10 +222,6 @@ def _draws(space: Space, values: dict[str, Any]) -> bool:
         )
     except (KeyError, TypeError, ValueError):
         return False
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def started(trial: optuna.Trial) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from packaging.version import Version
 from torch import Tensor
 
-from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.datamodule import datamodule_of
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.training.callbacks.interruption import Interruption
@@ -132,8 +132,8 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def _has_few(trainer: Trainer) -> bool:
-    datamodule = getattr(trainer, "datamodule", None)
-    return isinstance(datamodule, OpenSetDataModule) and len(datamodule.tables.load_training()[1]) < FEW
+    datamodule = datamodule_of(trainer)
+    return datamodule is not None and len(datamodule.tables.load_training()[1]) < FEW
 
 
 def checkpoint_callbacks(minutes: float | None, *, keep: bool) -> list[Callback]:

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import distributed as dist
 
+from osr_lightning.data.resumable_loader import place
 from osr_lightning.training.console import say
 
 
@@ -95,7 +96,7 @@ class Interruption(Callback):
 
 def _agree(trainer: Trainer, number: int, due: bool) -> tuple[int, bool]:
     """The same answer on every process: any one's signal, any one's wish for a checkpoint."""
-    if trainer.world_size == 1 or not dist.is_initialized():
+    if place()[1] == 1:
         return number, due
     wish = torch.tensor([number, int(due)], device=trainer.strategy.root_device)
     dist.all_reduce(wish, dist.ReduceOp.MAX)

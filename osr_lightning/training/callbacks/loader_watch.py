@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.datamodule import datamodule_of
 from osr_lightning.training.console import say
 
 SHARE = 0.3  # of an epoch's time that is worth a word
@@ -37,10 +37,8 @@ class LoaderWatch(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was seen."""
-        datamodule = getattr(trainer, "datamodule", None)
-        if not isinstance(datamodule, OpenSetDataModule):
-            return
-        if isinstance(datamodule.tables.load_training()[0].images, Tensor):
+        datamodule = datamodule_of(trainer)
+        if datamodule is None or isinstance(datamodule.tables.load_training()[0].images, Tensor):
             return
         seconds = time.perf_counter() - self._begin
         share = self._waited / seconds

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.datamodule import datamodule_of
 from osr_lightning.training.console import epoch_line, of, say, time_left
 
 _EVERY = 0.1  # seconds between two looks of the bar
@@ -124,10 +124,6 @@ class Progress(ProgressBar):
         """Show the bar; a calibration predicts as well."""
         self._open(self._stage, sum(trainer.num_predict_batches))
 
-    def on_predict_end(self, *args: Any) -> None:  # noqa: ANN401
-        """Take it away."""
-        self._close()
-
     def _batch_end(
         self,
         trainer: Trainer,
@@ -143,14 +139,6 @@ class Progress(ProgressBar):
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end
 
-    def on_exception(self, *args: Any) -> None:  # noqa: ANN401
-        """Leave the terminal as it was."""
-        self._close()
-
-    def teardown(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Leave the terminal as it was."""
-        self._close()
-
     # the bar and its numbers --------------------------------------------------------------------------
 
     def _open(self, what: str, total: float) -> None:
@@ -162,10 +150,13 @@ class Progress(ProgressBar):
             self._bar.add_task(what, total=None if math.isinf(total) else total, left="")
             self._bar.start()
 
-    def _close(self) -> None:
+    def _close(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Leave the terminal as it was."""
         bar, self._bar = self._bar, None
         if bar is not None:
             bar.stop()
+
+    on_predict_end = on_exception = teardown = _close
 
     def _is_due(self) -> bool:
         now = time.perf_counter()
@@ -205,8 +196,8 @@ def begin_stage(trainer: Trainer, name: str, images: int) -> None:
 
 def _test_images(trainer: Trainer) -> int | None:
     """How many images the test looks at; None for a datamodule of others."""
-    datamodule = getattr(trainer, "datamodule", None)
-    if not isinstance(datamodule, OpenSetDataModule) or datamodule.tables.test is None:
+    datamodule = datamodule_of(trainer)
+    if datamodule is None or datamodule.tables.test is None:
         return None
     loader = trainer.test_dataloaders
     together = (getattr(loader, "batch_size", None) or math.inf) * trainer.world_size

@@ -15,21 +15,15 @@ class WithdrawUnused(Callback):
     def __init__(self) -> None:
         self._begun = False
 
-    def on_train_batch_end(self, *args: Any) -> None:  # noqa: ANN401
+    def _begin(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """From now on there is something to keep."""
         self._begun = True
+
+    on_train_batch_end = on_test_batch_end = on_predict_batch_end = _begin
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
         """The same."""
         self._begun |= not trainer.sanity_checking
-
-    def on_test_batch_end(self, *args: Any) -> None:  # noqa: ANN401
-        """The same."""
-        self._begun = True
-
-    def on_predict_batch_end(self, *args: Any) -> None:  # noqa: ANN401
-        """The same."""
-        self._begun = True
 
     def on_exception(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
         """Take the folder back."""
