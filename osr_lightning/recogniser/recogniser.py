@@ -21,6 +21,7 @@ from osr_lightning.images import tensors
 from osr_lightning.images.pixels import ImageLike, to_pixels
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.sampling import LogitSampler
+from osr_lightning.recogniser.examples import Examples
 from osr_lightning.recogniser.prediction import AT_ONCE, OUTPUTS, Answers, Prediction, predictions
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
@@ -40,6 +41,9 @@ class Recogniser(nn.Module):
         spec: of the known images.
         threshold: the score that decides, and the calibration of every score.
         detectors: names of the scores that are fitted to training images.
+
+    Attributes:
+        examples: pictures of known classes to try it with; no answer depends on them.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Recogniser(nn.Module):
         self.sampler = sampler
         self.spec = spec
         self.threshold = threshold
+        self.examples: Examples = {}
         # the deciding score first exists once its detector does
         fitted = [name for name in DETECTORS if name in (threshold.score, *detectors)]
         self.detectors = nn.ModuleDict({name: DETECTORS[name].of(sampler) for name in fitted})

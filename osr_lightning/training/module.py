@@ -33,6 +33,7 @@ from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import SplitNetwork
 from osr_lightning.models.sampling import NOT_TRAINED, LogitSampler
 from osr_lightning.recogniser import checkpoint as checkpoints
+from osr_lightning.recogniser.examples import from_plain
 from osr_lightning.recogniser.migrate import migrate
 from osr_lightning.recogniser.recogniser import Recogniser, not_fitted
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS, CalibrationMethod
@@ -41,6 +42,7 @@ from osr_lightning.scoring.sweep import Costs
 from osr_lightning.training.calibration import check_images, choose_thresholds, fit_detectors, references
 from osr_lightning.training.console import device_name, precision_name, say
 from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.examples import choose_examples
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.plan import Plan, check_options, plan_training
@@ -101,6 +103,8 @@ class OpenSetClassifier(LightningModule):
             brightness, contrast and a missing square too.
         balance_classes: let classes weigh the same in the loss; however many images they have.
         compile: use torch.compile for the training; it pays on GPUs and for large networks.
+        keep_examples: keep a small validation image of up to 12 classes each in the checkpoint; the page of
+            osr serve shows them. calibrate with false takes them out of a checkpoint.
 
     Attributes:
         plan: how the training goes, once its images are known.
@@ -136,6 +140,7 @@ class OpenSetClassifier(LightningModule):
         augment: str | None = None,
         balance_classes: bool = False,
         compile: bool = False,
+        keep_examples: bool = True,
     ) -> None:
         super().__init__()
         # in a tuple, as a module would be registered here beside its place in the recogniser
@@ -342,6 +347,8 @@ class OpenSetClassifier(LightningModule):
             for name, value in checkpoint["state_dict"].items()
             if name.startswith(checkpoints.PREFIX)
         }
+        examples = from_plain(checkpoint["recogniser"].get("examples"), self.trained.spec)
+        self.trained.examples = examples if self.hparams["keep_examples"] else {}
         kept = checkpoint["recogniser"]["recipe"]
         if kept.get("mask_seed") != self.sampler_options().get("mask_seed"):  # others were asked for
             masks = checkpoints.mask_names(self.trained)
@@ -554,7 +561,12 @@ class OpenSetClassifier(LightningModule):
             method: CalibrationMethod = self.hparams["calibration"]
             if method in NEEDS_UNKNOWNS:
                 method = "known_quantile"
-            self.calibrate(gather_rows(batches, self.device), "validation images", method, optimistic=False)
+            rows = gather_rows(batches, self.device)
+            self.calibrate(rows, "validation images", method, optimistic=False)
+            datamodule = self._datamodule()
+            if self.hparams["keep_examples"] and datamodule is not None:
+                _, val = datamodule.tables.load_training()
+                self.trained.examples = choose_examples(rows, val.images, self.trained.spec)
             threshold = self.trained.threshold
             if threshold.score in threshold.records:  # a detector's is fitted after the training
                 self.log("val/threshold", threshold.value, sync_dist=True)
