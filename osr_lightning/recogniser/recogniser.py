@@ -162,11 +162,17 @@ class Recogniser(nn.Module):
                 parts.append({name: value[: len(batch)].cpu() for name, value in rows.items()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def look(self, images: Tensor) -> dict[str, Tensor]:
-        """What detectors are fitted to: the layers that all of them ask for, and the log of the mean."""
+    def look(self, images: Tensor, *, probability: bool = True) -> dict[str, Tensor]:
+        """What detectors are fitted to: the layers that all of them ask for, and the log of the mean.
+
+        Args:
+            images: ``(B, C, H, W)`` uint8.
+            probability: whether to work out the latter.
+        """
         detectors = [module for module in self.detectors.values() if isinstance(module, Detector)]
         sampled = self.sampler(self.standardise(images), _layers(detectors))
-        return {**sampled.features, LOG_PROBABILITY: mean_log_probability(sampled.logits)}
+        answers = {LOG_PROBABILITY: mean_log_probability(sampled.logits)} if probability else {}
+        return {**sampled.features, **answers}
 
     def prepare(self, image: ImageLike) -> NDArray[np.uint8]:
         """Any one image -> ``(C, size, size)``; see `to_pixels` for what it may be.
