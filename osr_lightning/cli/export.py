@@ -51,6 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
         default=(),
         help="quantise to 8 bits by the activations of these known images: files, folders, globs",
     )
+    parser.add_argument(
+        "--no_examples",
+        action="store_true",
+        help="leave out the pictures of classes that the checkpoint keeps for the page of osr serve",
+    )
     add_trust(parser)
     return parser
 
@@ -73,6 +78,8 @@ def main(arguments: Sequence[str]) -> None:
 
     recogniser = load(options.ckpt_path, trust=options.trust_checkpoint)
     recogniser.decide_by(options.score, options.threshold)
+    if options.no_examples:
+        recogniser.examples = {}
     int8 = _prepared(recogniser, images(options.int8)) if options.int8 else None
     asked = _prepared(recogniser, images(options.images), example_images())
     check = export(recogniser, output, asked, int8)

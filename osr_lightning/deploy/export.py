@@ -21,9 +21,17 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from osr_lightning.atomic_write import replacing
-from osr_lightning.deploy.onnx_runtime import DECISION, INPUTS, SPEC, ExportedRecogniser, import_onnxruntime
+from osr_lightning.deploy.onnx_runtime import (
+    DECISION,
+    EXAMPLES,
+    INPUTS,
+    SPEC,
+    ExportedRecogniser,
+    import_onnxruntime,
+)
 from osr_lightning.errors import Failure, UserError
 from osr_lightning.models.mc_dropout import MCDropout
+from osr_lightning.recogniser.examples import to_plain
 from osr_lightning.recogniser.prediction import OUTPUTS
 from osr_lightning.recogniser.recogniser import Recogniser
 
@@ -121,6 +129,7 @@ def metadata(recogniser: Recogniser) -> dict[str, Any]:
         "classes": list(recogniser.spec.classes),
         SPEC: recogniser.spec.to_dict(),
         DECISION: {"score": recogniser.threshold.score, **record},
+        EXAMPLES: to_plain(recogniser.examples),
         "preprocessing": PREPROCESSING,
         "osr_lightning": version("osr_lightning"),
         "license": "MIT (osr_lightning); weights: as their training images allow",

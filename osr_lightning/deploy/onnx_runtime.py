@@ -21,6 +21,7 @@ from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.onnx_file import check_graph
 from osr_lightning.errors import UserError
 from osr_lightning.images.pixels import ImageLike, prepared
+from osr_lightning.recogniser import examples
 from osr_lightning.recogniser.prediction import OUTPUTS, Answers, Prediction, predictions
 from osr_lightning.scoring.calibration import Calibration, read_record
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 INPUTS = ("images", "threshold")
 _AT_ONCE = 16  # images, the largest batch that an image alone does not wait for
 # of the graph's metadata, each a JSON value
-SPEC, DECISION = "facts", "decision"
+SPEC, DECISION, EXAMPLES = "facts", "decision", "examples"
 
 
 @dataclass
@@ -98,6 +99,7 @@ class ExportedRecogniser:
     Attributes:
         spec: of the known images.
         threshold: what decides.
+        examples: pictures of known classes to try it with.
 
     Raises:
         UserError: if the file is missing, or was not written by ``osr export``; or where onnxruntime is.
@@ -130,6 +132,8 @@ class ExportedRecogniser:
             decision = _read(kept[DECISION])
             record = read_record(decision)
             self.threshold = Decision(_name(decision["score"]), record.value, record)
+            kept_examples = _read(kept[EXAMPLES]) if EXAMPLES in kept else None
+            self.examples = examples.from_plain(kept_examples, self.spec)
             self._check_answers()
         except (UserError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); export it again") from error

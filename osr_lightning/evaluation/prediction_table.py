@@ -26,6 +26,7 @@ CSV_NAME, NPZ_NAME = "predictions.csv", "evaluation.npz"
 _NAMES = ("class_names", "source_names", "groups", "score_name", "threshold")
 _MOST_NAMES = 2**26  # bytes of each of these: ten thousand names of 1,600 letters
 _HEADER = 2**16  # bytes of an array's type and shape, at most
+_PACKED = 2**27  # bytes of logits, above which packing them takes a minute and saves a tenth
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,9 @@ class PredictionTable:
             files=self.files,
             errors="surrogateescape",
         )
+        write_arrays = np.savez_compressed if self.logits.nbytes <= _PACKED else np.savez
         with replacing(folder / NPZ_NAME) as path:
-            np.savez_compressed(
+            write_arrays(
                 path,
                 logits=self.logits,
                 predicted_class=self.predicted_class,

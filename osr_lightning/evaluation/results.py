@@ -81,7 +81,7 @@ def closed_set(table: PredictionTable) -> dict[str, Any]:
         "nll": _finite(float(table.nll[known].mean())) if count else None,
         "ece": ece(table.confidence[known], correct),
         "aurc": aurc(table.score[known], correct),
-        "per_class": {name: _of_class(table, label) for label, name in enumerate(table.class_names)},
+        "per_class": _by_class(table),
     }
 
 
@@ -137,14 +137,17 @@ def achieved(table: PredictionTable, alpha: float, calibration_images: int) -> N
     }
 
 
-def _of_class(table: PredictionTable, label: int) -> Numbers:
-    mine = table.label == label
-    if not mine.any():
-        return {"count": 0, "accuracy": None, "rejected": None}
+def _by_class(table: PredictionTable) -> dict[str, Numbers]:
+    """Class name -> the numbers of its images; in one pass over them, as classes may be ten thousand."""
+    of = (table.known, table.known & (table.predicted_class == table.label), table.known & table.rejected)
+    counts = [np.bincount(table.label[mask], minlength=table.num_classes).tolist() for mask in of]
     return {
-        "count": int(mine.sum()),
-        "accuracy": float((table.predicted_class[mine] == label).mean()),
-        "rejected": float(table.rejected[mine].mean()),
+        name: {
+            "count": count,
+            "accuracy": right / count if count else None,
+            "rejected": rejected / count if count else None,
+        }
+        for name, count, right, rejected in zip(table.class_names, *counts, strict=True)
     }
 
 

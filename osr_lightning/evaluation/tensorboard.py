@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _HEADLINE = ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc")
+_MOST_NUMBERS = 2**22  # of the Projector's points, which are kept as text: 2,000 of 2,000 classes
 _PLAIN = (bool, int, float, str)
 
 
@@ -84,11 +85,12 @@ def log_projector(
         logger: where to.
         table: the test run, ``N`` rows.
         images: ``(N, C, H, W)`` uint8.
-        max_points: images to draw by ``seed``, see `drawn_rows`; 0 for none.
+        max_points: images to draw by ``seed``, see `drawn_rows`; 0 for none. Of more than 2,000 classes
+            fewer are drawn.
         seed: of the draw.
         step: the training step of the tested weights.
     """
-    chosen = drawn_rows(table.source, max_points, seed)
+    chosen = drawn_rows(table.source, min(max_points, _MOST_NUMBERS // table.num_classes), seed)
     if not len(chosen):
         return
     names = [*table.class_names, "unknown"]

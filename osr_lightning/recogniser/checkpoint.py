@@ -1,9 +1,9 @@
-"""A recogniser's checkpoint: recipe, data spec, weights and thresholds. It is data: nothing in it runs.
+"""A recogniser's checkpoint: recipe, data spec, weights, thresholds. It is data: nothing in it runs.
 
 The layout is that of Lightning, so a training's checkpoint and one written by `save` are the same to `load`::
 
     state_dict: {"recogniser.…": …}
-    recogniser: {"version": 2, "recipe": {…}, "facts": {…}}
+    recogniser: {"version": 2, "recipe": {…}, "facts": {…}, "examples": {class: PNG in base64}}
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
 from osr_lightning.models.sampling import LogitSampler, Single
 from osr_lightning.models.split import split
-from osr_lightning.recogniser import claims
+from osr_lightning.recogniser import claims, examples
 from osr_lightning.recogniser.device import choose
 from osr_lightning.recogniser.migrate import VERSION, migrate
 from osr_lightning.recogniser.recogniser import Recogniser
@@ -72,6 +72,7 @@ def load(
         spec = DataSpec.from_dict(kept["facts"])
         recogniser = build(kept["recipe"], spec, network=network, trust=trust, weights=weights)
         take_weights(recogniser, weights)
+        recogniser.examples = examples.from_plain(kept.get("examples"), spec)
         recogniser.eval()
     return recogniser.to(chosen)
 
@@ -106,7 +107,12 @@ def content(recogniser: Recogniser) -> dict[str, Any]:
         "fixed": recogniser.threshold.fixed,
         "detectors": list(recogniser.detectors),
     }
-    return {"version": VERSION, "recipe": recipe, "facts": recogniser.spec.to_dict()}
+    return {
+        "version": VERSION,
+        "recipe": recipe,
+        "facts": recogniser.spec.to_dict(),
+        "examples": examples.to_plain(recogniser.examples),
+    }
 
 
 def write(checkpoint: Mapping[str, Any], path: str | os.PathLike[str], *, follow: bool = False) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from osr_lightning.data_spec import UNKNOWN, DataSpec
 from osr_lightning.images.find import expand
 from osr_lightning.images.pixels import ImageLike
+from osr_lightning.recogniser.examples import Examples
 
 AT_ONCE = 128  # images that are read and classified together, at most
 
@@ -78,9 +79,11 @@ class Answering(Protocol):
 
     Attributes:
         spec: of the known images.
+        examples: pictures of known classes to try it with.
     """
 
     spec: DataSpec
+    examples: Examples
 
     @property
     def threshold(self) -> Deciding:

@@ -21,6 +21,7 @@ from osr_lightning.images import tensors
 from osr_lightning.images.pixels import ImageLike, prepared, to_pixels
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.sampling import LogitSampler
+from osr_lightning.recogniser.examples import Examples
 from osr_lightning.recogniser.prediction import AT_ONCE, OUTPUTS, Answers, Prediction, predictions
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
@@ -40,6 +41,9 @@ class Recogniser(nn.Module):
         spec: of the known images.
         threshold: the score that decides, and the calibration of every score.
         detectors: names of the scores that are fitted to training images.
+
+    Attributes:
+        examples: pictures of known classes to try it with; no answer depends on them.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Recogniser(nn.Module):
         self.sampler = sampler
         self.spec = spec
         self.threshold = threshold
+        self.examples: Examples = {}
         # the deciding score first exists once its detector does
         fitted = [name for name in DETECTORS if name in (threshold.score, *detectors)]
         self.detectors = nn.ModuleDict({name: DETECTORS[name].of(sampler) for name in fitted})
@@ -162,11 +167,17 @@ class Recogniser(nn.Module):
                 parts.append({name: value[: len(batch)].cpu() for name, value in rows.items()})
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def look(self, images: Tensor) -> dict[str, Tensor]:
-        """What detectors are fitted to: the layers that all of them ask for, and the log of the mean."""
+    def look(self, images: Tensor, *, probability: bool = True) -> dict[str, Tensor]:
+        """What detectors are fitted to: the layers that all of them ask for, and the log of the mean.
+
+        Args:
+            images: ``(B, C, H, W)`` uint8.
+            probability: whether to work out the latter.
+        """
         detectors = [module for module in self.detectors.values() if isinstance(module, Detector)]
         sampled = self.sampler(self.standardise(images), _layers(detectors))
-        return {**sampled.features, LOG_PROBABILITY: mean_log_probability(sampled.logits)}
+        answers = {LOG_PROBABILITY: mean_log_probability(sampled.logits)} if probability else {}
+        return {**sampled.features, **answers}
 
     def prepare(self, image: ImageLike) -> NDArray[np.uint8]:
         """Any one image -> ``(C, size, size)``; see `to_pixels` for what it may be.

@@ -136,20 +136,23 @@ def fit_detectors(
     """
     if not recogniser.detectors:
         return
-    device = next(recogniser.parameters()).device
+    device, classes = next(recogniser.parameters()).device, recogniser.spec.num_classes
+    detectors = [one for one in recogniser.detectors.values() if isinstance(one, Detector)]
 
-    def look(at: Iterable[Batch]) -> tuple[dict[str, Tensor], Tensor]:
-        found = [(recogniser.look(batch.image.to(device)), batch.label.to(device)) for batch in at]
+    def look(at: Iterable[Batch], *, probability: bool = True) -> tuple[dict[str, Tensor], Tensor]:
+        found = [
+            (recogniser.look(batch.image.to(device), probability=probability), batch.label.to(device))
+            for batch in at
+        ]
         seen = {name: torch.cat([one[name] for one, _ in found]) for name in found[0][0]}
         return seen, torch.cat([labels for _, labels in found])
 
     with evaluating(recogniser):
-        seen, labels = look(batches)
+        seen, labels = look(batches, probability=any(one.fits_probability for one in detectors))
         held_out = None if references is None else look(references)[0]
-    for detector in recogniser.detectors.values():
-        assert isinstance(detector, Detector)
+    for detector in detectors:
         last = recogniser.sampler.last_layer if LOGITS in detector.layers else None
-        detector.fit(seen, labels, last, held_out)
+        detector.fit(seen, labels, last, held_out, classes)
 
 
 # choosing -------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import SplitNetwork
 from osr_lightning.models.sampling import NOT_TRAINED, LogitSampler
 from osr_lightning.recogniser import checkpoint as checkpoints
+from osr_lightning.recogniser.examples import from_plain
 from osr_lightning.recogniser.migrate import migrate
 from osr_lightning.recogniser.recogniser import Recogniser, not_fitted
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS, CalibrationMethod
@@ -43,6 +44,7 @@ from osr_lightning.training.backbone import use_backbone
 from osr_lightning.training.calibration import check_images, choose_thresholds, fit_detectors, references
 from osr_lightning.training.console import device_name, precision_name, say
 from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.examples import choose_examples
 from osr_lightning.training.head import choose_weight_decay
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
@@ -104,6 +106,8 @@ class OpenSetClassifier(LightningModule):
             brightness, contrast and a missing square too.
         balance_classes: let classes weigh the same in the loss; however many images they have.
         compile: use torch.compile for the training; it pays on GPUs and for large networks.
+        keep_examples: keep a small validation image of up to 12 classes each in the checkpoint; the page of
+            osr serve shows them. calibrate with false takes them out of a checkpoint.
 
     Attributes:
         plan: how the training goes, once its images are known.
@@ -140,6 +144,7 @@ class OpenSetClassifier(LightningModule):
         augment: str | None = None,
         balance_classes: bool = False,
         compile: bool = False,
+        keep_examples: bool = True,
     ) -> None:
         super().__init__()
         # in a tuple, as a module would be registered here beside its place in the recogniser
@@ -381,6 +386,8 @@ class OpenSetClassifier(LightningModule):
             for name, value in checkpoint["state_dict"].items()
             if name.startswith(checkpoints.PREFIX)
         }
+        examples = from_plain(checkpoint["recogniser"].get("examples"), self.trained.spec)
+        self.trained.examples = examples if self.hparams["keep_examples"] else {}
         kept = checkpoint["recogniser"]["recipe"]
         if kept.get("mask_seed") != self.sampler_options().get("mask_seed"):  # others were asked for
             masks = checkpoints.mask_names(self.trained)
@@ -600,9 +607,17 @@ class OpenSetClassifier(LightningModule):
                 method = "known_quantile"
             self.rows = gather_rows(batches, self.device)
             self.calibrate(self.rows, method=method, calibrated_on="validation images", optimistic=False)
+            datamodule = datamodule_of(self._trainer)
+            if datamodule is not None and datamodule.tables.extractor is None:
+                self._keep_examples(self.rows, datamodule)
             threshold = self.trained.threshold
             if threshold.score in threshold.records:  # a detector's is fitted after the training
                 self.log("val/threshold", threshold.value, sync_dist=True)
+
+    def _keep_examples(self, rows: dict[str, Tensor], datamodule: OpenSetDataModule) -> None:
+        if self.hparams["keep_examples"]:
+            _, val = datamodule.tables.load_training()
+            self.trained.examples = choose_examples(rows, val.images, self.trained.spec)
 
     @property
     def known_alpha(self) -> float | None:
@@ -631,6 +646,11 @@ class OpenSetClassifier(LightningModule):
         images = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
         optimistic = tables.optimistic
         self.calibrate(rows, method=method, calibrated_on=images, optimistic=optimistic, taken=taken)
+        # pictures that are on disk are read once, after the training; of calibration images, which begin
+        # with the validation's, where no others choose the threshold
+        validation = datamodule.hparams["calibrate_on"] == "validation"
+        if tables.extractor is not None and validation and not self.trained.examples:
+            self._keep_examples(rows, datamodule)
 
     def _rows_of(self, loader: Iterable[Batch]) -> dict[str, Tensor]:
         self.trained.sampler.restart()

@@ -27,6 +27,7 @@ from osr_lightning.deploy.export import Graph, compare, compare_int8, example_im
 from osr_lightning.deploy.onnx_file import check_graph
 from osr_lightning.deploy.onnx_runtime import OUTPUTS
 from osr_lightning.errors import Failure, UserError
+from osr_lightning.recogniser.examples import to_plain
 from osr_lightning.recogniser.rows import class_cells
 from osr_lightning.scoring.detectors import DETECTORS
 
@@ -36,7 +37,9 @@ CONVNET = {**SHARED, "network": {"class_path": "ConvNet", "init_args": {"channel
 
 @pytest.fixture(scope="module")
 def recogniser():
-    return make(SHARED, "fisher")
+    made = make(SHARED, "fisher")
+    made.examples = {"cat": IMAGES[0]}
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,23 @@ def test_metadata_says_what_it_takes(recogniser, exported):
     assert DataSpec.from_dict(kept["facts"]) == SPEC
     record = json.loads(json.dumps(asdict(recogniser.threshold.record)))
     assert kept["decision"] == {"score": "fisher", **record}
+    assert kept["examples"] == to_plain(recogniser.examples) != {}
     assert {"preprocessing", "osr_lightning", "license"} <= set(kept)
+
+
+def test_pictures_of_classes_are_left_out_where_they_are_not_wanted(exported, tmp_path):
+    pictures = load(exported).examples
+    assert {name: pixels.tolist() for name, pixels in pictures.items()} == {"cat": IMAGES[0].tolist()}
+    checkpoint = str(exported.with_suffix(".ckpt"))
+    assert main(["export", "--ckpt_path", checkpoint, "--output", f"{tmp_path}/a.onnx", "--no_examples"]) == 0
+    assert load(tmp_path / "a.onnx").examples == {}
+
+
+def test_a_graph_of_before_has_no_pictures(exported, tmp_path):
+    model = onnx.load(exported)
+    model.metadata_props.remove(next(prop for prop in model.metadata_props if prop.key == "examples"))
+    onnx.save(model, tmp_path / "before.onnx")
+    assert load(tmp_path / "before.onnx").examples == {}
 
 
 def test_a_graph_that_decides_otherwise_is_dropped(recogniser, tmp_path, monkeypatch):
@@ -285,6 +304,9 @@ def spec_with(**changes):
         ("decision", {"rejected_known": 1.5}),
         ("decision", {"method": ["fixed"]}),
         ("decision", {"known_scores": [None]}),
+        ("examples", "[]"),
+        ("examples", {"bird": ""}),
+        ("examples", {"cat": "x" * 10**6}),
     ],
     ids=str,
 )
@@ -512,6 +534,17 @@ def test_osr_predict_needs_neither_torch_nor_the_rest(recogniser, exported, tmp_
     cells = dict(zip(SPEC.classes, class_cells(SPEC.classes), strict=True)) | {"unknown": "unknown"}
     assert [row["prediction"] for row in rows] == [cells[p.label] for p in expected]
     assert [float(row["score"]) for row in rows] == pytest.approx([p.score for p in expected], rel=1e-5)
+
+
+def test_a_server_of_a_graph_has_the_pictures_without_torch(exported):
+    command = """
+from osr_lightning.deploy.serve import limits, open, responses
+print(responses.model(open.open_backend(sys.argv[1]), limits.Limits())["examples"])
+"""
+    code = WITHOUT.partition("from osr_lightning")[0] + command
+    done = subprocess.run([sys.executable, "-c", code, str(exported)], capture_output=True, text=True)
+    address = "data:image/png;base64," + to_plain({"cat": IMAGES[0]})["cat"]
+    assert (done.stderr, done.stdout) == ("", f"{[{'class': 'cat', 'picture': address}]}\n")
 
 
 def test_predicting_with_a_graph_stays_on_the_cpu_in_one_process(exported, tmp_path, capsys, monkeypatch):

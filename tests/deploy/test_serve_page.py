@@ -37,6 +37,11 @@ class ServedPage:
     def click(self, text):
         self.js(f"[...document.querySelectorAll('button')].find((b) => b.textContent === '{text}').click()")
 
+    def press_enter(self):
+        self.js("state.textContent = 'Nothing asked yet'")
+        for kind in ("rawKeyDown", "char", "keyUp"):
+            self.tab("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13, text="\r")
+
     def mouse(self, kind, x, y):
         self.tab.send(
             "Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button="left", buttons=1, clickCount=1
@@ -155,11 +160,55 @@ def test_says_what_is_wrong_and_what_another_threshold_would_decide(page, tmp_pa
             assert page.js("verdict.textContent").endswith(f"it would be: {decided}.")
 
 
+def test_pictures_of_classes_are_buttons_with_their_names(page, tmp_path):
+    name = "<img src=x onerror=alert(1)>"
+    recogniser = untrained(DataSpec((name, "cat", "dog"), 3, 32, (0.5,) * 3, (0.3,) * 3), sampler="single")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    recogniser.examples = {"dog": pixels[0], name: pixels[1]}
+    expected = recogniser.predict(list(pixels.transpose(0, 2, 3, 1)))
+    with served(recogniser, tmp_path) as url:
+        for width in (390, 1280):
+            page.open(url, width)
+            assert page.js("$('known-examples').hidden") is False
+            assert page.js("[...pictures.querySelectorAll('button > img')].map((one) => one.alt)") == [
+                name,
+                "dog",
+            ]
+            assert page.js("[...pictures.querySelectorAll('span')].map((one) => one.textContent)") == [
+                name,
+                "dog",
+            ]
+            page.wait("[...pictures.querySelectorAll('img')].every((one) => one.naturalWidth === 32)")
+            assert page.js("[...examples.children].map((b) => b.textContent)") == ["Noise", "Checkerboard"]
+            assert page.tab.overflow() <= 0
+            page.js("pictures.lastElementChild.focus()")
+            page.press_enter()
+            assert page.answer() == expected[0].label
+            assert page.js("answer.row.score") == pytest.approx(expected[0].score, rel=1e-9)
+            page.tab.wait("given.naturalWidth === 32")
+
+
+def test_grey_digits_have_their_own_pictures(page, tmp_path):
+    recogniser = untrained(DataSpec(tuple("0123456789"), 1, 28, (0.13,), (0.31,)))
+    recogniser.examples = {"3": np.full((1, 28, 28), 200, np.uint8)}
+    with served(recogniser, tmp_path) as url:
+        page.open(url, 1280)
+        assert page.js("[drawing.hidden, pictures.children.length, examples.children.length]") == [
+            False,
+            1,
+            2,
+        ]
+        page.js("pictures.firstElementChild.click()")
+        page.answer()
+        assert page.js("strokes.length") == 0  # nothing was drawn
+
+
 def test_draws_only_for_grey_digits_and_names_are_text(page, tmp_path):
     spec = DataSpec(("<img src=x>", "cat"), 3, 32, (0.5,) * 3, (0.3,) * 3)
     with served(untrained(spec, sampler="single", num_samples=1), tmp_path) as url:
         page.open(url, 390)
         assert page.js("drawing.hidden && centring.hidden")
+        assert page.js("$('known-examples').hidden")
         assert page.js("[...examples.children].map((b) => b.textContent)") == [
             "Noise",
             "Checkerboard",

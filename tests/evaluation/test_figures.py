@@ -207,6 +207,12 @@ def test_a_confusion_matrix_is_as_large_as_its_classes():
     assert all(0.5 < cell < 0.9 for cell in cells), cells
 
 
+def test_confusion_matrices_of_more_classes_than_can_be_read_are_left_out():
+    both = {"confusion", "closed_confusion"}
+    for classes, expected in ((200, both), (201, set())):
+        assert drawn_names(make_table(60, classes=classes)) & both == expected
+
+
 def test_roc_names_every_set_its_count_and_its_auroc():
     table = make_table()
     axes = draw("roc", table).axes[0]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from osr_lightning.errors import UserError
+from osr_lightning.evaluation import prediction_table
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.recogniser.rows import class_cells, name_cell
 
@@ -67,6 +68,15 @@ def test_what_is_decided(table):
 def test_saved_and_loaded_tables_are_equal_to_the_last_bit(table, tmp_path):
     table.save(tmp_path / "new" / "run")
     assert_equal(PredictionTable.load(tmp_path / "new" / "run"), table)
+
+
+def test_many_logits_are_not_packed(table, tmp_path, monkeypatch):
+    for most, kind in ((table.logits.nbytes, zipfile.ZIP_DEFLATED), (0, zipfile.ZIP_STORED)):
+        monkeypatch.setattr(prediction_table, "_PACKED", most)
+        table.save(tmp_path)
+        with zipfile.ZipFile(tmp_path / "evaluation.npz") as archive:
+            assert {info.compress_type for info in archive.infolist()} == {kind}
+        assert np.array_equal(PredictionTable.load(tmp_path).logits, table.logits)
 
 
 def test_images_without_files_have_empty_names(table, tmp_path):

@@ -17,6 +17,7 @@ from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.caption import Caption, read_caption
 from osr_lightning.evaluation.compare import compare
+from osr_lightning.evaluation.figures import Material, each_figure, save_figures
 from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.mistakes import examples, save_pictures
 from osr_lightning.evaluation.prediction_table import PredictionTable
@@ -608,6 +609,25 @@ def test_too_many_classes_are_counted_instead_of_listed(tmp_path, count):
     page = read(tmp_path)
     assert ("classes" in page.tables) == (count == 50)
     assert ("51 classes are too many to list" in page.text) == (count == 51)
+
+
+def test_ten_thousand_classes_make_a_small_page_that_says_what_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "class_effects", None)  # ten thousand times a pass over all images
+    table, count = make_table(), 10_000
+    table = dataclasses.replace(
+        table,
+        class_names=tuple(f"class {index}" for index in range(count)),
+        label=np.where(table.known, table.label, count),
+        logits=np.zeros((len(table.label), count), np.float32),
+    )
+    make_run(tmp_path, table)
+    said = "too many for the confusion matrices as well: predictions.csv"
+    assert said not in " ".join(read(tmp_path).text.split())  # no figures at all
+    save_figures(each_figure(Material(table, tsne_points=0)), tmp_path / "figures")
+    text = " ".join(read(tmp_path).text.split())
+    assert "10,000 classes are too many to list here" in text
+    assert said in text
+    assert (tmp_path / "report.html").stat().st_size < 2**20
 
 
 def test_warnings_are_shown_as_sentences(tmp_path):

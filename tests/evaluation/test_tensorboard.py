@@ -10,6 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from osr_lightning.evaluation import tensorboard
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.tensorboard import log_projector, log_test
 from osr_lightning.training.loggers import ClaimingTensorBoardLogger
@@ -42,6 +43,30 @@ def test_names_of_any_characters_leave_the_projectors_table_whole(tmp_path):
         [r"c\td", r"c\td", r"known\r", "0"],
         ["unknown", r"c\td", r"\udcff\x1b", "0"],
     ]
+
+
+def test_many_classes_leave_fewer_points_in_the_projector(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "_MOST_NUMBERS", 120)
+    for classes, points in ((2, 50), (3, 40)):
+        table = PredictionTable(
+            class_names=tuple("abc"[:classes]),
+            source_names=("known",),
+            groups={},
+            score_name="energy",
+            threshold=1.0,
+            source=np.zeros(60, np.int64),
+            label=np.zeros(60, np.int64),
+            predicted_class=np.zeros(60, np.int64),
+            confidence=np.ones(60),
+            nll=np.ones(60),
+            scores={"energy": np.zeros(60)},
+            logits=np.zeros((60, classes), np.float32),
+        )
+        logger = TensorBoardLogger(tmp_path / str(classes), name="", version="")
+        log_projector(logger, table, torch.zeros(60, 1, 4, 4, dtype=torch.uint8), 50, seed=0, step=0)
+        logger.finalize("success")
+        (file,) = (tmp_path / str(classes)).rglob("tensors.tsv")
+        assert len(file.read_text().splitlines()) == points
 
 
 def test_figures_are_given_as_their_files(tmp_path):

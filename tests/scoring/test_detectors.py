@@ -70,6 +70,19 @@ def test_the_names_are_the_registry():
     assert all(detector.name == name for name, detector in DETECTORS.items())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_training_images_need_no_probabilities(name):
+    """Of ten thousand classes they would take gigabytes."""
+    features, logits, labels, layer = data()
+    whole = seen(features, logits)
+    both = [DETECTORS[name](), DETECTORS[name]()]
+    assert not both[0].fits_probability
+    both[0].fit(whole, labels, layer, whole)
+    layers = {name: values for name, values in whole.items() if name != "log_probability"}
+    both[1].fit(layers, labels, layer, whole, classes=logits.shape[1])
+    assert all(torch.equal(a, b) for a, b in zip(*(one.buffers() for one in both), strict=True))
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_are_finite_float64_and_higher_for_unknown_images(name, device):

@@ -15,6 +15,7 @@ from osr_lightning.__main__ import main
 from osr_lightning.cli.ensemble import ensemble
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser import checkpoint
+from osr_lightning.recogniser.examples import to_plain
 from osr_lightning.scoring.scores import SCORES
 from osr_lightning.studies.ensemble import join
 
@@ -97,6 +98,7 @@ def test_probabilities_are_the_mean_of_two_members(plain, other, images, tmp_pat
     joined = ensemble([plain, other], tmp_path / "two.ckpt", here(tmp_path))
     one, two = (rows(path, images)["log_probability"] for path in (plain, other))
     expected = torch.logaddexp(one, two) - math.log(2)
+    assert to_plain(load(joined).examples) == to_plain(load(plain).examples) != {}
     torch.testing.assert_close(rows(joined, images)["log_probability"], expected, rtol=0, atol=1e-12)
     assert not torch.equal(one, two)
 

@@ -1,5 +1,6 @@
 """The default score is fitted after the training; its references choose no threshold."""
 
+import copy
 import functools
 import json
 
@@ -13,8 +14,9 @@ from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
 from osr_lightning.models.networks import MCDropoutCNN
 from osr_lightning.scoring.calibration import images_needed, known_quantile
+from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training import module as training
-from osr_lightning.training.calibration import check_images, reference_count, references
+from osr_lightning.training.calibration import check_images, fit_detectors, reference_count, references
 
 NETWORK = functools.partial(MCDropoutCNN, channels=(2, 3), hidden=5)
 
@@ -50,6 +52,23 @@ def test_half_are_references_unless_alpha_needs_more():
     with pytest.raises(UserError, match="needs 19 validation images beside 1 for reference of the score"):
         check_images(0.05, ("fisher",), 19, shared=True)
     check_images(0.05, ("energy",), 19, shared=True)
+
+
+def test_probabilities_of_training_images_are_there_for_the_fit_that_looks_at_them(fitted, tiny_root):
+    class Seeing(DETECTORS["knn"]):
+        fits_probability = True
+
+        def _fit(self, seen, *args):
+            found.append(seen["log_probability"].exp().sum(1))
+            return super()._fit(seen, *args)
+
+    found = []
+    recogniser = copy.deepcopy(fitted[0].trained)
+    module = data(tiny_root)
+    train, _ = module.tables.load_training()
+    recogniser.detectors["knn"] = Seeing()
+    fit_detectors(recogniser, module.fitting_dataloader(), references(module.tables, recogniser, 0.05)[0])
+    torch.testing.assert_close(found, [torch.ones(len(train), dtype=torch.float64)])
 
 
 def test_the_split_is_by_content(fitted, tiny_root):

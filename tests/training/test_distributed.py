@@ -13,10 +13,12 @@ import pytest
 import torch
 from quick import FAST
 
-from osr_lightning import load
+from osr_lightning import MCDropoutClassifier, OpenSetDataModule, load
 from osr_lightning.__main__ import main
 from osr_lightning.data.image_table import even_batch_size
+from osr_lightning.recogniser.examples import to_plain
 from osr_lightning.training.distributed import gather_rows
+from osr_lightning.training.examples import choose_examples
 
 
 def osr(*options: str) -> subprocess.CompletedProcess[str]:
@@ -104,6 +106,12 @@ def test_two_processes_train_and_agree_with_one(whole, tmp_path):
     assert main([*again, f"--trainer.default_root_dir={tmp_path}/again"]) == 0
     thresholds = [load(path).threshold.value for path in (checkpoint, output)]
     assert thresholds[0] == pytest.approx(thresholds[1], abs=1e-7)
+    # the pictures are of both processes' images, and stay
+    model = MCDropoutClassifier.load_from_checkpoint(checkpoint)
+    data = OpenSetDataModule(**torch.load(checkpoint, weights_only=True)["datamodule_hyper_parameters"])
+    chosen = choose_examples(model._rows_of(data.val_dataloader()), data.tables.val.images, data.spec)
+    assert len(chosen) > 1
+    assert to_plain(chosen) == to_plain(load(checkpoint).examples) == to_plain(load(output).examples)
 
 
 def test_two_processes_stop_at_a_signal_and_go_on_to_the_bit(two, whole, tmp_path):

@@ -44,7 +44,7 @@ def document(backend: Backend, limits: Limits) -> Schema:
         "paths": {
             "/predict": _post(f"A row for each of up to {limits.images} images, {sizes}", rows, many=True),
             "/explain": _post(f"One image's row and what stands behind it, {sizes}", explanation, many=False),
-            "/model": _get("Classes, size, score and threshold", "application/json"),
+            "/model": _get("Classes, pictures of some, size, score and threshold", "application/json"),
             "/healthz": _get("Whether the server answers", "application/json"),
             "/metrics": _get("For Prometheus", "text/plain"),
         },

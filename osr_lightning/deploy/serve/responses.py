@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.limits import Limits
+from osr_lightning.recogniser.examples import to_png
 from osr_lightning.recogniser.rows import Row, as_json, class_cells
 
 if TYPE_CHECKING:
@@ -44,9 +43,16 @@ def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[
 
 
 def model(backend: Backend, limits: Limits) -> dict[str, Any]:
-    """What is served."""
+    """What is served; its examples are pictures as PNG."""
+    names = class_cells(backend.spec.classes)
+    examples = backend.recogniser.examples
     return {
-        "classes": class_cells(backend.spec.classes),
+        "classes": names,
+        "examples": [
+            {"class": name, "picture": _png(examples[own])}
+            for own, name in zip(backend.spec.classes, names, strict=True)
+            if own in examples
+        ],
         "channels": backend.spec.channels,
         "image_size": backend.spec.image_size,
         "score": backend.score,
@@ -69,9 +75,4 @@ def _likeliest(
 
 
 def _png(pixels: Pixels) -> str:
-    image = Image.fromarray(
-        pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    )
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(to_png(pixels)).decode()

@@ -14,6 +14,7 @@ from osr_lightning.evaluation.figures.style import shorten
 from osr_lightning.evaluation.prediction_table import PredictionTable
 
 TEXT_UP_TO = 25  # classes; beyond them a cell is too small for its numbers
+DRAWN_UP_TO = 200  # classes; beyond them no name beside a row can be read, and a thousand take 13,000 pixels
 
 
 def confusion_matrix(
@@ -70,9 +71,11 @@ def confusion_matrix(
 
 
 @figure(caption="The classifier by itself, before anything is rejected.", order=70, wide=True, needs="known")
-def closed_confusion(material: Material) -> Figure:
-    """K x K: the known images by predicted class, none rejected."""
+def closed_confusion(material: Material) -> Figure | None:
+    """K x K: the known images by predicted class, none rejected; ``None`` of many classes."""
     table, known = material.table, material.table.known
+    if table.num_classes > DRAWN_UP_TO:
+        return None
     return confusion_matrix(
         table.label[known],
         table.predicted_class[known],
@@ -88,9 +91,14 @@ def closed_confusion(material: Material) -> Figure:
     order=50,
     wide=True,
 )
-def confusion(material: Material) -> Figure:
-    """(K+U) x (K+1): all images by prediction, ``unknown`` last; the rows of ``U`` unknown sets below."""
+def confusion(material: Material) -> Figure | None:
+    """(K+U) x (K+1): all images by prediction, ``unknown`` last; the rows of ``U`` unknown sets below.
+
+    ``None`` of many classes.
+    """
     table = material.table
+    if table.num_classes > DRAWN_UP_TO:
+        return None
     row, rows = _with_unknown_sets(table, table.label, table.class_names)
     columns = (*table.class_names, "unknown")
     return confusion_matrix(row, table.prediction, rows, columns, "At the threshold in use")

@@ -30,11 +30,14 @@ class Detector(nn.Module):
     Attributes:
         layers: what to ask of the sampler.
         held_out: whether a fit takes known images that were not trained on as well.
+        fits_probability: whether a fit looks at ``log_probability`` of the training images, whose ``N x K``
+            numbers are many where there are many classes; scores and held-out images always have it.
     """
 
     name: ClassVar[str]
     state: ClassVar[tuple[str, ...]]
     held_out: ClassVar[bool] = False
+    fits_probability: ClassVar[bool] = True
     layers: tuple[str, ...] = (PENULTIMATE, LOGITS)
     _device: Tensor
 
@@ -68,6 +71,7 @@ class Detector(nn.Module):
         labels: Tensor,
         last_layer: nn.Linear | None = None,
         held_out: Activations | None = None,
+        classes: int | None = None,
     ) -> None:
         """Fit to training images, forgetting any earlier fit.
 
@@ -77,16 +81,17 @@ class Detector(nn.Module):
             last_layer: what makes logits of features; only vim needs it.
             held_out: the same as ``seen`` of known images that were not trained on, for the scores that
                 take them.
+            classes: ``K``; that of ``log_probability`` if not given.
 
         Raises:
             UserError: if no image is known, or a value is not finite.
         """
         # buffers made in inference mode could not be changed outside it
         with torch.inference_mode(False), torch.no_grad():
-            known = (labels >= 0) & (labels < seen[LOG_PROBABILITY].shape[1])
+            known = (labels >= 0) & (labels < (classes or seen[LOG_PROBABILITY].shape[1]))
             if not known.any():
                 raise UserError(f"The score {self.name} needs training images of known classes, got none.")
-            training = self._finite({name: seen[name][known] for name in self._asked})
+            training = self._finite({name: seen[name][known] for name in self._asked if name in seen})
             if self.held_out:
                 if held_out is None or not len(held_out[LOG_PROBABILITY]):
                     raise UserError(f"The score {self.name} needs held-out known images, got none.")
@@ -114,7 +119,7 @@ class Detector(nn.Module):
         return (*self.layers, LOG_PROBABILITY)
 
     def _finite(self, seen: Activations) -> Activations:
-        double = {name: seen[name].double() for name in self._asked}
+        double = {name: seen[name].double() for name in self._asked if name in seen}
         if not all(value.isfinite().all() for value in double.values()):
             raise UserError(f"The score {self.name} needs finite features and logits; train again.")
         return double

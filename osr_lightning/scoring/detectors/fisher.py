@@ -51,6 +51,7 @@ class Fisher(Detector):
     name = "fisher"
     state = ("means", "whitening", "references", "slopes")
     held_out = True
+    fits_probability = False
     means: Tensor  # (L, K, D), of L layers, filled up with zeros to the widest
     whitening: Tensor  # (L, K, D, D), times its own transpose it is C_k^-1; (L, 1, D, D) where all share it
     references: Tensor  # (1 + L, n), sorted
@@ -89,7 +90,7 @@ class Fisher(Detector):
         self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
     ) -> Buffers:
         assert held_out is not None
-        classes = seen[LOG_PROBABILITY].shape[1]
+        classes = held_out[LOG_PROBABILITY].shape[1]
         inputs = [direction_and_length(seen[name]) for name in self.layers]
         width = max((x.shape[1] for x in inputs), default=0)
         shared = classes * width**2 > _OWN

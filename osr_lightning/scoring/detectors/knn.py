@@ -28,6 +28,7 @@ class KNN(Detector):
 
     name = "knn"
     state = ("neighbours",)
+    fits_probability = False
     neighbours: Tensor  # (at most max_points, D) float32
 
     def __init__(self, k: int = 10, max_points: int | None = 10_000, seed: int = 0) -> None:

@@ -29,6 +29,7 @@ class Mahalanobis(Detector):
 
     name: ClassVar[str] = "mahalanobis"
     state: ClassVar[tuple[str, ...]] = ("means", "whitening")
+    fits_probability = False
     means: Tensor  # (classes that occur, D), whitened
     whitening: Tensor  # (D, D), times its own transpose it is C^-1
 

@@ -34,6 +34,7 @@ class OpenMax(Detector):
 
     name = "openmax"
     state = ("means", "smallest", "shape", "scale")
+    fits_probability = False
     means: Tensor  # (K, K)
     smallest: Tensor  # (K,), the least distance of each tail
     shape: Tensor  # (K,), of the Weibull distributions

@@ -29,6 +29,7 @@ class ViM(Detector):
 
     name = "vim"
     state = ("origin", "residual", "alpha")
+    fits_probability = False
     origin: Tensor  # (D,)
     residual: Tensor  # (D, D - dimension)
     alpha: Tensor  # ()

@@ -1,0 +1,95 @@
+"""Pictures of known classes, small and few, that a recogniser keeps to be tried with; without torch.
+
+In a checkpoint and in an exported graph they are ``{class: PNG in base64}``.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Collection, Mapping
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.errors import UserError
+
+MOST = 12  # classes that have one
+SIDE = 64  # pixels, at most
+_MOST_TEXT = 20_000  # characters of a PNG in base64; noise of three channels takes 16,700
+_MODES = {1: "L", 3: "RGB"}  # channels -> what PIL calls them
+
+Examples: TypeAlias = Mapping[str, NDArray[np.uint8]]
+"""Class name -> ``(C, H, W)``, of the classes that have one."""
+
+
+def small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A prepared image ``(C, H, W)``, at most `SIDE` pixels a side."""
+    image = _picture(pixels)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return _pixels(image)
+
+
+def to_png(pixels: NDArray[np.uint8]) -> bytes:
+    """``(C, H, W)`` as a PNG."""
+    file = io.BytesIO()
+    _picture(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def to_plain(examples: Examples) -> dict[str, str]:
+    """Plain values, for a checkpoint or JSON."""
+    return {name: base64.b64encode(to_png(pixels)).decode() for name, pixels in examples.items()}
+
+
+def from_plain(kept: object, spec: DataSpec) -> Examples:
+    """The inverse of `to_plain`; of a file that keeps none, none.
+
+    Args:
+        kept: whatever a stranger's file holds in their place.
+        spec: of the known images.
+
+    Raises:
+        UserError: where they are more, larger or something else than what `to_plain` gives.
+    """
+    if kept is None:
+        return {}
+    if not isinstance(kept, Mapping) or len(kept) > MOST:
+        raise UserError(f"its example pictures are no mapping of at most {MOST} classes; it is damaged")
+    return {_known(name, spec.classes): _read(name, text, spec) for name, text in kept.items()}
+
+
+def _known(name: object, classes: Collection[str]) -> str:
+    if not isinstance(name, str) or name not in classes:
+        raise UserError(f"it has an example picture of {repr(name)[:80]}, which is no class; it is damaged")
+    return name
+
+
+def _read(name: str, text: object, spec: DataSpec) -> NDArray[np.uint8]:
+    try:
+        if not isinstance(text, str) or len(text) > _MOST_TEXT:
+            raise ValueError("no base64, or too much of it")
+        data = base64.b64decode(text, validate=True)
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if max(image.size) > SIDE or image.mode != _MODES[spec.channels]:
+                raise ValueError("another size or mode")
+            return _pixels(image)
+    except Exception as error:  # PIL's decoders raise a dozen kinds on damaged files
+        colour = "colour" if spec.channels == 3 else "grey"
+        raise UserError(
+            f"its example picture of the class {name} is no {colour} PNG of at most {SIDE} x {SIDE} "
+            f"pixels and {_MOST_TEXT:,} characters of base64; it is damaged"
+        ) from error
+
+
+def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    rows = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    return Image.fromarray(rows)
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    found = np.array(image)
+    return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
