@@ -16,10 +16,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from osr_lightning.atomic_write import write_text
 from osr_lightning.cli.arguments import check_files, check_seed, no_command, value_of
+from osr_lightning.cli.checkpoint_path import existing, newest
 from osr_lightning.cli.checkpoint_settings import (
     checkpoint_settings,
-    existing,
-    newest,
     refuse_ensemble,
     refuse_idle,
     refuse_unfitted,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust, names, parse
+from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser.rows import check_output, columns, open_rows
 
@@ -111,8 +112,10 @@ def _files(options: argparse.Namespace) -> int:
     rank, world = _processes()
     if is_exported(options.ckpt_path) and world > 1:
         raise UserError("an exported graph runs in one process; start it without torchrun")
-    recogniser = load(options.ckpt_path, trust=options.trust_checkpoint, device=options.device)
-    recogniser.decide_by(options.score, options.threshold)
+    path = existing(options.ckpt_path)
+    recogniser = load(path, trust=options.trust_checkpoint, device=options.device)
+    with telling_calibrated(path, "osr predict --ckpt_path", options.score):
+        recogniser.decide_by(options.score, options.threshold)
     counts = Counts()
     total = sum(1 for _ in images(options.paths, counts))
     if not total:

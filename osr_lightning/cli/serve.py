@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 
 from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust, parse
+from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError, one_line
 
 _DRAIN_SECONDS = 30
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(
             f"--queue {options.queue} has no room for a request of --max_images {options.max_images}"
         )
+    path = existing(options.ckpt_path)
     try:
         import prometheus_client
         import python_multipart  # noqa: F401
@@ -98,13 +100,14 @@ def main(arguments: Sequence[str]) -> None:
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its clients are told
     with _listen(options.host, options.port) as listener:  # before the checkpoint takes its seconds
-        backend = open_backend(
-            options.ckpt_path,
-            score=options.score,
-            threshold=options.threshold,
-            trust=options.trust_checkpoint,
-            device=options.device,
-        )
+        with telling_calibrated(path, "osr serve --ckpt_path", options.score):
+            backend = open_backend(
+                str(path),
+                score=options.score,
+                threshold=options.threshold,
+                trust=options.trust_checkpoint,
+                device=options.device,
+            )
         body = int(options.max_body * 2**20)
         limits = Limits(
             body_bytes=body,
