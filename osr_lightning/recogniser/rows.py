@@ -203,7 +203,7 @@ def path_cell(path: str | os.PathLike[str]) -> str:
 
 
 def name_cell(name: str) -> str:
-    """A name, or any text, as no spreadsheet takes it or its end for a formula: with apostrophes where it might.
+    """A name, or any text, no part of which a spreadsheet takes for a formula: an apostrophe before each.
 
     Two names never become one: what is a formula behind apostrophes gets one more. A number stays itself.
     """

@@ -260,7 +260,9 @@ class OpenSetClassifier(LightningModule):
         train, val = tables.load_training()
         if options["calibration"] != "fixed":
             shared = datamodule.hparams["calibrate_on"] == "validation"
-            check_images(options["alpha"], (options["score"], *options["detectors"]), len(val), shared=shared)
+            names = (options["score"], *options["detectors"])
+            share = tables.share_of_calibration
+            check_images(options["alpha"], names, len(val), shared=shared, share=share)
         plan = self.decide(datamodule.spec, len(train))
         datamodule.planned_batch_size = plan.batch_size
         if getattr(self._trainer, "epochs_open", False):
