@@ -25,7 +25,7 @@ from osr_lightning.cli.checkpoint_settings import (
     same_split,
 )
 from osr_lightning.cli.config_loader import MODE
-from osr_lightning.cli.messages import read_options, sentence
+from osr_lightning.cli.messages import check_network, read_options, sentence
 from osr_lightning.cli.options import METHODS
 from osr_lightning.data.counts import image_lines
 from osr_lightning.data.datamodule import OpenSetDataModule
@@ -148,6 +148,7 @@ class OpenSetCLI(LightningCLI):
 
     def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
         given = read_options(self.command, arguments[arguments.index(self.command) + 1 :])
+        check_network(given)
         network = value_of(arguments, "--model.network")
         if network is not None and re.fullmatch(r"\w+(\.\w+)+", network):
             find(network, trust=True)  # the parser forgets a name that cannot be imported
