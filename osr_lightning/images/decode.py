@@ -32,7 +32,7 @@ FORMATS = {
     "AVIF": (".avif",),
 }
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
-# of one image: colour takes four bytes a pixel in PIL, and up to twelve while it is decoded (a progressive CMYK
+# of one image: colour takes four bytes a pixel in PIL, and up to twelve while it is decoded (progressive CMYK
 # JPEG). PIL warns of more, which is refused here, so that nobody's warnings need to be filtered
 MAX_PIXELS = 89_478_485
 # of formats that are decoded as a whole beside the picture: JPEG 2000 takes 24 bytes a pixel, AVIF up to that

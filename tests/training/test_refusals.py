@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    BasePredictionWriter,
+    EarlyStopping,
+    ModelCheckpoint,
+)
 from PIL import Image
 
 from osr_lightning import BaselineClassifier, MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer
@@ -79,6 +85,31 @@ def test_the_way_to_more_validation_images_is_one_that_there_is(tmp_path):
         one.unlink()
     shutil.rmtree(tmp_path / "val")
     assert told() == "model.alpha or data.val_fraction"
+
+
+class Finetuning(BackboneFinetuning):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("callback", "said"),
+    [
+        (Finetuning(), "Finetuning freezes the part .* called backbone, and BaselineClassifier has none"),
+        (BaseFinetuning(), "BaseFinetuning does nothing itself"),
+        (BasePredictionWriter(), "BasePredictionWriter does nothing itself"),
+    ],
+)
+def test_callbacks_that_end_in_a_traceback_are_refused(callback, said):
+    trainer = OpenSetTrainer(**QUIET, max_epochs=1, callbacks=[callback])
+    with pytest.raises(UserError, match=said):
+        check_monitors(trainer, BaselineClassifier())
+
+
+def test_a_model_with_a_backbone_may_thaw_it():
+    class Own(BaselineClassifier):
+        backbone = torch.nn.Linear(2, 2)
+
+    check_monitors(OpenSetTrainer(**QUIET, max_epochs=1, callbacks=[BackboneFinetuning()]), Own())
 
 
 def test_an_argument_that_there_is_not_is_python_s_own_error():
