@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from osr_lightning.atomic_write import replacing, write_text
-from osr_lightning.cli.arguments import add_checkpoint, parse
+from osr_lightning.cli.arguments import add_checkpoint, nearest, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.deploy.drift import Distribution, Drift, Scores, Share, drift, read, to_dict
 from osr_lightning.deploy.load import is_exported
@@ -54,8 +54,12 @@ def reference(path: str, score: str | None = None) -> Reference:
 
 def _of_checkpoint(path: str, score: str | None) -> Reference:
     from osr_lightning.recogniser import checkpoint as checkpoints
+    from osr_lightning.scoring.detectors import DETECTORS
+    from osr_lightning.scoring.scores import SCORES
     from osr_lightning.scoring.threshold import Threshold
 
+    if score is not None and score not in SCORES and score not in DETECTORS:
+        raise UserError(f"there is no score {score!r}; {nearest(score, (*SCORES, *DETECTORS))}")
     kept = checkpoints.read(path)
     with checkpoints.reading(path):
         recipe = kept["recogniser"]["recipe"]
