@@ -19,6 +19,18 @@ class UserError(ValueError):
         super().__init__(one_line(message))
 
 
+class NotCalibrated(UserError):
+    """A score has no threshold, or no fit, so that nothing can be decided by it.
+
+    Attributes:
+        score: its name.
+    """
+
+    def __init__(self, message: str, score: str) -> None:
+        super().__init__(message)
+        self.score = score
+
+
 class Failure(RuntimeError):
     """What went wrong without a mistake: a full disk, a loss that is no number.
 

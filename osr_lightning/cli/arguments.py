@@ -91,7 +91,24 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
         name = word.partition("=")[0]
         if word.startswith("--") and name not in known:
             raise UserError(f"there is no option {name}; {nearest(name, known)}")
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if word.startswith("--") and word.endswith("="):
+            before, word = word[:-1], ""
+        # an empty path would be the working folder
+        if not word and before.startswith("--") and before not in ("--allowed_hosts", "--ckpt_path"):
+            raise UserError(f"{before} is empty: give it a value, or leave it out")
     return parser.parse_args(arguments)
+
+
+def run_folder(given: str) -> Path:
+    """The path of a run folder that is given.
+
+    Raises:
+        UserError: where it is empty, which would be the working folder.
+    """
+    if not given:
+        raise UserError("an empty path names no run folder; name one, as lightning_logs/NAME/version_0")
+    return Path(given)
 
 
 def split_words(

@@ -9,55 +9,13 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from osr_lightning.cli.checkpoint_path import not_calibrated
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import NOT_TRAINED
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training.module import CLASSIFIERS, EnsembleClassifier
-
-
-def newest(runs: Path, name: str) -> Path:
-    """The checkpoint best or last of an experiment's newest run.
-
-    Raises:
-        UserError: where there is none.
-    """
-    found = {
-        int(number): path
-        for path in runs.glob(f"version_*/checkpoints/{name}.ckpt")
-        if (number := path.parent.parent.name.removeprefix("version_")).isdigit()
-    }
-    if not found:
-        raise UserError(
-            f"no {name}.ckpt under {runs}; pass --config or --trainer.experiment of the run, "
-            "or the path of a checkpoint"
-        )
-    return found[max(found)]
-
-
-def existing(given: str, root: Path) -> Path:
-    """The path of a checkpoint that is there.
-
-    Args:
-        given: by the user.
-        root: folder that holds lightning_logs.
-
-    Raises:
-        UserError: where it is not, with the one that was probably meant.
-    """
-    path = Path(given).expanduser()
-    if path.is_file():
-        return path
-    same = [path.parent / "checkpoints" / path.name]
-    if path.parent == Path():  # as last.ckpt: of whichever run is the newest
-        same += root.glob(f"lightning_logs/*/version_*/checkpoints/{path.stem}.ckpt")
-    inside = [path / name for name in ("best.ckpt", "checkpoints/best.ckpt")]
-    found = [*filter(Path.is_file, same), *filter(Path.is_file, inside), *path.parent.glob("*.ckpt")]
-    if not found:
-        raise UserError(f"there is no checkpoint {path}; pass --ckpt_path RUN/checkpoints/best.ckpt")
-    near = max(filter(Path.is_file, same), key=lambda one: one.stat().st_mtime, default=found[0])
-    raise UserError(f"there is no checkpoint {path}; did you mean --ckpt_path {near}?")
 
 
 def checkpoint_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -137,13 +95,8 @@ def refuse_unfitted(checkpoint: dict[str, Any], score: str, command: str, path: 
         return
     if any(isinstance(name, str) and name.startswith(fit) for name in checkpoint["state_dict"]):
         return
-    own = "" if checkpoint["recogniser"]["recipe"].get("score") == score else f" --model.score {score}"
-    best = Path(path).with_name("best.ckpt")
-    other = f", or {command} {best}" if not own and best.is_file() and best != Path(path) else ""
-    raise UserError(
-        f"{path} was not calibrated with the score {score}, which is fitted after a training: osr calibrate "
-        f"--ckpt_path {path}{own} writes one that was{other}"
-    )
+    own = checkpoint["recogniser"]["recipe"].get("score") == score
+    raise UserError(not_calibrated(Path(path), score, f"osr {command} --ckpt_path", own=own))
 
 
 def same_split(checkpoint: dict[str, Any], data: Namespace, command: str) -> None:

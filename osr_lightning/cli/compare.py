@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from osr_lightning.cli.arguments import parse
+from osr_lightning.cli.arguments import parse, run_folder
+from osr_lightning.errors import UserError
 from osr_lightning.evaluation.compare import compare, print_comparison
 
 
@@ -15,9 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "osr compare", description="Put finished runs side by side.", allow_abbrev=False
     )
-    parser.add_argument(
-        "run", nargs="+", type=Path, help="run folders; the others are measured against the first"
-    )
+    parser.add_argument("run", nargs="+", help="run folders; the others are measured against the first")
     parser.add_argument(
         "--output",
         type=Path,
@@ -34,5 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         UserError: for a mistake in the options, or a folder that is of no finished run.
     """
     options = parse(build_parser(), arguments)
-    print_comparison(compare(options.run, options.output))
+    if options.output.is_file():
+        raise UserError(f"--output {options.output} is a file: name a folder")
+    print_comparison(compare([*map(run_folder, options.run)], options.output))
     print(options.output / "comparison.html")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from osr_lightning.atomic_write import replacing, write_text
-from osr_lightning.cli.arguments import add_checkpoint, parse
+from osr_lightning.cli.arguments import add_checkpoint, nearest, parse
+from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.deploy.drift import Distribution, Drift, Scores, Share, drift, read, to_dict
 from osr_lightning.deploy.load import is_exported
 from osr_lightning.errors import UserError, one_line
@@ -36,7 +37,8 @@ def reference(path: str, score: str | None = None) -> Reference:
         UserError: if it is neither, or its threshold was not chosen on known images whose scores it
             keeps.
     """
-    known = _of_graph(path, score) if is_exported(path) else _of_checkpoint(path, score)
+    with telling_calibrated(Path(path), "osr drift --ckpt_path", score):
+        known = _of_graph(path, score) if is_exported(path) else _of_checkpoint(path, score)
     if known.calibration.method == "fixed":
         raise UserError(
             f"{path}: its threshold is a number that was given, there are no calibration images to compare "
@@ -52,15 +54,19 @@ def reference(path: str, score: str | None = None) -> Reference:
 
 def _of_checkpoint(path: str, score: str | None) -> Reference:
     from osr_lightning.recogniser import checkpoint as checkpoints
+    from osr_lightning.scoring.detectors import DETECTORS
+    from osr_lightning.scoring.scores import SCORES
     from osr_lightning.scoring.threshold import Threshold
 
+    if score is not None and score not in SCORES and score not in DETECTORS:
+        raise UserError(f"there is no score {score!r}; {nearest(score, (*SCORES, *DETECTORS))}")
     kept = checkpoints.read(path)
     with checkpoints.reading(path):
         recipe = kept["recogniser"]["recipe"]
         fixed = recipe.get("fixed") if score in (None, recipe["score"]) else None
         threshold = Threshold(score or recipe["score"], fixed)
         threshold.set_extra_state(kept["state_dict"][f"{checkpoints.PREFIX}threshold._extra_state"])
-        return Reference(threshold.score, threshold.record)
+    return Reference(threshold.score, threshold.record)
 
 
 def _of_graph(path: str, score: str | None) -> Reference:
@@ -104,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--alpha must lie between 0 and 1, got {options.alpha:g}")
     if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output} is a file: name a folder")
-    known = reference(options.ckpt_path, options.score)
+    known = reference(str(existing(options.ckpt_path)), options.score)
     scores = read(options.predictions, known.score, known.calibration.value)
     found = drift(known.calibration, scores.values, options.alpha)
     show(found, known, scores)

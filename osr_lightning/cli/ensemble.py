@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from osr_lightning.cli.arguments import names, split_words
+from osr_lightning.cli.checkpoint_path import existing
 from osr_lightning.cli.checkpoint_settings import is_trusted
 from osr_lightning.cli.lightning_cli import OpenSetCLI
 from osr_lightning.cli.messages import read_options
@@ -84,7 +86,7 @@ def ensemble(
         raise UserError(f"osr ensemble takes the checkpoints alone and writes another: leave {odd[0]} out")
     if output is not None and any(Path(output).resolve() == Path(path).resolve() for path in paths):
         raise UserError(f"--output {output} is one of the members: name another file")
-    joined = join(paths, trust=is_trusted(options))
+    joined = join([existing(os.fspath(path), option="") for path in paths], trust=is_trusted(options))
     members = joined["recogniser"]["recipe"]["members"]
     say(f"ensemble of {len(members)}: {', '.join(str(one.get('file')) for one in members)}")
     with TemporaryDirectory() as folder:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_trust, parse
+from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str]) -> None:
         Failure: where the graph does not decide as the checkpoint.
     """
     options = parse(build_parser(), arguments)
-    output = Path(options.output or Path(options.ckpt_path).with_suffix(".onnx"))
+    path = existing(options.ckpt_path)
+    output = Path(options.output or path.with_suffix(".onnx"))
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.absolute().parent}")
 
@@ -76,8 +78,9 @@ def main(arguments: Sequence[str]) -> None:
     from osr_lightning.deploy.predict import images
     from osr_lightning.recogniser.checkpoint import load
 
-    recogniser = load(options.ckpt_path, trust=options.trust_checkpoint)
-    recogniser.decide_by(options.score, options.threshold)
+    recogniser = load(path, trust=options.trust_checkpoint)
+    with telling_calibrated(path, "osr export --ckpt_path", options.score):
+        recogniser.decide_by(options.score, options.threshold)
     if options.no_examples:
         recogniser.examples = {}
     int8 = _prepared(recogniser, images(options.int8)) if options.int8 else None

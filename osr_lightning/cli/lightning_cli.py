@@ -16,17 +16,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from osr_lightning.atomic_write import write_text
 from osr_lightning.cli.arguments import check_files, check_seed, no_command, value_of
+from osr_lightning.cli.checkpoint_path import existing, newest
 from osr_lightning.cli.checkpoint_settings import (
     checkpoint_settings,
-    existing,
-    newest,
     refuse_ensemble,
     refuse_idle,
     refuse_unfitted,
     same_split,
 )
 from osr_lightning.cli.config_loader import MODE
-from osr_lightning.cli.messages import read_options, sentence
+from osr_lightning.cli.messages import check_network, read_options, sentence
 from osr_lightning.cli.options import METHODS
 from osr_lightning.data.counts import image_lines
 from osr_lightning.data.datamodule import OpenSetDataModule
@@ -149,6 +148,7 @@ class OpenSetCLI(LightningCLI):
 
     def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
         given = read_options(self.command, arguments[arguments.index(self.command) + 1 :])
+        check_network(given)
         network = value_of(arguments, "--model.network")
         if network is not None and re.fullmatch(r"\w+(\.\w+)+", network):
             find(network, trust=True)  # the parser forgets a name that cannot be imported

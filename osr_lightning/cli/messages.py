@@ -6,27 +6,33 @@ message says which option that is, and what a class cannot be built without; not
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import re
+import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
 from osr_lightning.cli.arguments import nearest
-from osr_lightning.cli.config_loader import load
+from osr_lightning.cli.config_loader import MODE, load
 from osr_lightning.cli.options import (
     WITH_CLASSES,
     Option,
     class_named,
     classes_of,
     find_class,
+    kinds_of,
     options_of,
     parameters,
 )
 from osr_lightning.errors import UserError
+from osr_lightning.models.factory import find
 from osr_lightning.training.module import CLASSIFIERS
 
 _GROUPS = ("model", "data", "evaluation", "trainer")
@@ -36,9 +42,14 @@ _KINDS = {
     float: "a number",
     bool: "true or false",
     list: "a list, as [a, b]",
+    Sequence: "a list, as [a, b]",
+    tuple: "a list, as [a, b]",
     dict: "a mapping, as {name: value}",
     str: "text",
 }
+# what a list or a mapping may hold, and how one begins
+_ITEMS = {int: "whole numbers", float: "numbers", str: "texts", dict: "mappings"}
+_HOLDERS = {list: ("[", "a list of"), Sequence: ("[", "a list of"), dict: ("{", "a mapping of names to")}
 _LACKS = object()  # the value of an option without one
 _KEY = re.compile(r"\b[Kk]ey \"([^\"]+)\"")  # of jsonargparse's messages, the outermost first
 
@@ -79,6 +90,8 @@ def read_options(command: str, words: Sequence[str], further: Collection[str] = 
     for one in _given(words, options):
         if one.name == "model" and isinstance(one.value, str):
             options = options_of(command, _classifier(one))
+        if (parts := _parts(one.name, options)) and one.name not in parts:
+            raise UserError(f"{one.where}{_no_option(one.name, [*parts])}")
         if not _is_known(one.name, options):
             raise UserError(f"{one.where}{_no_option(one.name, [*options, *further])}")
         if one.value is _LACKS:
@@ -97,11 +110,20 @@ def sentence(message: str, given: Sequence[Given], command: str) -> str:
     """
     if lacks := _lacking(message):
         return lacks
+    names = [one.name for one in given]
+    for option in ("optimizer", "lr_scheduler"):
+        early = names[: names.index(option)] if option in names else []
+        if before := [name for name in early if name.startswith(f"{option}.")]:
+            return f"{before[0]} stands before --{option}, which it belongs to: name the class first"
     name = ""
     for key in dict.fromkeys(_KEY.findall(message)):
         name = key if not name or key.startswith(f"{name}.") else f"{name}.{key}"
     kinds = [one for one in given if one.name == "model" and isinstance(one.value, str)]
     options = options_of(command, *map(_classifier, kinds[-1:]))
+    for one in given:
+        part = _parts(one.name, options).get(one.name)
+        if part is not None and not fits(one.value, part) and (found := _about_value(one, part)):
+            return found
     for option in WITH_CLASSES:
         if f"{name}.".startswith(f"{option}.") and str not in options[option].kinds:
             for kind, arguments in _classes(option, given):
@@ -145,7 +167,8 @@ def _given(words: Sequence[str], options: Mapping[str, Option]) -> Iterator[Give
             yield Given(name, _LACKS)
         else:
             value = value if equals else rest.pop(0)
-            mapping, file = _mapping(value, Path()) if name in ("config", *_GROUPS) else (None, None)
+            whole = name in ("config", *_GROUPS) or (name in options and options[name].parts)
+            mapping, file = _mapping(value, Path()) if whole else (None, None)
             if mapping is not None:
                 yield from _flat("" if name == "config" else name, mapping, file, options)
             elif name in ("config", *_GROUPS[1:]) and value != "-" and not os.path.exists(value):
@@ -160,7 +183,8 @@ def _flat(name: str, value: Any, file: Path | None, options: Mapping[str, Option
     if plain in _GROUPS and isinstance(value, str) and file is not None:
         inner, path = _mapping(value, file.parent)
         value, file = (value, file) if inner is None else (inner, path)
-    if isinstance(value, dict) and value and (plain not in options or plain == "model"):
+    apart = plain not in options or plain == "model" or options[plain].parts
+    if isinstance(value, dict) and value and apart:
         # the class first, as the others are its own
         for key in sorted(value, key=lambda key: key != "class_path"):
             yield from _flat(f"{name}.{key}" if name else str(key), value[key], file, options)
@@ -190,6 +214,60 @@ def _is_known(name: str, options: Mapping[str, Option]) -> bool:
         or "dict_kwargs" in parts
         or any(one in options and one != "model" and options[one].has_parts for one in above)
     )
+
+
+def _parts(name: str, options: Mapping[str, Option]) -> dict[str, Option]:
+    """The parts of the option that a name is a part of, by their whole names; empty where that has none."""
+    whole = name.rpartition(".")[0]
+    found = options[whole].parts if whole in options else {}
+    return {f"{whole}.{part}": option for part, option in found.items()}
+
+
+def fits(value: Any, option: Option) -> bool:  # noqa: ANN401
+    """Whether the parser would take a value for an option."""
+    parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
+    parser.add_argument("--value", type=option.hint)
+    try:
+        if isinstance(value, str):
+            parser.parse_args([f"--value={value}"])
+        else:
+            parser.parse_object({"value": value})
+    except (ArgumentError, TypeError, ValueError):
+        return False
+    return True
+
+
+def check_network(given: Sequence[Given]) -> None:
+    """Refuse arguments that a network does not take: for the parser they make it another one.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for kind, arguments in _classes("model.network", given)[-1:]:
+        taken = _network_options(kind.value) if isinstance(kind.value, str) else {}
+        for key, one in arguments.items() if taken else ():
+            option = taken.get(key.partition(".")[0])
+            if option is None:
+                raise UserError(one.where + _no_option(one.name, [f"{kind.name}.{name}" for name in taken]))
+            # one without a type takes anything
+            wrong = option.hint is not str and "." not in key and not fits(one.value, option)
+            if wrong and (told := _about_value(one, option)):
+                raise UserError(told)
+
+
+def _network_options(name: str) -> dict[str, Option]:
+    """What a network's class takes; empty where that is not known."""
+    try:
+        factory: Any = find(name, trust=True)
+    except UserError:  # another sentence tells
+        return {}
+    filled: Collection[str] = ()
+    if isinstance(factory, functools.partial):  # a name of torchvision's
+        factory, filled = factory.func, factory.keywords
+    kinds = {one.kind for one in inspect.signature(factory).parameters.values()}
+    if not isinstance(factory, type) or inspect.Parameter.VAR_KEYWORD in kinds:
+        return {}
+    return {key: option for key, option in parameters(factory).items() if key not in filled}
 
 
 def _no_option(name: str, options: Sequence[str]) -> str:
@@ -242,7 +320,7 @@ def _about_class(kind: Given, arguments: Mapping[str, Given], name: str) -> str 
     for key, one in arguments.items():
         if taken and key.partition(".")[0] not in taken:
             return one.where + _no_option(one.name, [f"{kind.name}.{other}" for other in taken])
-        if one.name == name and (told := _about_value(one, taken[key])):
+        if one.name == name and key in taken and (told := _about_value(one, taken[key])):
             return told
     return None
 
@@ -252,6 +330,13 @@ def _about_value(one: Given, option: Option) -> str | None:
     if option.literals:
         return f"{one.where}{one.name}: there is no {given!r}; {nearest(given, option.literals)}"
     kinds = [_KINDS[kind] for kind in option.kinds if kind in _KINDS]
+    for member in (option.hint, *typing.get_args(option.hint)):
+        begin, what = _HOLDERS.get(typing.get_origin(member), ("", ""))
+        if begin and given.startswith(begin):  # it is one, of other things
+            held = dict.fromkeys(
+                _ITEMS[kind] for kind in kinds_of(typing.get_args(member)[-1]) if kind in _ITEMS
+            )
+            kinds = [f"{what} {' or '.join(held)}"] if held else kinds
     return f"{one.where}{one.name} must be {' or '.join(kinds)}, got {given!r}" if kinds else None
 
 

@@ -67,7 +67,7 @@ class Option(NamedTuple):
     @property
     def kinds(self) -> list[Any]:
         """The types of its values; a mapping's is dict, whatever is in it, and literals are themselves."""
-        return [kind for kind in _kinds(self.hint) if kind not in (None, type(None))]
+        return [kind for kind in kinds_of(self.hint) if kind not in (None, type(None))]
 
     @property
     def literals(self) -> list[str]:
@@ -84,6 +84,13 @@ class Option(NamedTuple):
     def has_parts(self) -> bool:
         """Whether names may follow its own, as the entry of a mapping or an argument of a class."""
         return any(not _is_literal(kind) and kind not in (bool, int, float, str) for kind in self.kinds)
+
+    @property
+    def parts(self) -> dict[str, Option]:
+        """The fields of the dataclass that it takes; empty where it takes none."""
+        members = (self.hint, *typing.get_args(self.hint))
+        found = next((one for one in members if isinstance(one, type) and is_dataclass(one)), None)
+        return {} if found is None else parameters(found)
 
     @property
     def takes(self) -> str:
@@ -274,11 +281,11 @@ def _texts(*docstrings: str | None) -> dict[str, str]:
     return found
 
 
-def _kinds(hint: Any) -> list[Any]:  # noqa: ANN401
+def kinds_of(hint: Any) -> list[Any]:  # noqa: ANN401
     """A union's members, and theirs, without what is in them."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return [kind for member in typing.get_args(hint) for kind in _kinds(member)]
+        return [kind for member in typing.get_args(hint) for kind in kinds_of(member)]
     if is_dataclass(hint):
         return [dict]
     return [hint if origin is Literal else origin or hint]

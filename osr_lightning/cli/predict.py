@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust, names, parse
-from osr_lightning.errors import UserError
+from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
+from osr_lightning.errors import UserError, one_line
 from osr_lightning.recogniser.rows import check_output, columns, open_rows
 
 # how an option begins that belongs to a datamodule's images and to a trainer
@@ -111,12 +112,15 @@ def _files(options: argparse.Namespace) -> int:
     rank, world = _processes()
     if is_exported(options.ckpt_path) and world > 1:
         raise UserError("an exported graph runs in one process; start it without torchrun")
-    recogniser = load(options.ckpt_path, trust=options.trust_checkpoint, device=options.device)
-    recogniser.decide_by(options.score, options.threshold)
+    path = existing(options.ckpt_path)
+    recogniser = load(path, trust=options.trust_checkpoint, device=options.device)
+    with telling_calibrated(path, "osr predict --ckpt_path", options.score):
+        recogniser.decide_by(options.score, options.threshold)
     counts = Counts()
     total = sum(1 for _ in images(options.paths, counts))
     if not total:
-        raise UserError(f"there are no images in {', '.join(options.paths)} ({counts.skipped} other files)")
+        others = f", but {counts.skipped:,} other files: {counts.others}" if counts.skipped else ""
+        raise UserError(f"there are no images in {', '.join(options.paths)}{others}")
     with _process_group(world), _progress(total, rank) as advance:
         work = {"workers": options.workers, "rank": rank, "world": world, "advance": advance}
         if rank == 0:
@@ -127,7 +131,7 @@ def _files(options: argparse.Namespace) -> int:
             classify(recogniser, images(options.paths), lambda rows: None, Counts(), **work)
     if rank == 0:
         where = "" if output == "-" else f": {output}"
-        print(f"{counts}{where}", file=sys.stderr)
+        print(one_line(f"{counts}{where}"), file=sys.stderr)
     return int(options.strict and counts.unreadable > 0)
 
 

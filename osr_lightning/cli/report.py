@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from osr_lightning.cli.arguments import parse
+from osr_lightning.cli.arguments import parse, run_folder
 from osr_lightning.evaluation.report.write import write_report
 
 
@@ -15,9 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "osr report", description="Write report.html of run folders again.", allow_abbrev=False
     )
-    parser.add_argument(
-        "run", nargs="+", type=Path, help="a run folder, such as lightning_logs/NAME/version_0"
-    )
+    parser.add_argument("run", nargs="+", help="a run folder, such as lightning_logs/NAME/version_0")
     return parser
 
 
@@ -27,5 +24,5 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: for a mistake in the options, or a folder that is of no finished run.
     """
-    for run_dir in parse(build_parser(), arguments).run:
+    for run_dir in map(run_folder, parse(build_parser(), arguments).run):
         print(write_report(run_dir))

@@ -6,13 +6,17 @@ import argparse
 import ipaddress
 import logging
 import os
+import re
 import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust, parse
+from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError, one_line
 
 _DRAIN_SECONDS = 30
@@ -81,6 +85,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(
             f"--queue {options.queue} has no room for a request of --max_images {options.max_images}"
         )
+    allowed = None if options.allowed_hosts is None else set(map(_host_name, options.allowed_hosts))
     try:
         import prometheus_client
         import python_multipart  # noqa: F401
@@ -98,13 +103,15 @@ def main(arguments: Sequence[str]) -> None:
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its clients are told
     with _listen(options.host, options.port) as listener:  # before the checkpoint takes its seconds
-        backend = open_backend(
-            options.ckpt_path,
-            score=options.score,
-            threshold=options.threshold,
-            trust=options.trust_checkpoint,
-            device=options.device,
-        )
+        path = existing(options.ckpt_path)
+        with telling_calibrated(path, "osr serve --ckpt_path", options.score):
+            backend = open_backend(
+                str(path),
+                score=options.score,
+                threshold=options.threshold,
+                trust=options.trust_checkpoint,
+                device=options.device,
+            )
         body = int(options.max_body * 2**20)
         limits = Limits(
             body_bytes=body,
@@ -115,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
             wait_seconds=options.wait_ms / 1000,
         )
         config = uvicorn.Config(
-            build_app(backend, limits, options.workers, _hosts(options.allowed_hosts, listener)),
+            build_app(backend, limits, options.workers, _hosts(allowed, listener)),
             http=PatientProtocol,
             ws="none",
             log_level=logging.WARNING,
@@ -133,14 +140,40 @@ def main(arguments: Sequence[str]) -> None:
         print("ended", file=sys.stderr)
 
 
-def _hosts(allowed: Sequence[str] | None, listener: socket.socket) -> set[str] | None:
-    """The names by which the server may be asked, in lower case; any if None.
+def _host_name(given: str) -> str:
+    """A name or an address as a Host header has it, in lower case.
+
+    Raises:
+        UserError: for what no Host is: an address of the web, a port, a pattern.
+    """
+    if (name := _as_host(given)) is not None:
+        return name
+    meant = None
+    with suppress(ValueError):  # as of brackets that are not closed
+        meant = urlsplit(given if "//" in given else f"//{given}").hostname
+    way_out = (
+        "leave it out where any name will do" if _as_host(meant or "") is None else f"did you mean {meant}?"
+    )
+    raise UserError(f"--allowed_hosts {given!r}: a host is a name without http://, port and path; {way_out}")
+
+
+def _as_host(given: str) -> str | None:
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(given.removeprefix("[").removesuffix("]")))
+    with suppress(ValueError):
+        name = given.rstrip(".").encode("idna").decode().lower()  # as browsers write names beyond ASCII
+        return name if re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name) else None
+    return None
+
+
+def _hosts(allowed: set[str] | None, listener: socket.socket) -> set[str] | None:
+    """The names by which the server may be asked; any if None.
 
     A page of another name, which its owner has lead to this machine, could otherwise read what is served to
     this machine alone.
     """
     if allowed is not None:
-        return {name.lower().rstrip(".") for name in allowed}
+        return allowed
     return set() if ipaddress.ip_address(listener.getsockname()[0]).is_loopback else None
 
 
@@ -168,15 +201,17 @@ def _listen(host: str, port: int) -> socket.socket:
         # its connections inherit this: without it each answer's body waits 40 ms for an acknowledgement
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError of a name that no host has
         raise UserError(
             f"cannot listen on --host {host} --port {port} ({_reason(error)}): choose another, or --port 0 "
             "for any"
         ) from error
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     """Without the address, which socket.create_server adds to it; getaddrinfo's numbers are below 0."""
+    if isinstance(error, ValueError):
+        return "it is no name of a host"
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     return str(error.strerror)

@@ -138,6 +138,7 @@ class ImageTables:
         self.download = True
         self.pixel_format: PixelFormat | None = None
         self.extractor: FeatureExtractor | None = None
+        self._own_val = False
         self.train: ImageTable | None = None
         self.val: ImageTable | None = None
         self.test: ImageTable | None = None
@@ -155,6 +156,13 @@ class ImageTables:
             return "test images: " + " + ".join(self.source_names)
         names = (self.options["known"], *self.calibration_unknown) if unknowns else (self.options["known"],)
         return "validation images: " + " + ".join(names)
+
+    @property
+    def share_of_calibration(self) -> str:
+        """What to raise, in words, so that more known images calibrate."""
+        if self.options["calibrate_on"] == "test":
+            return "the number of test images"
+        return "the number of images in its validation folder" if self._own_val else "data.val_fraction"
 
     @property
     def spec(self) -> DataSpec:
@@ -299,6 +307,7 @@ class ImageTables:
         if self.train is not None and self.val is not None:
             return self.train, self.val
         pool = self._load_known("train")
+        self._own_val = pool.own_validation
         train, val = self._own_validation(pool) if pool.own_validation else self._draw_validation(pool)
         self.train, self.val = ImageTable.of([train]), ImageTable.of([val])
         if self._spec is None:

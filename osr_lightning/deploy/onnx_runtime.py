@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 INPUTS = ("images", "threshold")
+MOST_MEMORY = 2**32  # bytes of all tensors that a graph makes of a batch
 _AT_ONCE = 16  # images, the largest batch that an image alone does not wait for
 # of the graph's metadata, each a JSON value
 SPEC, DECISION, EXAMPLES = "facts", "decision", "examples"
@@ -142,10 +143,20 @@ class ExportedRecogniser:
         """Make onnxruntime ready, in this process."""
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # nothing: errors are raised as well
         options.add_session_config_entry("session.load_model_format", "ONNX")  # the one that was checked
+        # a few bytes of a stranger's graph may ask for a tensor of any size. Each session has its own arena:
+        # the lock of another may be held where this process was forked. Weights come on top
+        arena = onnxruntime.OrtArenaCfg({"max_mem": MOST_MEMORY, "arena_extend_strategy": 1})
+        kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+        onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use), arena)
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         self.session: InferenceSession = onnxruntime.InferenceSession(
-            self._graph, options, providers=["CPUExecutionProvider"]
+            self._graph,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["ConstantFolding"],  # which makes tensors outside of the arena
         )
         self._process = os.getpid()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from osr_lightning.atomic_write import as_text
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError
 from osr_lightning.images.find import find
@@ -23,6 +24,7 @@ from osr_lightning.recogniser.rows import COLUMNS, Row, Sink, answer_cells, erro
 T = TypeVar("T")
 Pixels: TypeAlias = NDArray[np.uint8]
 _PREDICTION, _ERROR = COLUMNS.index("prediction"), COLUMNS.index("error")
+_NAMED = 3  # of the files that are skipped
 _AHEAD = 4  # tasks per worker that are read before they are needed
 
 
@@ -35,19 +37,31 @@ class Image(NamedTuple):
 
 @dataclass
 class Counts:
-    """What became of the files: the summary's numbers."""
+    """What became of the files: the summary's numbers, and the first files that were skipped."""
 
     predicted: int = 0
     unknown: int = 0
     unreadable: int = 0
     skipped: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def skip(self, path: Path) -> None:
+        """Count a file that is no image."""
+        self.skipped += 1
+        if len(self.named) < _NAMED:
+            self.named.append(as_text(path))
+
+    @property
+    def others(self) -> str:
+        """The files that were skipped, as far as they are named: ``a.txt, b.txt, …``."""
+        return ", ".join(self.named) + ", …" * (self.skipped > len(self.named))
 
     def __str__(self) -> str:
-        """``23 predicted (4 unknown), 2 unreadable, 3 skipped (not images)``."""
+        """``23 predicted (4 unknown), 2 unreadable, 1 skipped (not images: notes.txt)``."""
         text = f"{self.predicted:,} predicted ({self.unknown:,} unknown)"
         if self.unreadable:
             text += f", {self.unreadable:,} unreadable"
-        return text + (f", {self.skipped:,} skipped (not images)" if self.skipped else "")
+        return text + (f", {self.skipped:,} skipped (not images: {self.others})" if self.skipped else "")
 
 
 def images(paths: Sequence[str], counts: Counts | None = None) -> Iterator[Image]:
@@ -65,7 +79,7 @@ def images(paths: Sequence[str], counts: Counts | None = None) -> Iterator[Image
             if found.image:
                 yield Image(found.path, named)
             elif counts is not None:
-                counts.skipped += 1
+                counts.skip(found.path)
 
 
 def read(answering: Answering, some: Sequence[Image]) -> list[Pixels | str]:

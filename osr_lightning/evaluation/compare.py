@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from osr_lightning.evaluation.report.render import (
     text,
 )
 from osr_lightning.evaluation.run_groups import RunGroup, group, headline, print_groups, titles, unknown_sets
-from osr_lightning.recogniser.rows import path_cell, safe_cells
+from osr_lightning.recogniser.rows import path_cell, table_sink
 from osr_lightning.scoring.calibration import is_finite
 
 # Column of the table -> where results.json has it.
@@ -217,11 +216,11 @@ def _same_images(first: PredictionTable, other: PredictionTable) -> bool:
 
 def _write(comparison: Comparison, run_dirs: list[Path], output: Path) -> None:
     with replacing_rows(output / "comparison.csv") as file:
-        writer = csv.DictWriter(file, ["run", *COLUMNS, "settings"])
-        writer.writeheader()
+        header = ["run", *COLUMNS, "settings"]
+        write = table_sink(file, header)
         for row in comparison.rows:
             shown = row | {"run": path_cell(row["run"])}
-            writer.writerow(dict(zip(shown, safe_cells(shown.values()), strict=True)))
+            write([[shown.get(name, "") for name in header]])
     page = output / "comparison.html"
     names = short_names(run_dirs)
     reports = {name: run_dir / "report.html" for name, run_dir in zip(names, run_dirs, strict=True)}

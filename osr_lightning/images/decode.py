@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,9 +32,12 @@ FORMATS = {
     "AVIF": (".avif",),
 }
 EXTENSIONS = tuple(ending for endings in FORMATS.values() for ending in endings)
-# of one image: colour takes four bytes a pixel in PIL, and up to twenty while it is decoded (JPEG 2000). PIL
-# warns of more, which is refused here, so that nobody's warnings need to be filtered
+# of one image: colour takes four bytes a pixel in PIL, and up to twelve while it is decoded (progressive CMYK
+# JPEG). PIL warns of more, which is refused here, so that nobody's warnings need to be filtered
 MAX_PIXELS = 89_478_485
+# of formats that are decoded as a whole beside the picture: JPEG 2000 takes 24 bytes a pixel, AVIF up to that
+MAX_WHOLE = 2**25
+_WHOLE = ("JPEG2000", "WEBP", "AVIF")
 MAX_SIDE = 65_535  # pixels, what a JPEG may have: images of one row by millions take long to resize
 MAX_SCANS = 50  # of a JPEG: each goes over all pixels, however few bytes it has; PIL itself writes 10
 MAX_SLOW = 2**22  # values of a PPM whose white is not 255, or in digits: PIL takes half a second a million
@@ -64,8 +67,9 @@ def read_image(
         ``(C, H, W)`` uint8, with ``C`` 1 for grey images and 3 for all others.
 
     Raises:
-        UserError: if the file is missing, is no image, is damaged, has more than ``MAX_PIXELS`` or a side of
-            more than ``MAX_SIDE``, or is a JPEG of more than ``MAX_SCANS``.
+        UserError: if the file is missing, is no image, is damaged, has more than ``MAX_PIXELS``
+            (``MAX_WHOLE`` in formats that are decoded as a whole) or a side of more than ``MAX_SIDE``, is a
+            JPEG of more than ``MAX_SCANS``, or has values of no known range; see `pil_to_array`.
     """
     named = file if name is None else name
     # PIL's decoders raise a dozen kinds on damaged files
@@ -90,6 +94,9 @@ def opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
         raise UserError("it is no regular file")  # a pipe would be waited for
     with Image.open(file, formats=_FORMATS) as image:
         check_size(*image.size)
+        if image.format in _WHOLE and image.width * image.height > MAX_WHOLE:
+            size = f"{image.width} x {image.height} pixels"
+            raise UserError(f"it is {image.format} of {size}, more than {MAX_WHOLE:,}")
         if image.format in ("JPEG", "MPO") and image.fp is not None:
             _check_scans(image.fp)
         slow = any(part[0] in ("ppm", "ppm_plain") for part in image.tile)
@@ -157,11 +164,12 @@ def _not_installed(name: str) -> str | None:
 def pil_to_array(image: Image.Image, size: int | None = None) -> NDArray[np.uint8]:
     """Convert a PIL image of any mode to uint8, upright as its EXIF orientation says.
 
-    Transparency is composited on white. Deep grey is scaled from its range, black to white, and what lies
-    outside is the nearer of these. The range of ``I;16`` is ``[0, 65535]``, or what the bits of a TIFF file
-    can say. That of ``I`` is ``[0, 65535]`` of a PNG or PPM file; 32 bits, and images without a file, have no
-    white of their own, so it is ``[0, 255]`` if no value lies above 255, else ``[0, 65535]``. That of ``F``
-    is ``[0, 1]`` if no value lies above 1, else ``[0, 255]``.
+    Transparency is composited on white. Deep grey is scaled from its range, black to white. The range of
+    ``I;16`` is ``[0, 65535]``, or what the bits of a TIFF file can say, where a negative number is black.
+    That of ``I`` is ``[0, 65535]`` of a PNG or PPM file; 32 bits, and images without a file, have no white of
+    their own, so it is ``[0, 255]`` if all values lie there, else ``[0, 65535]``. That of ``F`` is ``[0, 1]``
+    if all values lie there, else ``[0, 255]``. A value that is half a level outside lies in the range, NaN is
+    black, and an image with values elsewhere is refused: nobody knows its black and white.
 
     An image of many times the size it will be brought to is averaged down by a whole number first, to no less
     than sixteen times that; any image of more than 16 million pixels is. This takes time off the resizing
@@ -175,7 +183,7 @@ def pil_to_array(image: Image.Image, size: int | None = None) -> NDArray[np.uint
         ``(C, H, W)`` uint8, with ``C`` 1 for grey modes and 3 for all others.
 
     Raises:
-        UserError: see `check_size`.
+        UserError: see `check_size`; and for numbers of 32 bits or floats that lie in neither range.
     """
     check_size(*image.size)
     image.load()  # a PNG's orientation may follow its pixels
@@ -238,16 +246,37 @@ def _deep_grey(image: Image.Image, white: float | None) -> NDArray[np.uint8]:
     def strips() -> Iterator[tuple[int, NDArray[np.float64]]]:
         for top in range(0, image.height, rows):
             strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-            yield top, np.nan_to_num(np.asarray(strip, dtype=np.float64))
+            yield top, np.nan_to_num(np.asarray(strip, dtype=np.float64), posinf=np.inf, neginf=-np.inf)
 
     if white is None:
-        largest = max(values.max() for _, values in strips())
-        narrow, wide = (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
-        white = wide if largest > narrow else narrow
+        white = _guessed_white(image.mode, [(values.min(), values.max()) for _, values in strips()])
     pixels = np.empty((image.height, image.width), np.uint8)
     for top, values in strips():
         pixels[top : top + len(values)] = ((values / white).clip(0, 1) * 255).round()
     return pixels
+
+
+def _guessed_white(mode: str, extremes: Sequence[tuple[float, float]]) -> float:
+    """The value of white where neither the mode nor the file says it.
+
+    Args:
+        mode: ``F`` or ``I``.
+        extremes: the smallest and the largest value of each part of the image.
+
+    Raises:
+        UserError: where the values are of none of the ranges that images of this mode have.
+    """
+    least, most = min(low for low, _ in extremes), max(high for _, high in extremes)
+    whites = (1.0, 255.0) if mode == "F" else (255.0, 65535.0)
+    for white in whites:
+        level = white / 255
+        if least >= -level / 2 and most <= white + level / 2:
+            return white
+    what = "floats" if mode == "F" else "numbers of 32 bits"
+    raise UserError(
+        f"its values reach from {least:g} to {most:g}, where {what} are grey in 0 .. {whites[0]:g} or 0 .. "
+        f"{whites[1]:g}: scale them, or save them as uint16, whose white is 65535"
+    )
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:

@@ -138,6 +138,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, damaged, or of another project.
     """
+    ending = os.path.splitext(path)[1].lower()
+    if ending == ".pt2":
+        raise UserError(
+            f"{path} is a program, which no command runs (torch.export.load does): give the checkpoint that "
+            "it was made of, or an .onnx file of osr export"
+        )
+    if ending == ".onnx":
+        raise UserError(f"{path} is an exported graph: give the checkpoint that it was made of")
     claims.refuse_packed(path)
     try:
         with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from osr_lightning.data_spec import DataSpec
-from osr_lightning.errors import UserError
+from osr_lightning.errors import NotCalibrated, UserError
 from osr_lightning.images import tensors
 from osr_lightning.images.pixels import ImageLike, prepared, to_pixels
 from osr_lightning.models.modes import evaluating
@@ -73,6 +73,8 @@ class Recogniser(nn.Module):
         Raises:
             UserError: where there is no such score, or it has no threshold and none is given.
         """
+        if score in DETECTORS and score not in self.score_names:
+            raise NotCalibrated(not_fitted(score), score)
         if score is not None and score not in self.score_names:
             raise UserError(f"there is no score {score!r}; the scores are {', '.join(self.score_names)}")
         if threshold is not None and not math.isfinite(threshold):
@@ -110,7 +112,7 @@ class Recogniser(nn.Module):
         name = self.threshold.score
         detector = self._fitted().get(name)
         if detector is None and name in DETECTORS:
-            raise UserError(not_fitted(name))
+            raise NotCalibrated(not_fitted(name), name)
         sampled = self.sampler(self.standardise(images), () if detector is None else detector.layers)
         samples = Samples(sampled.logits)
         log_probability = mean_log_probability(samples)
@@ -199,7 +201,7 @@ class Recogniser(nn.Module):
             UserError: where the deciding score has no fit or no threshold yet.
         """
         if self.threshold.score not in self.score_names:
-            raise UserError(not_fitted(self.threshold.score))
+            raise NotCalibrated(not_fitted(self.threshold.score), self.threshold.score)
         rows = self._describe_evenly(torch.from_numpy(images))
         score = rows[f"score/{self.threshold.score}"]
         decided = self._decide(rows[LOG_PROBABILITY], score, self.threshold.value)

@@ -189,6 +189,12 @@ def as_json(row: Row, columns: Sequence[str]) -> dict[str, Any]:
 # what begins so, a spreadsheet may run; the last four are the full-width forms of the first four
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+# a spreadsheet for which ; or a tab is between the cells ignores the quotes of a CSV with commas, so that the
+# rest of a text may be a cell, or a row, of its own
+_AFTER = r"(?<=[;\t\r\n])"
+_SIGN = r"(?='*[=+\-@\uff1d\uff0b\uff0d\uff20])"
+_BEGIN = re.compile(rf"^(?='*[{re.escape(''.join(_FORMULA))}])|{_AFTER}{_SIGN}")
+_GUARD = re.compile(rf"{_AFTER}'{_SIGN}")
 
 
 def path_cell(path: str | os.PathLike[str]) -> str:
@@ -197,18 +203,17 @@ def path_cell(path: str | os.PathLike[str]) -> str:
 
 
 def name_cell(name: str) -> str:
-    """A name, or any text, as no spreadsheet takes it for a formula: behind an apostrophe where it might.
+    """A name, or any text, no part of which a spreadsheet takes for a formula: an apostrophe before each.
 
     Two names never become one: what is a formula behind apostrophes gets one more. A number stays itself.
     """
-    if not name.lstrip("'").startswith(_FORMULA) or _NUMBER.fullmatch(name):
-        return name
-    return f"'{name}"
+    return name if _NUMBER.fullmatch(name) else _BEGIN.sub("'", name)
 
 
 def file_of_cell(cell: str) -> str:
     """The file whose cell this is, of a version that protects them or of an earlier one."""
-    return cell[2:] if cell.startswith("./") and cell[2:].startswith(_FORMULA) else cell
+    file = _GUARD.sub("", cell)
+    return file[2:] if file.startswith("./") and file[2:].startswith(_FORMULA) else file
 
 
 def places_of_cells(names: Iterable[str]) -> dict[str, int]:
@@ -218,9 +223,16 @@ def places_of_cells(names: Iterable[str]) -> dict[str, int]:
     return {cell: place for cells in written for place, cell in enumerate(cells)}
 
 
-def safe_cells(row: Iterable[Any]) -> list[Any]:
-    """A row with every text as `name_cell`."""
-    return [name_cell(value) if isinstance(value, str) else value for value in row]
+def table_sink(file: IO[str], header: Sequence[str]) -> Sink:
+    """What writes a CSV table's rows to a file: every text as `name_cell`, for all tables of this package."""
+    writer = csv.writer(_Lines(file))  # writes a float as its repr, which reads back exactly
+
+    def write(rows: Iterable[Row]) -> None:
+        for row in rows:
+            writer.writerow([name_cell(value) if isinstance(value, str) else value for value in row])
+
+    write([header])
+    return write
 
 
 def _path_text(text: str) -> str:
@@ -249,16 +261,14 @@ class _Lines:
 
 
 def _csv(file: IO[str], columns: Sequence[str]) -> Sink:
-    writer = csv.writer(_Lines(file))  # writes a float as its repr, which reads back exactly
-    writer.writerow(columns)
-    place = columns.index("file") if "file" in columns else None
+    sink = table_sink(file, columns)
+    if "file" not in columns:
+        return sink
+    place = columns.index("file")
 
     def write(rows: Iterable[Row]) -> None:
-        for row in rows:
-            cells = list(row)
-            if place is not None:
-                cells[place] = _path_text(cells[place])  # stays the file's path
-            writer.writerow(safe_cells(cells))
+        # stays the file's path
+        sink([*row[:place], _path_text(row[place]), *row[place + 1 :]] for row in rows)
 
     return write
 

@@ -157,13 +157,14 @@ def order_statistics(scores: Floats, count: int = KEPT_SCORES) -> tuple[float, .
     return tuple(np.sort(scores)[ranks].tolist())
 
 
-def check_alpha(alpha: float, images: int, beside: str = "") -> None:
+def check_alpha(alpha: float, images: int, beside: str = "", share: str = "data.val_fraction") -> None:
     """Stop where ``images`` known validation images are too few for ``alpha``.
 
     Args:
         alpha: share in (0, 1).
         images: how many choose the threshold.
         beside: which further images do not, for the message.
+        share: what to raise so that there are more, for the message.
 
     Raises:
         UserError: with the number needed and the smallest alpha possible.
@@ -177,7 +178,7 @@ def check_alpha(alpha: float, images: int, beside: str = "") -> None:
     printed = math.ceil(smallest * 10**digits) / 10**digits
     raise UserError(
         f"alpha {alpha:g} needs {needed:,} validation images{beside}, there are {images:,}; "
-        f"the smallest possible is {printed:g}: raise model.alpha or data.val_fraction"
+        f"the smallest possible is {printed:g}: raise model.alpha or {share}"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from osr_lightning.errors import UserError
+from osr_lightning.errors import NotCalibrated, UserError
 from osr_lightning.scoring.calibration import (
     Calibration,
     NotFinite,
@@ -51,10 +51,11 @@ class Threshold(nn.Module):
             return fixed_calibration(self.fixed)
         if self.score not in self.records:
             known = ", ".join(self.records) or "none yet"
-            raise UserError(
+            raise NotCalibrated(
                 f"there is no threshold for the score {self.score}, only for: {known}; "
                 f"choose one with osr calibrate --ckpt_path CKPT --model.score {self.score} (in Python "
-                "OpenSetTrainer().calibrate(model, datamodule, CKPT))"
+                "OpenSetTrainer().calibrate(model, datamodule, CKPT))",
+                self.score,
             )
         return self.records[self.score]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import shutil
@@ -37,7 +36,7 @@ from osr_lightning.evaluation.run_groups import (
     titles,
     unknown_sets,
 )
-from osr_lightning.recogniser.rows import safe_cells
+from osr_lightning.recogniser.rows import table_sink
 
 _LAST = "report.html"  # the last file that a run writes
 _KEPT = "arguments.json"  # in a run's folder: what it was started with
@@ -239,13 +238,11 @@ def table(runs: Sequence[StudyRun], joined: Sequence[StudyRun] = (), *, say: boo
     shown = [*finished, *joined]
     groups = group([(run.recipe, (run.split, run.seed), read_results(run.folder)) for run in shown])
     with replacing_rows(folder / "study.csv") as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, *PAIRED])
+        write = table_sink(file, [*COLUMNS, *PAIRED])
         for one in groups:
             for measure, mean in one.means.items():
                 paired = one.paired.get(measure, ("", "", ""))
-                cells = [one.name, measure.name, measure.score, measure.unknown_set, *mean, *paired]
-                writer.writerow(safe_cells(cells))
+                write([[one.name, measure.name, measure.score, measure.unknown_set, *mean, *paired]])
     sets = unknown_sets(groups)
     path = folder / "study.html"
     page = render(

@@ -55,7 +55,9 @@ def require_unknowns(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         )
 
 
-def check_images(alpha: float, scores: Sequence[str], known: int, *, shared: bool) -> None:
+def check_images(
+    alpha: float, scores: Sequence[str], known: int, *, shared: bool, share: str = "data.val_fraction"
+) -> None:
     """Stop where ``known`` images cannot serve the alpha, for any of the scores that are to be calibrated.
 
     Args:
@@ -63,15 +65,16 @@ def check_images(alpha: float, scores: Sequence[str], known: int, *, shared: boo
         scores: names of those to be calibrated.
         known: how many known images calibrate.
         shared: whether some of them are references of the scores that take held-out images.
+        share: what to raise so that there are more, for the message.
 
     Raises:
         UserError: with the number needed.
     """
-    check_alpha(alpha, known)
+    check_alpha(alpha, known, share=share)
     takers = [name for name in scores if name in DETECTORS and DETECTORS[name].held_out]
     if takers and shared:
         count = reference_count(known, alpha)
-        check_alpha(alpha, known - count, f" beside {count:,} for reference of the score {takers[0]}")
+        check_alpha(alpha, known - count, f" beside {count:,} for reference of the score {takers[0]}", share)
 
 
 # fitting --------------------------------------------------------------------------------------------------

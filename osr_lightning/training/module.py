@@ -25,7 +25,7 @@ from osr_lightning.data.batch import Batch
 from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
-from osr_lightning.errors import Diverged, UserError
+from osr_lightning.errors import Diverged, NotCalibrated, UserError
 from osr_lightning.models.backbones import Backbone
 from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
@@ -260,7 +260,9 @@ class OpenSetClassifier(LightningModule):
         train, val = tables.load_training()
         if options["calibration"] != "fixed":
             shared = datamodule.hparams["calibrate_on"] == "validation"
-            check_images(options["alpha"], (options["score"], *options["detectors"]), len(val), shared=shared)
+            names = (options["score"], *options["detectors"])
+            share = tables.share_of_calibration
+            check_images(options["alpha"], names, len(val), shared=shared, share=share)
         plan = self.decide(datamodule.spec, len(train))
         datamodule.planned_batch_size = plan.batch_size
         if getattr(self._trainer, "epochs_open", False):
@@ -732,7 +734,7 @@ class OpenSetClassifier(LightningModule):
         """
         threshold = self.trained.threshold
         if f"score/{threshold.score}" not in results:
-            raise UserError(not_fitted(threshold.score))
+            raise NotCalibrated(not_fitted(threshold.score), threshold.score)
         rejected: Tensor = threshold(results[f"score/{threshold.score}"])
         return rejected
 

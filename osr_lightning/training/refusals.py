@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import BackboneFinetuning, BaseFinetuning, BasePredictionWriter, Timer
 
 from osr_lightning.data.datamodule import datamodule_of
 from osr_lightning.errors import UserError, check_range, did_you_mean, missing_package, needs
@@ -26,6 +26,7 @@ _LIGHTNINGS = ("epoch", "step")  # of a ModelCheckpoint
 _OWN = ("lightning.", "osr_lightning.")
 _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}
 _MACHINE = ("accelerator", "strategy", "precision", "profiler")  # that may need a package
+_BASES = (BaseFinetuning, BasePredictionWriter)  # whose subclasses do something
 # callbacks that train some steps and go back, and what gives the value they look for
 _FINDERS = {"BatchSizeFinder": "data.batch_size", "LearningRateFinder": "model.learning_rate"}
 
@@ -148,6 +149,13 @@ def check_monitors(trainer: Trainer, model: LightningModule) -> None:
             raise UserError(
                 f"{type(callback).__name__} cannot go back to the beginning of a training here: set "
                 f"{option}, or let osr search try some"
+            )
+        if type(callback) in _BASES:
+            raise UserError(f"{type(callback).__name__} does nothing itself: name a subclass of it")
+        if isinstance(callback, BackboneFinetuning) and not hasattr(model, "backbone"):
+            raise UserError(
+                f"{type(callback).__name__} freezes the part of a model that is called backbone, and "
+                f"{type(model).__name__} has none: leave it out, or subclass BaseFinetuning"
             )
     if not isinstance(model, OpenSetClassifier) or type(model) not in CLASSIFIERS.values():
         return

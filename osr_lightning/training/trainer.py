@@ -347,7 +347,8 @@ class OpenSetTrainer(Trainer):
         tables.refuse_seen(model.images_seen, "calibrate")
         if (alpha := model.known_alpha) is not None:
             known = int((tables.load_calibration().labels < model.num_classes).sum())
-            check_images(alpha, (options["score"], *options["detectors"]), known, shared=on_validation)
+            names, share = (options["score"], *options["detectors"]), tables.share_of_calibration
+            check_images(alpha, names, known, shared=on_validation, share=share)
         fitted = len(tables.load_training()[0]) if model.trained.detectors else 0
         begin_stage(self, "calibrate", fitted + len(tables.load_calibration()))
         device = self.strategy.root_device

@@ -253,14 +253,26 @@ def test_a_score_that_is_not_fitted_asks_for_calibrate(trained, tmp_path, capsys
     assert f"osr calibrate --ckpt_path {path} --model.score vim writes" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_an_epoch_asks_for_calibrate_or_for_the_best_one(trained, tmp_path, capsys):
+def test_a_checkpoint_of_an_epoch_asks_for_calibrate_or_for_the_best_one(
+    trained, tmp_path, monkeypatch, capsys
+):
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
     last, best = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "checkpoints" / "best.ckpt"
     command = ["test", f"--ckpt_path={last}", f"--trainer.default_root_dir={tmp_path}", *FAST]
     assert main(command) == 2
     said = capsys.readouterr().err
     assert "last.ckpt was not calibrated with the score fisher" in said
-    assert said.endswith(f"osr calibrate --ckpt_path {last} writes one that was, or test {best}\n")
+    way_out = f"osr calibrate --ckpt_path {last} writes one that was, or osr"
+    assert said.endswith(f"{way_out} test --ckpt_path {best}\n")
+    for other in (["predict", "x.png"], ["export"], ["serve", "--port=0"], ["drift", "x.csv"]):
+        (tmp_path / "x.png").touch()
+        monkeypatch.chdir(tmp_path)
+        assert main([*other, f"--ckpt_path={last}"]) == 2
+        said = capsys.readouterr().err
+        assert said.endswith(f"{way_out} {other[0]} --ckpt_path {best}\n")
+        assert main([*other, f"--ckpt_path={last}", "--score=knn"]) == 2
+        said = capsys.readouterr().err
+        assert said.endswith(f"osr calibrate --ckpt_path {last} --model.score knn writes one that was\n")
     assert main(["calibrate", *command[1:]]) == 0
     assert main(["test", f"--ckpt_path={last.with_suffix('')}.calibrated.ckpt", *command[2:]]) == 0
 
@@ -288,6 +300,34 @@ def test_a_checkpoint_that_is_not_there_is_looked_for_nearby(
     monkeypatch.chdir(trained.parents[2])
     assert main([command, f"--ckpt_path={given}", *FAST]) == 2
     assert f"there is no checkpoint {given}; did you mean --ckpt_path {meant}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["predict .", "export", "serve --port=0", "drift x.csv"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "last.ckpt",
+            "did you mean --ckpt_path lightning_logs/mc_dropout/version_0/checkpoints/last.ckpt?",
+        ),
+        ("my.onnx", "there is no checkpoint my.onnx; osr export writes one"),
+        ("other/my.ckpt", "no checkpoint other/my.ckpt; pass --ckpt_path RUN/checkpoints/best.ckpt"),
+        ("", "--ckpt_path is empty"),
+        ("a\0b", "there is no checkpoint a\\x00b"),
+        ("~no-one-here/best.ckpt", "there is no checkpoint ~no-one-here/best.ckpt"),
+    ],
+)
+def test_commands_without_a_trainer_look_nearby_too(command, given, said, trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained.parents[2])
+    assert main([*command.split(), f"--ckpt_path={given}"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_members_of_an_ensemble_are_looked_for_nearby(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained.parents[2])
+    assert main(["ensemble", "best.ckpt"]) == 2
+    meant = "lightning_logs/mc_dropout/version_0/checkpoints/best.ckpt"
+    assert f"there is no checkpoint best.ckpt; did you mean {meant}?" in capsys.readouterr().err
 
 
 def test_calibrate_on_unknown_validation_images(trained, tmp_path, tiny_root):

@@ -165,3 +165,29 @@ def test_a_run_is_gone_on_with_by_one_process(small, small_run, tmp_path, capsys
     assert status == 2
     assert f"another process trains in {run}" in err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("report|", "an empty path names no run folder"),
+        ("compare|", "an empty path names no run folder"),
+        ("report|a.csv", "a.csv is no run folder: it is a file"),
+        ("compare|x|--output=a.csv", "--output a.csv is a file: name a folder"),
+        ("predict|--ckpt_path=a.ckpt|a.png|--output=", "--output is empty: give it a value, or leave it out"),
+        ("predict|--ckpt_path=a.ckpt|a.png|--device|", "--device is empty"),
+        ("export|--ckpt_path=a.ckpt|--output=", "--output is empty"),
+        ("export|--ckpt_path=a.onnx", "a.onnx is an exported graph: give the checkpoint"),
+        ("drift|a.csv|--ckpt_path=a.ckpt|--score=enrgy", "no score 'enrgy'; did you mean energy?"),
+        ("drift|a.csv|--ckpt_path=a.ckpt|--output|", "--output is empty"),
+        ("serve|--ckpt_path=a.ckpt|--host=", "--host is empty"),
+    ],
+)
+def test_clumsy_words_are_told_of(command, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "a.ckpt", "a.onnx", "a.png"):
+        Path(name).write_text("x")
+    status, err = ends(command.split("|"), capsys)
+    assert status == 2
+    assert said in err
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "a.ckpt", "a.onnx", "a.png"}

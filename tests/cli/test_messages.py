@@ -80,3 +80,59 @@ def test_help_of_others_is_left_to_the_parser(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["run", "--trainer.profiler.help", "SimpleProfiler"])
     assert "--trainer.profiler.dirpath" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--model.costs.wrong_label=x", "model.costs.wrong_label must be a number, got 'x'"),
+        ("--model.costs={wrong_label: x}", "model.costs.wrong_label must be a number, got 'x'"),
+        ("--model.costs.wrong=1", "there is no option wrong of model.costs; did you mean wrong_label?"),
+        ("--model.costs={wrong_lable: 1}", "no option wrong_lable of model.costs; did you mean wrong_label?"),
+        ("--model.costs=3", "model.costs must be a mapping, as {name: value}, got '3'"),
+        ("--model.network.channels=x", "model.network.channels must be a list, as [a, b], got 'x'"),
+        ("--model.network.channels=[x]", "model.network.channels must be a list of whole numbers, got '[x]'"),
+        ("--model.network.hidden=2.5", "model.network.hidden must be a whole number, got '2.5'"),
+        ("--model.network.hiden=2", "there is no option hiden of model.network; did you mean hidden?"),
+        ("--data.mean=[1, x]", "data.mean must be a list of numbers, got '[1, x]'"),
+    ],
+)
+def test_what_an_option_may_hold_is_told(words, said, tmp_path):
+    with pytest.raises(UserError) as caught:
+        Parsed(["fit", "--model.network=MCDropoutCNN", words])
+    assert said in str(caught.value)
+    assert "Parser key" not in str(caught.value)
+    # the same in a file
+    name, _, value = words.removeprefix("--").partition("=")
+    group, _, name = name.partition(".")
+    text = f"{name}: {value}"
+    while "." in name:
+        outer, _, name = name.partition(".")
+        text = f"{outer}: {{{name}: {value}}}"
+        if outer == "network":
+            text = f"network: {{class_path: MCDropoutCNN, init_args: {{{name}: {value}}}}}"
+    whole = f"model: {{class_path: MCDropoutClassifier, init_args: {{{text}}}}}"
+    (tmp_path / "a.yaml").write_text(whole if group == "model" else f"{group}: {{{text}}}")
+    with pytest.raises(UserError) as caught:
+        Parsed(["fit", f"--config={tmp_path}/a.yaml"])
+    assert said.replace("there is ", "").partition(", got")[0] in str(caught.value)
+
+
+def test_options_of_a_class_stand_after_it():
+    with pytest.raises(
+        UserError, match=r"^optimizer\.lr stands before --optimizer, .*: name the class first"
+    ):
+        Parsed(["fit", "--optimizer.lr=0.1", "--optimizer=SGD"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model.costs.wrong_label=2",
+        "--model.costs={wrong_label: 2}",
+        "--model.network.channels=[2, 3]",
+    ],
+)
+def test_what_fits_is_taken(words):
+    with pytest.raises(AssertionError, match="the parser refused nothing"):
+        Parsed(["fit", "--model.network=MCDropoutCNN", words])

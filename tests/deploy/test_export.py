@@ -11,11 +11,13 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from recognisers import ENSEMBLE, SHARED, SINGLE, SPEC, DeepDropout, make, pictures
 
@@ -23,6 +25,7 @@ from osr_lightning import load, save
 from osr_lightning.__main__ import main
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy import export as export_check
+from osr_lightning.deploy import onnx_runtime
 from osr_lightning.deploy.export import Graph, compare, compare_int8, example_images, export
 from osr_lightning.deploy.onnx_file import check_graph
 from osr_lightning.deploy.onnx_runtime import OUTPUTS
@@ -379,6 +382,75 @@ def test_a_graph_is_looked_at_before_it_is_run(exported, tmp_path, monkeypatch, 
     monkeypatch.setattr("onnxruntime.InferenceSession", None)  # is not reached
     with pytest.raises(UserError, match=f"a.onnx {said}.*: it is not run; export it again"):
         load(path)
+
+
+def hog(kind):
+    """Its threshold waits for a tensor of 100 MB or more, whose size is in the file or that of the images."""
+
+    def change(model):
+        def weight(name, value):
+            model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+
+        weight("size", [50_000_000] if kind != "Reshaped" else [2000, 1, 1, 1])
+        weight("none", 0)
+        weight("count", 50_000_000)
+        weight("one", 1)
+        first = {
+            "ConstantOfShape": [("ConstantOfShape", ["size"], "large")],
+            "Expand": [("Expand", ["one", "size"], "large")],
+            "Tile": [("Unsqueeze", ["one", "none"], "first"), ("Tile", ["first", "size"], "large")],
+            "Range": [("Range", ["none", "count", "one"], "large")],
+            "Reshaped": [
+                ("Shape", ["images"], "shape"),
+                ("Mul", ["shape", "size"], "larger"),
+                ("ConstantOfShape", ["larger"], "large"),
+            ],
+        }[kind]
+        rest = [
+            ("ReduceMax", ["large"], "most"),
+            ("Cast", ["most"], "number"),
+            ("Mul", ["number", "nought"], "nothing"),
+            ("Add", ["nothing", "threshold"], "later"),
+        ]
+        model.graph.initializer.append(numpy_helper.from_array(np.array(0.0), "nought"))
+        for node in model.graph.node:
+            for place, name in enumerate(node.input):
+                node.input[place] = "later" if name == "threshold" else name
+        options = {"ReduceMax": {"keepdims": 0}, "Cast": {"to": TensorProto.DOUBLE}}
+        for place, (operator, inputs, output) in enumerate([*first, *rest]):
+            node = helper.make_node(operator, inputs, [output], **options.get(operator, {}))
+            model.graph.node.insert(place, node)
+
+    return change
+
+
+@pytest.mark.parametrize("kind", ["ConstantOfShape", "Expand", "Tile", "Range", "Reshaped"])
+def test_what_a_graph_makes_of_a_batch_has_a_bound(exported, tmp_path, monkeypatch, kind):
+    path = changed(exported, tmp_path / "a.onnx", hog(kind))
+    load(path)  # which does work within the bound
+    monkeypatch.setattr(onnx_runtime, "MOST_MEMORY", 2**26)
+    with pytest.raises(UserError, match=r"a.onnx is damaged \(the graph cannot be run"):
+        load(path)
+    load(exported)
+
+
+def test_a_program_for_torch_is_not_loaded(tmp_path, monkeypatch, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    for name in ("a.pt2", "a.PT2"):
+        torch.save(Evil(), tmp_path / name)
+        with pytest.raises(UserError, match="is a program, which no command runs"):
+            load(tmp_path / name)
+        for command in ("predict .", "export", "serve --port=0", "drift a.csv", "test", "calibrate", "fit"):
+            assert main([*command.split(), f"--ckpt_path={tmp_path / name}"]) == 2
+            assert "is a program, which no command runs" in capsys.readouterr().err
+        assert main(["ensemble", str(tmp_path / name)]) == 2
+    (tmp_path / "a.pt2").rename(tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match="no readable checkpoint"):
+        load(tmp_path / "a.ckpt")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_every_cut_of_a_file_is_refused(exported, tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,17 @@ def hostile_folder(folder):
     return good
 
 
+def test_the_first_files_that_are_skipped_are_named(ckpt, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(photos(tmp_path / "in", 1))
+    for name in ("a.txt", "b\n.md", "c", "d.zip"):
+        Path(name).touch()
+    assert predict("--ckpt_path", ckpt, ".") == 0
+    assert "4 skipped (not images: a.txt, b\\n.md, c, …)\n" in capsys.readouterr().err
+    Path("000.png").unlink()
+    assert predict("--ckpt_path", ckpt, ".") == 2
+    assert "there are no images in ., but 4 other files: a.txt, b\\n.md, c, …\n" in capsys.readouterr().err
+
+
 def test_a_row_for_every_picture_whatever_it_holds(ckpt, tmp_path, capsys):
     good = hostile_folder(tmp_path / "all")
     assert predict("--ckpt_path", ckpt, tmp_path / "all", "--output", tmp_path / "rows.csv") == 0
@@ -124,7 +136,8 @@ def test_a_row_for_every_picture_whatever_it_holds(ckpt, tmp_path, capsys):
             assert (row["prediction"] == "unknown") == (float(row["score"]) > float(row["threshold"]))
             assert row["prediction"] in ("cat", "dog", "frog", "unknown")
     unknown = sum(row["prediction"] == "unknown" for row in rows)
-    summary = f"{good} predicted ({unknown} unknown), 4 unreadable, 1 skipped (not images)"
+    skipped = f"1 skipped (not images: {tmp_path}/all/notes.txt)"
+    summary = f"{good} predicted ({unknown} unknown), 4 unreadable, {skipped}"
     assert summary in capsys.readouterr().err
     assert {os.path.basename(row["file"]) for row in rows} >= set(HOSTILE_NAMES)
 

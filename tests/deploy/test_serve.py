@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 
 from osr_lightning import save
 from osr_lightning.__main__ import main
-from osr_lightning.cli.serve import _hosts, _listen
+from osr_lightning.cli.serve import _host_name, _hosts, _listen
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.app import build_app
 from osr_lightning.deploy.serve.batching import Batcher, Full
@@ -237,11 +237,46 @@ def test_hosts(backend):
 
 @pytest.mark.parametrize(
     ("host", "allowed", "hosts"),
-    [("127.0.0.1", None, set()), ("0.0.0.0", None, None), ("0.0.0.0", ["OSR.example."], {"osr.example"})],  # noqa: S104
+    [("127.0.0.1", None, set()), ("0.0.0.0", None, None), ("0.0.0.0", {"osr.example"}, {"osr.example"})],  # noqa: S104
 )
 def test_hosts_are_checked_where_only_this_machine_is_served(host, allowed, hosts):
     with _listen(host, 0) as listener:
         assert _hosts(allowed, listener) == hosts
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ("OSR.Example.", "osr.example"),
+        ("my_box", "my_box"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("[2001:DB8:0::1]", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("bücher.example", "xn--bcher-kva.example"),
+    ],
+)
+def test_an_allowed_host_is_a_name_or_an_address(given, host):
+    assert _host_name(given) == host
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("http://x/y", "did you mean x?"),
+        ("https://Osr.example:8000/", "did you mean osr.example?"),
+        ("osr.example:80", "did you mean osr.example?"),
+        ("osr.example/", "did you mean osr.example?"),
+        ("[::1]:80", "did you mean ::1?"),
+        ("*", "leave it out where any name will do"),
+        ("*.example", "leave it out"),
+        ("", "leave it out"),
+        ("a b", "leave it out"),
+    ],
+)
+def test_an_allowed_host_that_is_none_is_refused(given, told, capsys):
+    assert main(["serve", "--ckpt_path", "none.ckpt", "--allowed_hosts", given]) == 2
+    err = capsys.readouterr().err
+    assert f"--allowed_hosts {given!r}: a host is a name without http://, port and path; {told}" in err
 
 
 def test_a_slash_too_many_is_not_redirected(client):
@@ -612,6 +647,7 @@ def test_masks_that_are_drawn_anew_are_refused(tmp_path):
         (["--ckpt_path", "none.ckpt", "--port", "0"], "there is no checkpoint none.ckpt"),
         (["--ckpt_path", "none.ckpt", "--port", "70000"], "--port must lie"),
         (["--ckpt_path", "none.ckpt", "--host", "256.0.0.1"], "--host 256.0.0.1"),
+        (["--ckpt_path", "none.ckpt", "--host", "a..b"], "--host a..b --port 8000 (it is no name of a host)"),
         (["--ckpt_path", "none.ckpt", "--queue", "3"], "--queue 3 has no room"),
         (["--ckpt_path", "none.ckpt", "--batch", "0"], "--batch must be above 0"),
         (["--ckpt_path", "none.ckpt", "--wait_ms", "nan"], "--wait_ms must lie"),

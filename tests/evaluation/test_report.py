@@ -589,6 +589,14 @@ def test_the_checkpoint_is_shown_without_the_folders_above_its_run(tmp_path, mon
     assert str(tmp_path) not in page.text
     command = "osr test --ckpt_path lightning_logs/a/version_1/checkpoints/best.ckpt --model.score energy"
     assert f"{command} --model.calibration fixed --model.threshold=1.0" in page.text
+    # trainer.default_root_dir may name the working folder by a link to it
+    linked = tmp_path.with_name(f"{tmp_path.name}-linked")
+    linked.symlink_to(tmp_path)
+    moved = linked / "lightning_logs" / "a" / "version_3"
+    make_run(
+        moved, make_table(), checkpoint=str(linked / run.relative_to(tmp_path) / "checkpoints/best.ckpt")
+    )
+    assert f"{command} --model.calibration fixed --model.threshold=1.0" in read(moved).text
 
 
 def test_a_run_of_a_study_links_to_it(tmp_path):

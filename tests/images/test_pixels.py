@@ -163,11 +163,12 @@ def depth16(mode, *values):
         (Image.new("CMYK", (1, 1), (0, 255, 255, 0)), [[255], [0], [0]]),
         (Image.new("HSV", (1, 1), (0, 255, 255)), [[255], [0], [0]]),
         (depth16("I;16", 0, 257, 32896, 65535), [[0, 1, 128, 255]]),
-        (depth16("I", 0, 257, 65535, -5, 70000), [[0, 1, 255, 0, 255]]),
+        (depth16("I", 0, 257, 65535, -128, 65663), [[0, 1, 255, 0, 255]]),
         (depth16("I", 0, 7, 255), [[0, 7, 255]]),  # the same numbers as in eight bits
         (Image.new("L", (1, 1), 200).convert("I"), [[200]]),
         (depth16("F", 0, 0.5, 1, float("nan")), [[0, 128, 255, 0]]),
-        (depth16("F", -3, 1, 254.6, 300), [[0, 1, 255, 255]]),
+        (depth16("F", -0.001, 1.001, float("nan")), [[0, 255, 0]]),  # as rounding leaves them
+        (depth16("F", -0.4, 1, 254.6, 255.5), [[0, 1, 255, 255]]),
     ],
     ids=lambda value: getattr(value, "mode", ""),
 )
@@ -176,6 +177,25 @@ def test_pil_modes(image, expected):
     assert pixels.dtype == np.uint8
     assert pixels.shape == (len(expected), image.height, image.width)
     assert pixels.reshape(len(expected), -1).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("image", "least", "most"),
+    [
+        (depth16("F", 0, 65535), 0, 65535),
+        (depth16("F", 0, 300), 0, 300),
+        (depth16("F", -1, 1), -1, 1),
+        (depth16("F", 0, float("inf")), 0, "inf"),
+        (depth16("I", 0, 66000), 0, 66000),
+        (depth16("I", -1024, 3071), -1024, 3071),
+    ],
+)
+def test_values_of_no_known_range_are_refused(tmp_path, image, least, most):
+    image.save(tmp_path / "a.tif")
+    with pytest.raises(UserError) as caught:
+        read_image(tmp_path / "a.tif")
+    assert f"a.tif (its values reach from {least} to {most}, where" in str(caught.value)
+    assert "scale them, or save them as uint16, whose white is 65535" in str(caught.value)
 
 
 def test_exif_orientation_is_honoured(tmp_path):
@@ -555,6 +575,7 @@ def test_a_picture_is_the_same_as_file_bytes_picture_array_and_tensor(tmp_path, 
 
 # KiB of this process at its worst; getrusage knows only the larger of this and of pytest's own
 PEAK = "peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 
 
@@ -572,7 +593,11 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
         ("TIFF", "F", {"compression": "tiff_lzw"}, 7),
         ("GIF", "L", {}, 6),
         ("WEBP", "RGB", {"lossless": True, "method": 0}, 16),
+        ("JPEG", "CMYK", {"progressive": True}, 13),
+        ("WEBP", "RGBA", {"method": 0}, 18),
         ("JPEG2000", "RGB", {}, 20),
+        ("JPEG2000", "RGBA", {}, 25),
+        pytest.param("AVIF", "RGBA", {"speed": 10, "subsampling": "4:4:4"}, 14, marks=needs_avif),
     ],
 )
 def test_the_memory_of_one_decode_is_bounded(tmp_path, kind, mode, options, bytes_a_pixel):
@@ -586,6 +611,20 @@ def test_the_memory_of_one_decode_is_bounded(tmp_path, kind, mode, options, byte
     run = [sys.executable, "-c", code, str(tmp_path / "a")]
     kib = int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
     assert kib * 1024 < side * side * bytes_a_pixel + 2**26
+    assert bytes_a_pixel * (decode.MAX_WHOLE if kind in decode._WHOLE else decode.MAX_PIXELS) < 1.2e9
+
+
+@pytest.mark.parametrize("kind", ["JPEG2000", "WEBP", pytest.param("AVIF", marks=needs_avif), "PNG"])
+def test_formats_that_are_decoded_as_a_whole_have_a_lower_bound(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_WHOLE", 400)
+    Image.new("RGB", (20, 20)).save(tmp_path / "a", kind)
+    assert read_image(tmp_path / "a").shape == (3, 20, 20)
+    Image.new("RGB", (20, 21)).save(tmp_path / "a", kind)
+    if kind == "PNG":
+        assert read_image(tmp_path / "a").shape == (3, 21, 20)
+    else:
+        with pytest.raises(UserError, match=f"it is {kind} of 20 x 21 pixels, more than 400"):
+            read_image(tmp_path / "a")
 
 
 def test_deep_grey_is_scaled_alike_by_strips_and_at_once(monkeypatch):

@@ -1,10 +1,13 @@
 """The rows of a test and of ``predict``."""
 
 import csv
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
+import osr_lightning
 from osr_lightning.recogniser.rows import (
     COLUMNS,
     file_of_cell,
@@ -79,9 +82,14 @@ def test_one_source_of_predictions_names_every_row(tmp_path):
         ("@x", "'@x"),
         ("-x", "'-x"),
         ("+SUM(A1)", "'+SUM(A1)"),
-        ("\t=1", "'\t=1"),
+        ("\t=1", "'\t'=1"),
         ("\uff1d1+1", "'\uff1d1+1"),
         ("'=1+1", "''=1+1"),  # no two names become one
+        ("a;=1+1", "a;'=1+1"),  # a cell of its own where ; is between the cells
+        ("a;'=1+1", "a;''=1+1"),
+        ("a\n@b\t+c", "a\n'@b\t'+c"),
+        ("=a;b;=c", "'=a;b;'=c"),
+        ("a; =b", "a; =b"),
         ("'tis", "'tis"),
         ("a=1", "a=1"),
         ("-1", "-1"),  # a number is no formula
@@ -98,7 +106,16 @@ def test_no_name_is_a_formula_and_every_name_is_found_again(name, cell):
     assert places_of_cells((name,))[name] == 0  # as an earlier version wrote it
 
 
-@pytest.mark.parametrize(("cell", "file"), [("./=1.png", "=1.png"), ("=1.png", "=1.png"), ("./a", "./a")])
+@pytest.mark.parametrize(
+    ("cell", "file"),
+    [
+        ("./=1.png", "=1.png"),
+        ("=1.png", "=1.png"),
+        ("./a", "./a"),
+        ("a;'=1.png", "a;=1.png"),
+        ("./=a;''=1.png", "=a;'=1.png"),
+    ],
+)
 def test_a_file_is_found_again_by_its_cell(cell, file):
     assert file_of_cell(cell) == file
 
@@ -111,6 +128,32 @@ def test_only_csv_guards_against_formulas(tmp_path):
         assert expected in text
         assert "-0.5" in text
         assert "'-0.5" not in text
+
+
+@pytest.mark.parametrize("name", ["a;=1+1", "a;'=1+1", '"b";@x', "two\n=1", "tab\t+1", "=a;-b", "a;b"])
+@pytest.mark.parametrize("between", [",", ";", "\t"])
+def test_whatever_is_between_cells_none_begins_a_formula(tmp_path, name, between):
+    path = tmp_path / "p.csv"
+    with open_rows(path, ["index", "file", "label"]) as write:
+        write([(0, f"photos/{name}.png", name)])
+    with path.open(newline="") as file:
+        for row in csv.reader(file, delimiter=between):
+            assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row)
+    with path.open(newline="") as file:
+        ((_, kept, label),) = list(csv.reader(file))[1:]
+    assert file_of_cell(kept) == f"photos/{name}.png"
+    assert places_of_cells(("other", name))[label] == 1
+
+
+def test_tables_are_written_by_one_function():
+    """It guards against formulas; the metrics have names of this package's own, and numbers."""
+    package = Path(osr_lightning.__file__).parent
+    writers = {
+        path.name
+        for path in package.rglob("*.py")
+        if re.search(r"csv\.(writer|DictWriter)|to_csv", path.read_text(encoding="utf-8"))
+    }
+    assert writers == {"rows.py", "loggers.py"}
 
 
 def test_a_carriage_return_in_a_name_ends_no_row(tmp_path):

@@ -2,14 +2,23 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    BasePredictionWriter,
+    EarlyStopping,
+    ModelCheckpoint,
+)
+from PIL import Image
 
 from osr_lightning import BaselineClassifier, MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer
 from osr_lightning.__main__ import main
@@ -52,6 +61,55 @@ def test_a_trainer_that_cannot_serve_is_refused_when_it_is_made(options, said):
     with pytest.raises(UserError, match=said) as caught:
         OpenSetTrainer(**QUIET | options)
     assert "\n" not in str(caught.value)
+
+
+def test_the_way_to_more_validation_images_is_one_that_there_is(tmp_path):
+    for part, count in (("train", 20), ("val", 6), ("test", 5)):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.random.default_rng([index, len(part), ord(name)]).integers(
+                    0, 256, (8, 8), np.uint8
+                )
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{index}.png")
+
+    def told(**options):
+        data = OpenSetDataModule(known=f"folder:{tmp_path}", **options)
+        with pytest.raises(UserError) as caught:
+            OpenSetTrainer(**QUIET, max_epochs=1).fit(BaselineClassifier(score="energy", alpha=0.01), data)
+        return str(caught.value).partition("raise ")[2]
+
+    assert told() == "model.alpha or the number of images in its validation folder"
+    assert told(calibrate_on="test") == "model.alpha or the number of test images"
+    for one in (tmp_path / "val").rglob("*.png"):
+        one.unlink()
+    shutil.rmtree(tmp_path / "val")
+    assert told() == "model.alpha or data.val_fraction"
+
+
+class Finetuning(BackboneFinetuning):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("callback", "said"),
+    [
+        (Finetuning(), "Finetuning freezes the part .* called backbone, and BaselineClassifier has none"),
+        (BaseFinetuning(), "BaseFinetuning does nothing itself"),
+        (BasePredictionWriter(), "BasePredictionWriter does nothing itself"),
+    ],
+)
+def test_callbacks_that_end_in_a_traceback_are_refused(callback, said):
+    trainer = OpenSetTrainer(**QUIET, max_epochs=1, callbacks=[callback])
+    with pytest.raises(UserError, match=said):
+        check_monitors(trainer, BaselineClassifier())
+
+
+def test_a_model_with_a_backbone_may_thaw_it():
+    class Own(BaselineClassifier):
+        backbone = torch.nn.Linear(2, 2)
+
+    check_monitors(OpenSetTrainer(**QUIET, max_epochs=1, callbacks=[BackboneFinetuning()]), Own())
 
 
 def test_an_argument_that_there_is_not_is_python_s_own_error():

@@ -77,11 +77,17 @@ def test_command(run_dir: Path, results: dict[str, Any]) -> str | None:
     path = checkpoint_path(run_dir, results)
     if path is None:
         return None
-    working, whole = Path.cwd(), path.absolute()
-    if whole.is_relative_to(working):
-        path = whole.relative_to(working)
     score = (results.get("score") or {}).get("name")
     chosen = ["--model.score", str(score)] if score else []
-    words = ["osr", "test", "--ckpt_path", as_text(path), *chosen, "--model.calibration", "fixed"]
+    words = ["osr", "test", "--ckpt_path", as_text(_typed(path)), *chosen, "--model.calibration", "fixed"]
     # with =, as a number below 0 would be taken for an option
     return f"{shlex.join(words)} --model.threshold="
+
+
+def _typed(path: Path) -> Path:
+    """The path as a person types it: from the working folder where it lies below that, by a link or not."""
+    working = Path.cwd()
+    for whole in (path.absolute(), Path(os.path.realpath(path))):
+        if whole.is_relative_to(working) and ".." not in whole.parts:
+            return whole.relative_to(working)
+    return path

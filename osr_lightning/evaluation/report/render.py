@@ -33,7 +33,8 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / "results.json"
     if not run_dir.is_dir():
-        raise UserError(f"{run_dir} is no run folder: it does not exist; give one that 'osr test' wrote")
+        why = "it is a file" if run_dir.exists() else "it does not exist"
+        raise UserError(f"{run_dir} is no run folder: {why}; give one that 'osr test' wrote")
     if not path.is_file():
         raise UserError(
             f"{run_dir} is no run folder: it has no results.json; write it with {retest_command(run_dir)}"

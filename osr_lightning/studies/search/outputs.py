@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from osr_lightning.atomic_write import replacing, replacing_rows, write_text
-from osr_lightning.recogniser.rows import safe_cells
+from osr_lightning.recogniser.rows import table_sink
 from osr_lightning.studies.search.space import as_arguments
 from osr_lightning.studies.search.storage import finished
 
@@ -28,14 +27,13 @@ def write_trials(study: optuna.Study, folder: Path) -> None:
     trials = study.get_trials(deepcopy=False)
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     with replacing_rows(folder / "trials.csv") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["trial", "state", "openauc", *_COLUMNS, *names])
+        write = table_sink(file, ["trial", "state", "openauc", *_COLUMNS, *names])
         for trial in trials:
             kept = [trial.user_attrs.get(name, "") for name in _COLUMNS]
             # of a pruned trial that of its best epoch, to look at
             value = trial.user_attrs.get("openauc", "") if trial.value is None else trial.value
             drawn = [trial.params.get(name, "") for name in names]
-            table.writerow(safe_cells([trial.number, trial.state.name.lower(), value, *kept, *drawn]))
+            write([[trial.number, trial.state.name.lower(), value, *kept, *drawn]])
 
 
 def write_best(

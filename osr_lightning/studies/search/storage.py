@@ -25,8 +25,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError  # Optuna needs it itself
 
-from osr_lightning.atomic_write import refuse_outside, report_write_errors
-from osr_lightning.errors import UserError
+from osr_lightning.atomic_write import cannot_write, refuse_outside, report_write_errors
+from osr_lightning.errors import Failure, UserError
 from osr_lightning.recogniser.migrate import new_class_path
 from osr_lightning.scoring.calibration import is_finite
 from osr_lightning.studies.search.space import Space
@@ -109,6 +109,8 @@ def open_study(storage: str | None, folder: Path, name: str, seed: int) -> optun
         except Exception as error:  # each database has its own
             if attempt == _ATTEMPTS or isinstance(error, (ImportError, ValueError, ArgumentError)):
                 shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(storage or folder / "journal.log"))
+                if isinstance(error, OSError) and not isinstance(where, str):  # of a full disk, or no rights
+                    raise Failure(cannot_write(error, shown)) from error
                 raise UserError(f"cannot open the storage {shown}: {_said(error)}") from error
             time.sleep(0.2 * attempt)
     raise AssertionError  # the last attempt returned or raised
