@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -52,7 +53,7 @@ class WholeConfig(SaveConfigCallback):
         """Write it; this is asked of the first process only."""
         folder = next((logger.log_dir for logger in trainer.loggers if logger.log_dir), None)
         if folder is not None:
-            write_text(Path(folder, "config.yaml"), self.parser.dump(self.config, skip_none=False))
+            write_text(Path(folder, "config.yaml"), plain_text(self.parser, self.config))
 
 
 class OpenSetCLI(LightningCLI):
@@ -239,6 +240,12 @@ class OpenSetCLI(LightningCLI):
 
     after_run = after_calibrate = after_test
 
+    def _dump_config(self) -> None:
+        """Keep the config as the hyperparameters are told it."""
+        if not hasattr(self, "config_dump"):
+            dumped = plain_text(self.parser, self.config, skip_link_targets=False)
+            self.config_dump = yaml.safe_load(dumped)[self.config.subcommand]
+
     def _parse_ckpt_path(self) -> None:
         """Done in :meth:`parse_arguments`; Lightning's own would overrule what the user says."""
 
@@ -249,6 +256,11 @@ class OpenSetCLI(LightningCLI):
             raise UserError("--lr_scheduler needs its optimizer: add --optimizer, or choose a model.schedule")
         if optimizer:
             self.model.own_optimizer = OwnOptimizer(optimizer, scheduler, self.configure_optimizers)
+
+
+def plain_text(parser: LightningArgumentParser, config: Namespace, **options: bool) -> str:
+    """A config as YAML, with all that is none; it is not checked, which was done when it was parsed."""
+    return str(parser.dump(config, skip_none=False, skip_validation=True, **options))
 
 
 def _with_new_class_path(word: str) -> str:
