@@ -44,6 +44,8 @@ from osr_lightning.training.optimizers import OwnOptimizer
 from osr_lightning.training.trainer import OpenSetTrainer
 
 TRAINING = ("fit", "run")
+# by the datamodule and the command: the parser, and the arguments of the command's own method
+_PARSERS: dict[tuple[type[OpenSetDataModule], str], tuple[LightningArgumentParser, list[str]]] = {}
 
 
 class WholeConfig(SaveConfigCallback):
@@ -104,6 +106,20 @@ class OpenSetCLI(LightningCLI):
         every = self.subcommands()
         self.subcommands = lambda: {self.command: every[self.command]}  # type: ignore[method-assign]
         super()._add_subcommands(parser, **kwargs)
+
+    def _prepare_subcommand_parser(
+        self,
+        klass: type,
+        subcommand: str,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> LightningArgumentParser:
+        """Build a command's parser once in a process, which may run many of it, as a search does."""
+        key = self.images, subcommand
+        if key not in _PARSERS:
+            parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+            _PARSERS[key] = parser, self._subcommand_method_arguments[subcommand]
+        parser, self._subcommand_method_arguments[subcommand] = _PARSERS[key]
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The evaluation's options, trust, words, and the default model."""
@@ -173,6 +189,8 @@ class OpenSetCLI(LightningCLI):
                 "config.yaml cannot hold the options of a callback or logger: give those that are text or "
                 "numbers (for the callback Timer, trainer.max_time)"
             ) from error
+        # which knows this object, with its model and images, and is kept by `_PARSERS`
+        del self._parser(self.command).parent_parser  # type: ignore[attr-defined]
 
     def _choose_checkpoint(self) -> str | None:
         """Put the path of the checkpoint that is meant into the config, and go on in its run's folder."""
