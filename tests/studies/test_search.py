@@ -553,10 +553,17 @@ def test_a_database_of_a_strangers_is_told_in_a_sentence(change, tmp_path):
         opened()
 
 
+# what a search loads, which takes seconds, sooner or later
+LOADED = [
+    *("osr_lightning.cli.search", "osr_lightning.studies.search.figures"),
+    *("sklearn.metrics", "torch.utils.tensorboard"),
+]
+
+
 def two_processes(root: Path, runs: Path, storage: str) -> None:
     """Start two searches of four trials in all on one storage, and check what both leave."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["osr_lightning.cli.search"])  # takes seconds, for four processes at once
+    context.set_forkserver_preload(LOADED)
     words = command(root, runs, 4, f"--storage={storage}")
     said = [runs / name for name in "ab"]
     both = [context.Process(target=process_of, args=(words, path)) for path in said]
