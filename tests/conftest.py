@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import errno
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share the cores
@@ -35,6 +36,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take long, so that both processes end at about the same time."""
     first = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FIRST)}
     items.sort(key=lambda item: first.get(item.path, len(first)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Search nothing that is imported for garbage: it is most of what there is, and none."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -191,12 +191,15 @@ def test_a_config_with_the_paths_predicts_new_pictures_wherever_its_checkpoint_i
 @pytest.mark.parametrize("kind", ["--model.network resnet18", "Torchvision", "my_networks.MyNet"])
 def test_another_network_is_one_option(kind, work, capsys, caplog):
     (words,) = [words for words in commands() if f" {kind} " in " ".join(words)]
+    # so small a step that what is kept is what was read
+    little = ["--trainer.max_epochs=1", "--model.learning_rate=1e-9", "--model.schedule=step"]
     with caplog.at_level(logging.WARNING, "osr_lightning"):
-        assert run(words, "--trainer.max_epochs=1") == 0
+        assert run(words, *little) == 0
     folder = latest("my_images")
     results = json.loads((folder / "results.json").read_text())
     assert results["closed_set"]["count"] > 0
-    kept = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["recogniser"]["recipe"]
+    saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    kept = saved["recogniser"]["recipe"]
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main(["run", f"--config={folder / 'config.yaml'}", "--print_config"])
@@ -206,6 +209,10 @@ def test_another_network_is_one_option(kind, work, capsys, caplog):
     assert kept["dropout"] == 0.3  # none of them has one of its own
     said = "the last layer has 1000 outputs, which are left out" in caplog.text
     assert said == ("--model.network.weights" in words)
+    if said:  # they are what the training begins with
+        (name,) = [name for name in saved["state_dict"] if name.endswith("layer1.0.conv1.weight")]
+        begun = torch.load("resnet18.pth", weights_only=True)["layer1.0.conv1.weight"]
+        assert torch.allclose(saved["state_dict"][name], begun, atol=1e-6)
     assert "weights" not in str(kept["network"])
     predict = ["predict", "--ckpt_path", str(folder / "checkpoints" / "best.ckpt"), "NEW_PICTURES"]
     assert main([*predict, "--output", "x.csv"]) == (2 if kind == "my_networks.MyNet" else 0)
@@ -213,16 +220,6 @@ def test_another_network_is_one_option(kind, work, capsys, caplog):
         assert "--trust_checkpoint" in capsys.readouterr().err
         assert main([*predict, "--output", "x.csv", "--trust_checkpoint"]) == 0
         assert kept["network"]["init_args"]["width"] == 64
-
-
-def test_weights_of_a_file_are_what_the_training_begins_with(work):
-    (words,) = [words for words in commands() if "--model.network.weights" in words]
-    # so small a step that what is kept is what was read
-    assert run(words, "--trainer.max_epochs=1", "--model.learning_rate=1e-9", "--model.schedule=step") == 0
-    state = torch.load(latest("my_images") / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    own = torch.load("resnet18.pth", weights_only=True)
-    (name,) = [name for name in state if name.endswith("layer1.0.conv1.weight")]
-    assert torch.allclose(state[name], own["layer1.0.conv1.weight"], atol=1e-6)
 
 
 def test_some_classes_of_a_set_leave_the_rest_unknown(work, tiny_root, capsys):

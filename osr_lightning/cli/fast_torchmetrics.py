@@ -25,8 +25,10 @@ class _Deferred(ModuleType):
         if (place := _PLACES.get(f"{self.__name__}.{name}")) is not None:
             return getattr(import_module(place), name)
         # jsonargparse looks for the shortest path of every module's class that is loaded
-        inside = [module for key, module in sys.modules.items() if key.startswith(f"{self.__name__}.")]
+        prefix = f"{self.__name__}."
+        inside = [module for key, module in sys.modules.items() if key.startswith(prefix)]
         if found := [kind for module in inside if isinstance(kind := vars(module).get(name), type)]:
+            vars(self)[name] = found[0]  # the next command of this process does not look again
             return found[0]
         self.__class__ = ModuleType  # type: ignore[assignment]
         assert self.__spec__ is not None

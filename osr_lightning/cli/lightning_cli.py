@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -42,6 +43,8 @@ from osr_lightning.training.optimizers import OwnOptimizer
 from osr_lightning.training.trainer import OpenSetTrainer
 
 TRAINING = ("fit", "run")
+# by the datamodule and the command: the parser, and the arguments of the command's own method
+_PARSERS: dict[tuple[type[OpenSetDataModule], str], tuple[LightningArgumentParser, list[str]]] = {}
 
 
 class WholeConfig(SaveConfigCallback):
@@ -51,7 +54,7 @@ class WholeConfig(SaveConfigCallback):
         """Write it; this is asked of the first process only."""
         folder = next((logger.log_dir for logger in trainer.loggers if logger.log_dir), None)
         if folder is not None:
-            write_text(Path(folder, "config.yaml"), self.parser.dump(self.config, skip_none=False))
+            write_text(Path(folder, "config.yaml"), plain_text(self.parser, self.config))
 
 
 class OpenSetCLI(LightningCLI):
@@ -102,6 +105,20 @@ class OpenSetCLI(LightningCLI):
         every = self.subcommands()
         self.subcommands = lambda: {self.command: every[self.command]}  # type: ignore[method-assign]
         super()._add_subcommands(parser, **kwargs)
+
+    def _prepare_subcommand_parser(
+        self,
+        klass: type,
+        subcommand: str,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> LightningArgumentParser:
+        """Build a command's parser once in a process, which may run many of it, as a search does."""
+        key = self.images, subcommand
+        if key not in _PARSERS:
+            parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+            _PARSERS[key] = parser, self._subcommand_method_arguments[subcommand]
+        parser, self._subcommand_method_arguments[subcommand] = _PARSERS[key]
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The evaluation's options, trust, words, and the default model."""
@@ -172,6 +189,8 @@ class OpenSetCLI(LightningCLI):
                 "config.yaml cannot hold the options of a callback or logger: give those that are text or "
                 "numbers (for the callback Timer, trainer.max_time)"
             ) from error
+        # which knows this object, with its model and images, and is kept by `_PARSERS`
+        del self._parser(self.command).parent_parser  # type: ignore[attr-defined]
 
     def _choose_checkpoint(self) -> str | None:
         """Put the path of the checkpoint that is meant into the config, and go on in its run's folder."""
@@ -239,6 +258,12 @@ class OpenSetCLI(LightningCLI):
 
     after_run = after_calibrate = after_test
 
+    def _dump_config(self) -> None:
+        """Keep the config as the hyperparameters are told it."""
+        if not hasattr(self, "config_dump"):
+            dumped = plain_text(self.parser, self.config, skip_link_targets=False)
+            self.config_dump = yaml.safe_load(dumped)[self.config.subcommand]
+
     def _parse_ckpt_path(self) -> None:
         """Done in :meth:`parse_arguments`; Lightning's own would overrule what the user says."""
 
@@ -249,6 +274,11 @@ class OpenSetCLI(LightningCLI):
             raise UserError("--lr_scheduler needs its optimizer: add --optimizer, or choose a model.schedule")
         if optimizer:
             self.model.own_optimizer = OwnOptimizer(optimizer, scheduler, self.configure_optimizers)
+
+
+def plain_text(parser: LightningArgumentParser, config: Namespace, **options: bool) -> str:
+    """A config as YAML, with all that is none; it is not checked, which was done when it was parsed."""
+    return str(parser.dump(config, skip_none=False, skip_validation=True, **options))
 
 
 def _with_new_class_path(word: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from osr_lightning.atomic_write import folder_name
 from osr_lightning.cli.arguments import add_name, names
-from osr_lightning.cli.lightning_cli import OpenSetCLI
+from osr_lightning.cli.lightning_cli import OpenSetCLI, plain_text
 from osr_lightning.cli.messages import read_options
 from osr_lightning.data.counts import image_lines
 from osr_lightning.errors import UserError
@@ -118,7 +118,7 @@ class TrialCLI(OpenSetCLI):
     @property
     def yaml(self) -> str:
         """The whole resolved config."""
-        return str(self._parser("run").dump(self.config["run"], skip_none=False))
+        return plain_text(self._parser("run"), self.config["run"])
 
 
 def check(space: Space, arguments: Sequence[str], where: str) -> TrialCLI:

@@ -534,7 +534,7 @@ def test_a_folder_without_results_names_the_command_that_writes_them_there(
     said = capsys.readouterr().err
     words = shlex.split(said.partition("write it with ")[2])
     assert words[:2] == ["osr", "test"]
-    assert main([*words[1:], *QUIET]) == 0
+    assert main([*words[1:], *FAST]) == 0
     capsys.readouterr()
     assert main(["report", "lightning_logs/my runs/version_3"]) == 0
     assert [path.name for path in run.parent.iterdir()] == ["version_3"]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from osr_lightning.__main__ import main
+from osr_lightning.cli import lightning_cli
 from osr_lightning.cli.help import SECTIONS, shown
 from osr_lightning.cli.lightning_cli import OpenSetCLI
 from osr_lightning.cli.main import COMMANDS as ALL
@@ -276,8 +277,9 @@ def test_commands_load_nothing_that_they_do_not_need(small_run, tmp_path):
     assert [line.strip() for line in done.stdout.splitlines() if line.startswith("loaded")] == ["loaded:"] * 2
 
 
-def test_a_parser_for_one_command_alone_is_built(monkeypatch):
+def test_a_parser_for_one_command_alone_is_built_and_once(monkeypatch):
     built = []
+    monkeypatch.setattr(lightning_cli, "_PARSERS", {})
     make = OpenSetCLI.init_parser
     monkeypatch.setattr(
         OpenSetCLI, "init_parser", lambda *args, **kwargs: built.append(1) or make(*args, **kwargs)
@@ -285,6 +287,9 @@ def test_a_parser_for_one_command_alone_is_built(monkeypatch):
     with pytest.raises(SystemExit):
         main(["run", "--print_config"])
     assert len(built) == 2  # that of osr, and that of run
+    with pytest.raises(SystemExit):
+        main(["run", "--print_config"])
+    assert len(built) == 3
 
 
 def test_bash_completes_commands_options_and_values(tmp_path, capsys):

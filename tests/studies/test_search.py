@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import getpass
+import multiprocessing
 import os
 import pwd
 import shutil
@@ -22,7 +23,7 @@ import torch
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
-from quick import SMALL_NETWORK
+from quick import SMALL_NETWORK, process_of
 
 from osr_lightning.__main__ import main
 from osr_lightning.data.image_set import ImageSet
@@ -552,15 +553,25 @@ def test_a_database_of_a_strangers_is_told_in_a_sentence(change, tmp_path):
         opened()
 
 
+# what a search loads, which takes seconds, sooner or later
+LOADED = [
+    *("osr_lightning.cli.search", "osr_lightning.studies.search.figures"),
+    *("sklearn.metrics", "torch.utils.tensorboard"),
+]
+
+
 def two_processes(root: Path, runs: Path, storage: str) -> None:
     """Start two searches of four trials in all on one storage, and check what both leave."""
-    started_at = [sys.executable, "-m", "osr_lightning", *command(root, runs, 4, f"--storage={storage}")]
-    both = [
-        subprocess.Popen(started_at, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in "ab"
-    ]
-    shown = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], shown
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    words = command(root, runs, 4, f"--storage={storage}")
+    said = [runs / name for name in "ab"]
+    both = [context.Process(target=process_of, args=(words, path)) for path in said]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(timeout=300)
+    assert [process.exitcode for process in both] == [0, 0], [path.read_text() for path in said]
     rows = rows_of(runs)
     complete = [row for row in rows if row["state"] == "complete"]
     assert 4 <= len(complete) <= 5  # both may begin the last one at the same moment

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from osr_lightning.atomic_write import refuse_outside
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.retest import retest_command
 from osr_lightning.scoring.calibration import is_finite
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 NOTHING = "-"  # in place of what the images left undefined
 _DEEPEST = 20  # mappings in one another
@@ -98,6 +102,11 @@ def render(template: str, **values: object) -> str:
         template: file name in ``templates/``.
         values: what the template names.
     """
+    return _environment().get_template(template).render(**values)
+
+
+@functools.cache  # with the templates that it has compiled, which takes most of the time of a page
+def _environment() -> Environment:
     from jinja2 import ChainableUndefined, Environment, PackageLoader
 
     environment = Environment(
@@ -115,7 +124,7 @@ def render(template: str, **values: object) -> str:
         "seconds": seconds,
         "text": text,
     }
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def _written(shape: str) -> Callable[[object], str]:
