@@ -138,7 +138,7 @@ REFUSED = {
         ["--data.calibration_unknown={a: 'folder:/no/such/folder'}"],
         "would choose the options and be tested",
     ),
-    "few images": (SPACE, ["--trainer.limit_val_batches=1"], "limit_val_batches"),
+    "few images": (SPACE, ["--trainer.limit_val_batches=2"], "limit_val_batches"),
     "trials": (SPACE, ["--trials=0"], "--trials"),
     "name": (SPACE, ["--name=a/b"], "--name"),
     "storage": (SPACE, ["--storage=nosuch://host/db"], "cannot open the storage"),
