@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -75,8 +74,6 @@ class OpenSetCLI(LightningCLI):
             raise UserError(no_command(self.arguments, known))
         self.command = command
         hush(verbose="--verbose" in self.arguments)
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # a network of the user's own lies beside the working folder
         super().__init__(
             OpenSetClassifier,
             self.images,

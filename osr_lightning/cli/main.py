@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
 
 from osr_lightning.cli.arguments import no_command
@@ -67,6 +69,10 @@ def main(args: list[str] | None = None) -> int:
     # PIL warns of an image that is too large, which `images.decode` refuses in a sentence; only a command,
     # whose process this is, may filter warnings
     warnings.filterwarnings("ignore", r"Image size .* could be decompression bomb")
+    # a network of the user's own lies beside the working folder, where that is still there
+    with suppress(FileNotFoundError):
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)
     arguments = sys.argv[1:] if args is None else args
     return run(lambda: _run(arguments))
 

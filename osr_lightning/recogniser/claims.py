@@ -22,7 +22,8 @@ from torch.nn.modules.module import (
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.models.factory import Recipe, build_network, find, saved_recipe
+from osr_lightning.models.backbones import is_class_path
+from osr_lightning.models.factory import Recipe, build_network, find, is_backbone, saved_recipe
 
 MOST_MEMBERS = 1000  # of an ensemble
 _DEEPEST = 100  # lists and mappings in one another
@@ -139,8 +140,12 @@ def _networks(recipe: Recipe, depth: int = 0) -> Iterator[Recipe]:
         return
     network = recipe.get("network")
     if isinstance(network, (str, Mapping)) and (found := saved_recipe(network)) is not None:
+        named = [found["class_path"]]
+        if is_backbone(found) and is_class_path(name := str(found["init_args"].get("name", ""))):
+            named.append(name)
         try:
-            find(found["class_path"], trust=False)
+            for path in named:
+                find(path, trust=False)
         except UserError:
             return
         yield found

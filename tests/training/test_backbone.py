@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,38 @@ def test_body_passes_features_on():
     body = Body(torch.nn.Flatten(), 12)
     features = torch.rand(3, 12)
     assert body(features) is features
+
+
+def test_a_backbone_of_ones_own_is_code_that_a_checkpoint_alone_may_not_run(
+    pictures, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "my_networks.py").write_text(
+        "from torch import nn\n"
+        "class Tiny(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.body = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.AdaptiveAvgPool2d(2), nn.Flatten())\n"
+        "        self.last = nn.Linear(16, 7)\n"
+        "    def forward(self, images):\n"
+        "        return self.last(self.body(images))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path, str(tmp_path)])
+    import my_networks
+
+    monkeypatch.setattr("sys.path", sys.path[:-1])  # every command finds it beside the working folder
+    torch.save(my_networks.Tiny().state_dict(), "own.pth")
+    words = ["--model.network=Backbone", "--model.network.name=my_networks.Tiny"]
+    words += ["--model.network.weights=own.pth", "--data.image_size=40", f"--data.known=folder:{pictures}"]
+    assert main(["fit", *words, *FAST, "--trainer.max_epochs=1", "--model.alpha=0.2"]) == 0
+    checkpoint = "lightning_logs/default/version_0/checkpoints/best.ckpt"
+    picture = str(pictures / "sky" / "000.png")
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path != str(tmp_path)])
+    del sys.modules["my_networks"]
+    assert main(["predict", "--ckpt_path", checkpoint, picture]) == 2
+    assert "--trust_checkpoint" in capsys.readouterr().err
+    assert main(["predict", "--ckpt_path", checkpoint, picture, "--trust_checkpoint"]) == 0
+    assert load(checkpoint, trust=True).spec.resize == 46  # of 40, as 256 are of 224
 
 
 @pytest.mark.parametrize(
