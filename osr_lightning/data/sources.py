@@ -132,6 +132,19 @@ def is_photographs(name: str) -> bool:
     return channels == 3 and size >= LARGEST
 
 
+def is_small(name: str) -> bool:
+    """Whether a source's images have fewer than 64 pixels a side, as those of torchvision's sets mostly have.
+
+    Raises:
+        UserError: where its images cannot be found.
+    """
+    kind, _, argument = name.partition(":")
+    path = Path(os.path.expanduser(argument))
+    if kind == "folder" and argument:
+        return shape_of_folder(path)[1] < LARGEST
+    return not (kind == "npz" and argument and min(load_npz(path).images.shape[2:]) >= LARGEST)
+
+
 @contextmanager
 def shared_sets() -> Iterator[None]:
     """Keep every set that is loaded within the block, so that several runs of a process load it once."""

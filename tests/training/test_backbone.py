@@ -81,6 +81,14 @@ def test_a_second_run_reads_no_picture_that_it_does_not_show(run, pictures, weig
     assert main([*words, "--seed_everything=5", f"--trainer.default_root_dir={tmp_path}"]) == 0
 
 
+def test_small_pictures_are_enlarged_whole(weights, tmp_path):
+    for size, resize in ((40, 160), (72, 168)):
+        folder = photos.write_photos(tmp_path / str(size), count=3, size=(size, size))
+        tables = OpenSetDataModule(known=f"folder:{folder}").tables
+        use_backbone(Backbone(3, photos.BACKBONE, str(weights)), None, tables)
+        assert tables.pixel_format.resize == resize
+
+
 def test_features_are_those_of_the_network(run, pictures, weights):
     network = Backbone(3, photos.BACKBONE, str(weights))
     datamodule = OpenSetDataModule(known=f"folder:{pictures}")
