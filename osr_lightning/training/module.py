@@ -71,6 +71,8 @@ if TYPE_CHECKING:
 else:
     BareName = type("BareName", (), {})
     register_type(BareName, serializer=_bare, deserializer=_bare)
+    # StochasticWeightAveraging has a device among its options, which config.yaml has to hold
+    register_type(torch.device, fail_already_registered=False)
 Network: TypeAlias = BareName | Callable[[int], nn.Module] | str | dict[str, Any]
 
 
@@ -567,7 +569,10 @@ class OpenSetClassifier(LightningModule):
         datamodule = datamodule_of(self._trainer)
         if datamodule is None or getattr(self.trainer, "calibrates", False):
             return
-        if self.trained.detectors and self.hparams["calibration"] not in NEEDS_UNKNOWNS:
+        threshold = self.trained.threshold
+        # a training that is stopped before its first validation has none
+        missing = self.trained.detectors or threshold.score not in threshold.records
+        if missing and self.hparams["calibration"] not in NEEDS_UNKNOWNS:
             self.fit_and_calibrate(datamodule)
 
     # validation ---------------------------------------------------------------------------------------

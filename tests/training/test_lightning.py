@@ -50,6 +50,16 @@ def test_fit_and_test_work_with_the_default_score(trained, tiny_root):
     assert model.trained.threshold.records["generalized_entropy"].value == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(("score", "count"), [("fisher", 40), ("msp", 80)])  # fisher is fitted to one half
+def test_a_fit_that_ends_before_its_first_validation_can_be_tested(score, count, tiny_root):
+    model = MCDropoutClassifier("MCDropoutCNN", num_samples=2, score=score)
+    trainer = Trainer(**PLAIN | {"max_epochs": None}, max_steps=1, enable_checkpointing=False)
+    trainer.fit(model, datamodule=images(tiny_root))
+    assert model.trained.threshold.record.count_known == count
+    (results,) = trainer.test(model, datamodule=images(tiny_root), verbose=False)
+    assert "test/known_accuracy" in results
+
+
 def test_it_tests_a_checkpoint_whatever_the_model_was_built_for(trained, tiny_root):
     model, trainer, path = trained
     (expected,) = trainer.test(model, datamodule=images(tiny_root), verbose=False)
@@ -87,8 +97,7 @@ AVERAGING = {
 }
 
 
-# jsonargparse cannot write the device that is StochasticWeightAveraging's default
-@pytest.mark.filterwarnings("ignore:.*Swapping scheduler", "ignore:(?s).*nable to serialize")
+@pytest.mark.filterwarnings("ignore:.*Swapping scheduler", "error:(?s).*nable to serialize")
 @pytest.mark.parametrize("callback", AVERAGING)
 def test_averaged_weights_are_what_is_calibrated_tested_and_saved(callback, small, tmp_path):
     options = [option for option in small if "max_epochs" not in option]
@@ -102,6 +111,7 @@ def test_averaged_weights_are_what_is_calibrated_tested_and_saved(callback, smal
     if callback != "StochasticWeightAveraging":  # which averages after the last checkpoint
         current = kept["current_model_state"]
         assert any(not torch.equal(value, current[name]) for name, value in weights.items())
+    assert "nable to serialize" not in (folder / "config.yaml").read_text(encoding="utf-8")
     # its threshold is that of these weights
     recogniser = load(folder / "checkpoints" / "last.ckpt")
     data = OpenSetDataModule(root=next(o for o in small if "data.root" in o).partition("=")[2], unknown={})
