@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,11 +106,13 @@ def log_projector(
         ]
         for i in chosen
     ]
-    logger.experiment.add_embedding(
-        torch.from_numpy(table.logits[chosen]),
-        metadata=metadata,
-        metadata_header=["label", "prediction", "source", "score"],
-        label_img=thumbnails_of(images, torch.from_numpy(chosen)).float() / 255,
-        tag="test_logits",
-        global_step=step,
-    )
+    # a second test of the same weights writes over the first, of which torch prints a warning
+    with redirect_stdout(StringIO()):
+        logger.experiment.add_embedding(
+            torch.from_numpy(table.logits[chosen]),
+            metadata=metadata,
+            metadata_header=["label", "prediction", "source", "score"],
+            label_img=thumbnails_of(images, torch.from_numpy(chosen)).float() / 255,
+            tag="test_logits",
+            global_step=step,
+        )

@@ -16,7 +16,7 @@ from osr_lightning.evaluation.tensorboard import log_projector, log_test
 from osr_lightning.training.loggers import ClaimingTensorBoardLogger
 
 
-def test_names_of_any_characters_leave_the_projectors_table_whole(tmp_path):
+def test_names_of_any_characters_leave_the_projectors_table_whole(tmp_path, capsys):
     table = PredictionTable(
         class_names=("a\nb", "c\td"),
         source_names=("known\r", "\udcff\x1b"),
@@ -33,8 +33,10 @@ def test_names_of_any_characters_leave_the_projectors_table_whole(tmp_path):
     )
     table = dataclasses.replace(table, files=("x\n.png",) * 3)
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    log_projector(logger, table, torch.zeros(3, 1, 4, 4, dtype=torch.uint8), 10, seed=0, step=0)
+    for _ in range(2):  # the second test of a run folder
+        log_projector(logger, table, torch.zeros(3, 1, 4, 4, dtype=torch.uint8), 10, seed=0, step=0)
     logger.finalize("success")
+    assert capsys.readouterr().out == ""
     (file,) = tmp_path.rglob("metadata.tsv")
     rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
     assert rows == [
