@@ -151,13 +151,21 @@ def composed(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
-def same_classes(expected: tuple[str, ...], found: tuple[str, ...], who: str) -> None:
+def same_classes(
+    expected: tuple[str, ...],
+    found: tuple[str, ...],
+    who: str,
+    whose: str = "that were learned",
+    way_out: str = "rename the classes, or train on these",
+) -> None:
     """Stop where two sets of class names differ, whatever their order and their Unicode form.
 
     Args:
         expected: the classes that were learned.
         found: those that ``who`` has.
         who: what the second names belong to, as a sentence's subject.
+        whose: what the first names belong to, after "the classes".
+        way_out: how to go on.
 
     Raises:
         UserError: naming the difference.
@@ -172,10 +180,7 @@ def same_classes(expected: tuple[str, ...], found: tuple[str, ...], who: str) ->
         if names
     ]
     if parts:
-        raise UserError(
-            f"{who} does not have the classes that were learned: it {' and '.join(parts)}; "
-            "rename the classes, or train on these"
-        )
+        raise UserError(f"{who} does not have the classes {whose}: it {' and '.join(parts)}; {way_out}")
 
 
 def _text(value: object) -> str:

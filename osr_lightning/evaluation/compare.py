@@ -93,7 +93,13 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
     first = PredictionTable.load(run_dirs[0])
     for run_dir, result in zip(run_dirs[1:], results[1:], strict=True):
         if sorted(result.get("classes") or ()) != sorted(results[0].get("classes") or ()):
-            same_classes(first.class_names, tuple(result.get("classes") or ()), f"{run_dir}")
+            same_classes(
+                first.class_names,
+                tuple(result.get("classes") or ()),
+                f"{run_dir}",
+                f"of {run_dirs[0]}",
+                "compare runs of the same classes",
+            )
     samples, settings = resample(first, resamples, seed), differing(results)
     rows = [
         {"run": as_text(run_dir), "settings": own, **{name: _at(result, name) for name in COLUMNS}}
