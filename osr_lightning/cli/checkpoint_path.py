@@ -52,6 +52,8 @@ def existing(given: str, root: Path = Path(), option: str = "--ckpt_path ") -> P
     path = Path(os.path.expanduser(given))
     if os.path.isfile(path):
         return path
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise UserError(f"{path} is a pipe or a device, and no checkpoint; name a file")
     exported = path.suffix.lower() == ".onnx"
     ending = path.suffix if exported else ".ckpt"
     same = [path.parent / "checkpoints" / path.name]
@@ -59,7 +61,11 @@ def existing(given: str, root: Path = Path(), option: str = "--ckpt_path ") -> P
         runs = glob.escape(path.stem) + ending
         same += root.glob(f"lightning_logs/*/version_*/checkpoints/{runs}")
     inside = [path / name for name in ("best.ckpt", "checkpoints/best.ckpt")]
-    found = [*filter(os.path.isfile, same), *filter(os.path.isfile, inside), *path.parent.glob(f"*{ending}")]
+    found = [
+        *filter(os.path.isfile, same),
+        *filter(os.path.isfile, inside),
+        *filter(os.path.isfile, path.parent.glob(f"*{ending}")),
+    ]
     if not found:
         way_out = "osr export writes one" if exported else f"pass {option}RUN/checkpoints/best.ckpt"
         raise UserError(f"there is no checkpoint {path}; {way_out}")

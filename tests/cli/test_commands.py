@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -300,6 +301,16 @@ def test_a_checkpoint_that_is_not_there_is_looked_for_nearby(
     monkeypatch.chdir(trained.parents[2])
     assert main([command, f"--ckpt_path={given}", *FAST]) == 2
     assert f"there is no checkpoint {given}; did you mean --ckpt_path {meant}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["test", "predict ."])
+def test_a_pipe_is_no_checkpoint_and_is_not_proposed_for_one(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.ckpt")
+    assert main([*command.split(), "--ckpt_path=pipe.ckpt"]) == 2
+    assert "pipe.ckpt is a pipe or a device, and no checkpoint; name a file" in capsys.readouterr().err
+    assert main([*command.split(), "--ckpt_path=other.ckpt"]) == 2
+    assert "there is no checkpoint other.ckpt; pass" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["predict .", "export", "serve --port=0", "drift x.csv"])
