@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from osr_lightning.data.image_table import ImageTables
+from osr_lightning.errors import one_line
 
 FEW, UNEVEN = 20, 5  # training images of a class; times as many in another
 
@@ -39,7 +40,7 @@ def image_lines(tables: ImageTables) -> list[str]:
         lines.append(f"unknown: {', '.join(sets)}")
     lines += [f"note: {note}" for note in tables.notes]
     lines += [f"left out of {source}: {'; '.join(phrases)}" for source, phrases in tables.left_out.items()]
-    return lines + _worries(tables)
+    return [one_line(line) for line in lines + _worries(tables)]
 
 
 def _worries(tables: ImageTables) -> list[str]:

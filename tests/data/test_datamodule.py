@@ -107,6 +107,14 @@ def test_only_copies_to_train_on_is_a_users_mistake(tmp_path):
         OpenSetDataModule(known=f"folder:{tmp_path}").tables.load_training()
 
 
+def test_the_first_lines_command_no_terminal(tmp_path):
+    write_pictures(tmp_path / "known", {"": 20})
+    (tmp_path / "known" / "a").rename(tmp_path / "known" / "\x1b[31mred")
+    tables = OpenSetDataModule(known=f"folder:{tmp_path / 'known'}").tables
+    tables.load_test()
+    assert image_lines(tables)[0].startswith(r"known: 2 classes (\x1b[31mred, b), ")
+
+
 def test_the_first_lines_say_what_is_left_out(tmp_path):
     write_pictures(tmp_path / "known", {"": 20})
     write_pictures(tmp_path / "others", {"": 2}, seed=1)
