@@ -18,11 +18,12 @@ from osr_lightning.errors import UserError
 from osr_lightning.evaluation.caption import Caption, read_caption
 from osr_lightning.evaluation.compare import compare
 from osr_lightning.evaluation.figures import Material, each_figure, save_figures
+from osr_lightning.evaluation.figures.images import score_histograms
 from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.mistakes import examples, save_pictures
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.report import write as report
-from osr_lightning.evaluation.report.effects import effects
+from osr_lightning.evaluation.report.effects import _known_verdict, _unknown_verdict, effects
 from osr_lightning.evaluation.report.places import without_folders
 from osr_lightning.evaluation.results import evaluate
 
@@ -202,6 +203,32 @@ def test_the_verdict_is_one_sentence(tmp_path):
         f"{results['open_set']['known_accuracy']:.2%} of the 60 known images are accepted"
     )
     assert f"{results['open_set']['unknown_accuracy']:.2%} of the 30 unknown images are rejected" in sentence
+
+
+@pytest.mark.parametrize(
+    ("rejected", "known", "unknown"),
+    [
+        (
+            0.999,
+            "nearly all are rejected: at this threshold the classifier knows nothing",
+            "nearly all are rejected",
+        ),
+        (0.001, "nearly all are accepted", "nearly none are rejected: they pass for known images"),
+    ],
+)
+def test_all_and_none_are_said_of_every_image_alone(rejected, known, unknown):
+    assert (_known_verdict(rejected, 0.0), _unknown_verdict(rejected, 0.05)) == (known, unknown)
+
+
+def test_a_page_and_its_histogram_tell_no_folder_that_the_images_are_in(tmp_path):
+    table = make_table()
+    table = dataclasses.replace(table, source_names=("folder:/home/me/shapes", *table.source_names[1:]))
+    threshold = {"value": 1.0, "calibrated_on": "validation images: folder:/home/me/shapes"}
+    make_run(tmp_path, table, threshold=threshold)
+    assert "validation images: folder:…/shapes" in read(tmp_path).text
+    assert "/home/me" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    legend = score_histograms(Material(table=table)).axes[0].get_legend().get_texts()
+    assert legend[0].get_text() == "folder:…/shapes (known, 60)"
 
 
 @pytest.mark.parametrize("optimistic", [True, False])
@@ -463,19 +490,19 @@ def test_every_class_has_a_row(tmp_path):
     ]
 
 
-ALL = "nearly all are rejected"
+ALL = "all are rejected"
 
 
 @pytest.mark.parametrize(
     ("threshold", "known", "noise"),
     [
-        (-99, "nearly all are rejected: at this threshold the classifier knows nothing", ALL),
+        (-99, "all are rejected: at this threshold the classifier knows nothing", ALL),
         (-0.3, "most are rejected: the threshold is too low", "most are rejected"),
         (1, "most are accepted, {wrong} with a wrong class", "most are rejected"),
         (
             99,
-            "nearly all are accepted, {wrong} with a wrong class",
-            "nearly none are rejected: they pass for known images",
+            "all are accepted, {wrong} with a wrong class",
+            "none are rejected: they pass for known images",
         ),
     ],
 )

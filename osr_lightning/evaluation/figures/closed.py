@@ -74,7 +74,8 @@ def reliability(material: Material, bins: int = 15) -> Figure:
     )
     unit_square(top)
     top.tick_params(labelbottom=False)
-    top.legend(loc="upper left", fontsize="small")
+    # inside the axes it would hide a bar of few, wrongly unsure images
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     bottom.bar(left, count, width, align="edge", color=GREY, edgecolor="white")
     bottom.set(xlabel="confidence (probability of the predicted class)", ylabel="images", yscale="symlog")
     return figure

@@ -21,6 +21,7 @@ from osr_lightning.evaluation.figures.style import (
 )
 from osr_lightning.evaluation.mistakes import confident_mistakes
 from osr_lightning.evaluation.prediction_table import PredictionTable
+from osr_lightning.evaluation.report.places import without_folders
 
 LEGEND_UP_TO = 20  # classes; more are told apart by a colour scale
 
@@ -41,7 +42,7 @@ def score_histograms(material: Material, bins: int = 60) -> Figure:
             continue
         # what lies outside the axis is counted in its last bin
         counts, _ = np.histogram(np.clip(score, edges[0], edges[-1]), edges)
-        label = f"{plain(name)} ({'known' if index == 0 else 'unknown'}, {len(score):,})"
+        label = f"{plain(without_folders(name))} ({'known' if index == 0 else 'unknown'}, {len(score):,})"
         if index == 0:
             axes.stairs(counts / len(score), edges, fill=True, color=KNOWN_COLOR, alpha=0.35, label=label)
             axes.stairs(counts / len(score), edges, color=KNOWN_COLOR, linewidth=1.2)

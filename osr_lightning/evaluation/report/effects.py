@@ -89,14 +89,18 @@ def class_effects(table: PredictionTable) -> dict[str, ClassEffect]:
     return found
 
 
+def _all(share: float) -> str:
+    return "all" if share == 1 else "nearly all"
+
+
 def _known_verdict(rejected: float | None, wrong: float) -> str:
     if rejected is None:
         return ""
     if rejected >= 1 - FEW:
-        return "nearly all are rejected: at this threshold the classifier knows nothing"
+        return f"{_all(rejected)} are rejected: at this threshold the classifier knows nothing"
     if rejected > MANY:
         return "most are rejected: the threshold is too low"
-    told = "nearly all are accepted" if rejected <= FEW else "most are accepted"
+    told = f"{_all(1 - rejected)} are accepted" if rejected <= FEW else "most are accepted"
     return f"{told}, {wrong:.0%} with a wrong class" if wrong > FEW else told
 
 
@@ -104,9 +108,9 @@ def _unknown_verdict(rejected: float | None, known: float | None) -> str:
     if rejected is None:
         return ""
     if rejected >= 1 - FEW:
-        return "nearly all are rejected"
+        return f"{_all(rejected)} are rejected"
     if rejected < FEW:
-        return "nearly none are rejected: they pass for known images"
+        return f"{'nearly ' * (rejected > 0)}none are rejected: they pass for known images"
     if known is not None and rejected <= known:
         most = "" if rejected > MANY else ": they pass for known images"
         return f"rejected no more often than known images{most}"

@@ -54,6 +54,7 @@ def write_report(run_dir: Path) -> Path:
         examples=_pictured(examples(table), run_dir),
         class_effects=class_effects(table) if table.num_classes <= MAX_CLASSES else {},
         figures=_figures(run_dir / "figures"),
+        calibrated_on=without_folders((results.get("threshold") or {}).get("calibrated_on") or "-"),
         config=_text(config) if config.is_file() else "",
         study=link(path, study) if study.is_file() else "",
     )
