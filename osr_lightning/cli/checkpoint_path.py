@@ -18,20 +18,22 @@ from osr_lightning.errors import NotCalibrated, UserError
 def newest(runs: Path, name: str) -> Path:
     """The checkpoint best or last of an experiment's newest run.
 
+    Of numbered runs that is the one of the highest number; a named run is newer where its file is.
+
     Raises:
         UserError: where there is none.
     """
-    found = {
-        int(number): path
-        for path in runs.glob(f"version_*/checkpoints/{name}.ckpt")
-        if (number := path.parent.parent.name.removeprefix("version_")).isdigit()
-    }
+    found = list(runs.glob(f"*/checkpoints/{name}.ckpt"))
     if not found:
         raise UserError(
             f"no {name}.ckpt under {runs}; pass --config or --trainer.experiment of the run, "
             "or the path of a checkpoint"
         )
-    return found[max(found)]
+    numbers = {path: path.parent.parent.name.removeprefix("version_") for path in found}
+    numbered = [path for path in found if numbers[path].isdigit()]
+    named = [path for path in found if path not in numbered]
+    latest = [max(numbered, key=lambda path: int(numbers[path]))] if numbered else []
+    return max([*latest, *named], key=os.path.getmtime)
 
 
 def existing(given: str, root: Path = Path(), option: str = "--ckpt_path ") -> Path:
@@ -59,7 +61,7 @@ def existing(given: str, root: Path = Path(), option: str = "--ckpt_path ") -> P
     same = [path.parent / "checkpoints" / path.name]
     if path.parent == Path():  # as last.ckpt: of whichever run is the newest
         runs = glob.escape(path.stem) + ending
-        same += root.glob(f"lightning_logs/*/version_*/checkpoints/{runs}")
+        same += root.glob(f"lightning_logs/*/*/checkpoints/{runs}")
     inside = [path / name for name in ("best.ckpt", "checkpoints/best.ckpt")]
     found = [
         *filter(os.path.isfile, same),

@@ -208,8 +208,8 @@ class OpenSetCLI(LightningCLI):
         run_folder = path.resolve().parent.parent
         number = run_folder.name.removeprefix("version_")
         goes_on = command in TRAINING or (command == "calibrate" and config.in_place)
-        if goes_on and run_folder.parent == runs.resolve() and number.isdigit():
-            config.trainer.version = int(number)
+        if goes_on and run_folder.parent == runs.resolve():
+            config.trainer.version = int(number) if number.isdigit() else run_folder.name
         if command in TRAINING:
             self.kept = checkpoints.read(path)
             refuse_ensemble(self.kept)

@@ -16,6 +16,7 @@ import yaml
 from quick import EVALUATION, QUIET
 
 from osr_lightning.__main__ import main
+from osr_lightning.cli.checkpoint_path import newest
 from osr_lightning.cli.lightning_cli import OpenSetCLI
 from osr_lightning.cli.main import COMMANDS, OWN
 
@@ -549,3 +550,14 @@ def test_a_folder_without_results_names_the_command_that_writes_them_there(
     capsys.readouterr()
     assert main(["report", "lightning_logs/my runs/version_3"]) == 0
     assert [path.name for path in run.parent.iterdir()] == ["version_3"]
+
+
+def test_last_is_of_the_newest_run_whether_numbered_or_named(tmp_path):
+    for place, name in enumerate(("version_10", "version_9", "trial")):
+        file = tmp_path / name / "checkpoints" / "last.ckpt"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (place, place))
+    assert newest(tmp_path, "last").parts[-3] == "trial"
+    shutil.rmtree(tmp_path / "trial")
+    assert newest(tmp_path, "last").parts[-3] == "version_10"
