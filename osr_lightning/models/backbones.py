@@ -62,7 +62,10 @@ class Body(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features ``(B, D)`` of images; features that are kept already come back as they are."""
-        return images if images.ndim == 2 else cast(Tensor, self.module(images))
+        if images.ndim == 2:
+            return images
+        # the order in memory in which convolutions take a third to half less time on a CPU
+        return cast(Tensor, self.module(images.contiguous(memory_format=torch.channels_last)))
 
     def digest(self) -> str:
         """32 hexadecimal digits that tell these weights from others."""

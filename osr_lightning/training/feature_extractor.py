@@ -80,7 +80,7 @@ class BackboneExtractor:
             return cast("NDArray[np.float32]", self._session.run(None, given)[0])
         ready = standardise(images.to(self.device), wanted.mean, wanted.std)
         self.body.to(self.device)
-        found: Tensor = self.body(ready.contiguous(memory_format=torch.channels_last))
+        found: Tensor = self.body(ready)
         return cast("NDArray[np.float32]", found.float().cpu().numpy())
 
     def _open_session(self) -> InferenceSession | None:
