@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from osr_lightning.data_spec import INTERPOLATIONS, PixelFormat
 from osr_lightning.errors import UserError
+from osr_lightning.models.dropout import Dropout
 from osr_lightning.models.networks import SplitNetwork, register
 from osr_lightning.models.torchvision_networks import classifier_names, published, read_weights
 
@@ -53,6 +54,9 @@ class Body(nn.Module):
         super().__init__()
         self.width, self.finetune = width, finetune
         self.module = module.requires_grad_(finetune)
+        for part in module.modules():
+            if isinstance(part, Dropout):
+                part.p = 0.0  # it never acts, and is none of those that draw samples
         self.train(False)
 
     def train(self, mode: bool = True) -> Body:
