@@ -266,6 +266,11 @@ class OpenSetClassifier(LightningModule):
             share = tables.share_of_calibration
             check_images(options["alpha"], names, len(val), shared=shared, share=share)
         plan = self.decide(datamodule.spec, len(train))
+        if plan.augment != "none" and train.features is not None:
+            raise UserError(
+                f"model.augment {plan.augment} changes pictures at each step, and a frozen backbone sees each "
+                "once; leave model.augment out"
+            )
         datamodule.planned_batch_size = plan.batch_size
         if getattr(self._trainer, "epochs_open", False):
             self.trainer.fit_loop.max_epochs = plan.epochs
