@@ -268,8 +268,8 @@ class OpenSetClassifier(LightningModule):
         plan = self.decide(datamodule.spec, len(train))
         if plan.augment != "none" and train.features is not None:
             raise UserError(
-                f"model.augment {plan.augment} changes pictures at each step, and a frozen backbone sees each "
-                "once; leave model.augment out"
+                f"model.augment {plan.augment} changes pictures at each step, and a frozen backbone sees "
+                "each once; leave model.augment out"
             )
         datamodule.planned_batch_size = plan.batch_size
         if getattr(self._trainer, "epochs_open", False):

@@ -233,7 +233,7 @@ def test_a_backbone_that_members_only_claim_to_share_is_refused(members, ensembl
 def test_a_search_makes_unknown_images_once(place, tmp_path, capsys, monkeypatch):
     (tmp_path / "space.yaml").write_text("model.weight_decay: {low: 0.01, high: 0.1}\n")
     words = ["search", "--space", str(tmp_path / "space.yaml"), "--trials", "1", *options(place), *FAST]
-    words += ["--model.alpha=0.2", "--trainer.max_epochs=1"]
+    words += ["--model.alpha=0.2", "--trainer.max_epochs=1", "--model.keep_examples=false"]
     assert main([*words, f"--trainer.default_root_dir={tmp_path / 'first'}"]) == 0
     assert "colour 160x160" in capsys.readouterr().out
 
@@ -274,6 +274,7 @@ def images(place, **more):
 
 @pytest.mark.parametrize("kind", ["module", "recipe"])
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")  # Lightning with torch
 def test_lightnings_own_trainer_trains_and_tests_a_backbone(kind, place, tmp_path, no_picture):
     plain = {**TRAINER, "logger": False, "default_root_dir": str(tmp_path)}
     first, data = model(place, kind), images(place)
