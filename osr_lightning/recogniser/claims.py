@@ -113,10 +113,11 @@ def refuse_larger(recipe: Recipe, spec: DataSpec, weights: Mapping[str, Any]) ->
     numbers = [value.numel() for value in weights.values() if isinstance(value, Tensor)]
     most, total = sum(numbers) + _SLACK, 0
     sizes: dict[str, tuple[int, int]] = {}  # of a network and its backbone; members are mostly alike
-    members = recipe.get("members")
-    shared = recipe.get("shared_body") is True and isinstance(members, list)
-    # of ensembles in one another none is a member that shares, and each builds what it has
-    shared &= not any(isinstance(one, dict) and one.get("sampler") == "ensemble" for one in members or ())
+    kept = recipe.get("members")
+    members = kept if isinstance(kept, list) else []
+    # an ensemble within one builds all that it has before it is refused as a member that shares
+    nested = any(isinstance(one, dict) and one.get("sampler") == "ensemble" for one in members)
+    shared = recipe.get("shared_body") is True and not nested
     for network in _networks(recipe):
         key = repr(network)
         if key not in sizes:

@@ -265,7 +265,8 @@ def test_features_of_made_images_are_those_of_their_pixels(place):
 def model(place, kind):
     name, weights = photos.BACKBONE, str(place / "small.pth")
     recipe = {"class_path": "Backbone", "init_args": {"name": name, "weights": weights}}
-    return MCDropoutClassifier(network=Backbone(3, name, weights) if kind == "module" else recipe, alpha=0.2)
+    network = Backbone(3, name, weights) if kind == "module" else recipe
+    return MCDropoutClassifier(network=network, alpha=0.2, keep_examples=False)
 
 
 def images(place, **more):
@@ -274,6 +275,7 @@ def images(place, **more):
 
 @pytest.mark.parametrize("kind", ["module", "recipe"])
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")  # a backbone is, always
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")  # Lightning with torch
 def test_lightnings_own_trainer_trains_and_tests_a_backbone(kind, place, tmp_path, no_picture):
     plain = {**TRAINER, "logger": False, "default_root_dir": str(tmp_path)}
