@@ -110,6 +110,7 @@ class TrialCLI(OpenSetCLI):
         if self.judge is None:
             return
         if self.tell:
+            self.model.use_backbone(self.datamodule)
             self.datamodule.setup("fit")
             print("\n".join(image_lines(self.datamodule.tables)), flush=True)
         self.trainer.callbacks.insert(0, self.judge)  # type: ignore[attr-defined]

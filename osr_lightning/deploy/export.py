@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from osr_lightning.atomic_write import replacing
+from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.onnx_runtime import (
     DECISION,
     EXAMPLES,
@@ -30,19 +31,14 @@ from osr_lightning.deploy.onnx_runtime import (
     import_onnxruntime,
 )
 from osr_lightning.errors import Failure, UserError
+from osr_lightning.images.pixels import LONGEST
 from osr_lightning.models.mc_dropout import MCDropout
 from osr_lightning.recogniser.examples import to_plain
-from osr_lightning.recogniser.prediction import OUTPUTS
+from osr_lightning.recogniser.prediction import OUTPUTS, batch_size
 from osr_lightning.recogniser.recogniser import Recogniser
 
 FORMATS = (".onnx", ".pt2")
 OPSET = 18
-PREPROCESSING = (
-    "Turn the image upright as its EXIF orientation says; put transparency on white; bring 16-bit and float "
-    "grey to 0..255; make colour grey by round(0.2989 R + 0.587 G + 0.114 B), or repeat grey as three "
-    "channels; resize to a square with antialiased bilinear interpolation, whatever the shape. Values stay "
-    "uint8 in 0..255: the graph standardises them."
-)
 
 
 class Graph(nn.Module):
@@ -130,10 +126,34 @@ def metadata(recogniser: Recogniser) -> dict[str, Any]:
         SPEC: recogniser.spec.to_dict(),
         DECISION: {"score": recogniser.threshold.score, **record},
         EXAMPLES: to_plain(recogniser.examples),
-        "preprocessing": PREPROCESSING,
+        "preprocessing": preprocessing(recogniser.spec),
         "osr_lightning": version("osr_lightning"),
         "license": "MIT (osr_lightning); weights: as their training images allow",
     }
+
+
+def preprocessing(spec: DataSpec) -> str:
+    """What is done to a picture before the graph sees it, in words; `osr_lightning.images.pixels` does it."""
+    parts = [
+        "Turn the image upright as its EXIF orientation says",
+        "put transparency on white",
+        "bring 16-bit and float grey to 0..255",
+    ]
+    size = f"{spec.image_size} x {spec.image_size} pixels"
+    if spec.resize is None:
+        grey = "make colour grey by round(0.2989 R + 0.587 G + 0.114 B)"
+        brought = [f"resize to {size} with antialiased bilinear interpolation, whatever the shape"]
+    else:
+        grey = "make colour grey by 0.299 R + 0.587 G + 0.114 B, as Pillow's mode L"
+        brought = [
+            f"of an image longer than {LONGEST} times its width, or wider than that many times its height, "
+            "keep the middle of that shape",
+            f"resize the shorter side to {spec.resize} pixels and the other in proportion, rounded down, by "
+            f"antialiased {spec.interpolation} interpolation as Pillow's on uint8",
+            f"cut {size} out of the middle",
+        ]
+    parts += [grey if spec.channels == 1 else "repeat grey as three channels", *brought]
+    return "; ".join(parts) + ". Values stay uint8 in 0..255: the graph standardises them."
 
 
 def _traced(recogniser: Recogniser, images: NDArray[np.uint8]) -> ExportedProgram:
@@ -269,7 +289,8 @@ def compare_int8(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], na
     """
     expected = recogniser.answer(images)
     score, prediction = expected.score, expected.prediction
-    parts = [run(images[start : start + 64]) for start in range(0, len(images), 64)]
+    size = batch_size(images.shape[1:], _AT_ONCE)
+    parts = [run(images[start : start + size]) for start in range(0, len(images), size)]
     found = dict(zip(OUTPUTS, map(np.concatenate, zip(*parts, strict=True)), strict=True))
     otherwise = int((found["prediction"] != prediction).sum())
     difference = float((np.abs(found["score"] - score) / np.maximum(1, np.abs(score))).max())
@@ -315,10 +336,12 @@ def quantise(path: Path, images: NDArray[np.uint8]) -> None:
     import_onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+    size = batch_size(images.shape[1:], _AT_ONCE)
+
     class Batches(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.rest: Iterator[NDArray[np.uint8]] = iter(
-                images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)
+                images[start : start + size] for start in range(0, len(images), size)
             )
 
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:

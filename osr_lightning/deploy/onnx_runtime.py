@@ -22,7 +22,7 @@ from osr_lightning.deploy.onnx_file import check_graph
 from osr_lightning.errors import UserError
 from osr_lightning.images.pixels import ImageLike, prepared
 from osr_lightning.recogniser import examples
-from osr_lightning.recogniser.prediction import OUTPUTS, Answers, Prediction, predictions
+from osr_lightning.recogniser.prediction import OUTPUTS, Answers, Prediction, batch_size, predictions
 from osr_lightning.scoring.calibration import Calibration, read_record
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 INPUTS = ("images", "threshold")
 MOST_MEMORY = 2**32  # bytes of all tensors that a graph makes of a batch
-_AT_ONCE = 16  # images, the largest batch that an image alone does not wait for
+_AT_ONCE = 16  # small images, the largest batch that one alone does not wait for
 # of the graph's metadata, each a JSON value
 SPEC, DECISION, EXAMPLES = "facts", "decision", "examples"
 
@@ -223,34 +223,35 @@ class ExportedRecogniser:
             _left.append(self.session)
             self._open()
         threshold = np.array(self.threshold.value, np.float64)
+        size = batch_size(self.spec.input_shape, _AT_ONCE)
         parts = []
-        for start in range(0, max(1, len(images)), _AT_ONCE):
-            some = images[start : start + _AT_ONCE]
-            filled = np.zeros((_AT_ONCE, *self.spec.input_shape), np.uint8)
+        for start in range(0, max(1, len(images)), size):
+            some = images[start : start + size]
+            filled = np.zeros((size, *self.spec.input_shape), np.uint8)
             filled[: len(some)] = some
             try:
                 found = self.session.run(OUTPUTS, dict(zip(INPUTS, (filled, threshold), strict=True)))
             except Exception as error:  # of a dozen kinds of its own
                 detail = " ".join(str(error).split())[:200]
                 raise UserError(f"the graph cannot be run ({detail}); export it again") from error
-            self._check(found)
+            self._check(found, size)
             parts.append([values[: len(some)] for values in found])
         return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
-    def _check(self, found: Sequence[NDArray[Any]]) -> None:
-        """Refuse what no answer is.
+    def _check(self, found: Sequence[NDArray[Any]], size: int) -> None:
+        """Refuse what no answer to a batch of that size is.
 
         Raises:
             UserError: naming the output.
         """
         classes = self.spec.num_classes
         for name, values in zip(OUTPUTS, found, strict=True):
-            shape = (_AT_ONCE, classes) if name == "probabilities" else (_AT_ONCE,)
+            shape = (size, classes) if name == "probabilities" else (size,)
             kind = _KINDS.get(name, np.dtype(np.float64))
             if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype != kind:
                 raise UserError(
-                    f"the graph's {name} are not {kind} of the shape {list(shape)} for {_AT_ONCE} images of "
-                    f"{classes} classes; export it again"
+                    f"the graph's {name} are not {kind} of the shape {list(shape)} for a batch of {size} "
+                    f"and {classes} classes; export it again"
                 )
         if not ((found[0] >= 0) & (found[0] <= classes)).all():
             raise UserError(f"the graph's prediction is no number in 0 .. {classes}; export it again")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ImageLike: TypeAlias = Union[str, Path, Image.Image, NDArray[Any], "Tensor"]
 
-_LONGEST = 4  # times the shorter side, of which a middle square is cut out
+LONGEST = 4  # times the shorter side, of which a middle square is cut out
 _MOST_BITS = 22  # of a weight's fraction
 _STRIP = 2**20  # values that are 64 bits wide at once
 # torch's weights of red, green and blue, as the 32 bits that it multiplies with
@@ -140,7 +140,7 @@ def to_input(image: NDArray[np.uint8], spec: DataSpec | PixelFormat) -> NDArray[
     if spec.channels < len(image):
         picture = picture.convert("L")
     # of a long banner the ends are not even resized; its middle stays where it was
-    ends = [max(0, side - _LONGEST * min(picture.size)) // 2 for side in picture.size]
+    ends = [max(0, side - LONGEST * min(picture.size)) // 2 for side in picture.size]
     if any(ends):
         (left, top), (width, height) = ends, picture.size
         picture = picture.crop((left, top, width - left, height - top))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from osr_lightning.data_spec import INTERPOLATIONS, PixelFormat
 from osr_lightning.errors import UserError
+from osr_lightning.models.dropout import Dropout
 from osr_lightning.models.networks import SplitNetwork, register
 from osr_lightning.models.torchvision_networks import classifier_names, published, read_weights
 
@@ -53,6 +54,9 @@ class Body(nn.Module):
         super().__init__()
         self.width, self.finetune = width, finetune
         self.module = module.requires_grad_(finetune)
+        for part in module.modules():
+            if isinstance(part, Dropout):
+                part.p = 0.0  # it never acts, and is none of those that draw samples
         self.train(False)
 
     def train(self, mode: bool = True) -> Body:
@@ -62,7 +66,10 @@ class Body(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features ``(B, D)`` of images; features that are kept already come back as they are."""
-        return images if images.ndim == 2 else cast(Tensor, self.module(images))
+        if images.ndim == 2:
+            return images
+        # the order in memory in which convolutions take a third to half less time on a CPU
+        return cast(Tensor, self.module(images.contiguous(memory_format=torch.channels_last)))
 
     def digest(self) -> str:
         """32 hexadecimal digits that tell these weights from others."""

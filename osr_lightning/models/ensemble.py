@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
-from osr_lightning.models.mc_dropout import MAX_SAMPLES
+from osr_lightning.models.backbones import Backbone, Body
+from osr_lightning.models.mc_dropout import MAX_SAMPLES, MCDropout
 from osr_lightning.models.sampling import LOGITS, NOT_TRAINED, LogitSampler, Sampled
 
 _OF = ":"  # behind a member's number, before the name of its layer
@@ -19,7 +20,8 @@ class Ensemble(LogitSampler):
     """Several samplers whose samples stand side by side on the axis ``S``.
 
     Features of a layer are the members' end to end, and ``"1:penultimate"`` are those of the second member
-    alone; logits of the pass without dropout are their mean.
+    alone; logits of the pass without dropout are their mean. A backbone that all members share (see
+    `share_body`) runs once, and stands once in the state dict.
 
     Args:
         members: at least one; each is a network trained by itself.
@@ -30,6 +32,8 @@ class Ensemble(LogitSampler):
         if not members:
             raise UserError("an ensemble needs at least one member")
         self.members = nn.ModuleList(members)
+        self.register_state_dict_post_hook(_leave_copies_out)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_fill_copies_in)  # type: ignore[no-untyped-call]
         self.num_samples = sum(member.num_samples for member in members)
         if self.num_samples > MAX_SAMPLES:
             raise UserError(
@@ -38,6 +42,8 @@ class Ensemble(LogitSampler):
 
     def forward(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
         """Logits ``(S, B, K)`` of all members' samples in turn, and their features."""
+        if (body := self.body) is not None:
+            images = body(images)  # members let features through
         joint = [name for name in layers if _OF not in name]
         found: list[Sampled] = []
         features: dict[str, Tensor] = {}
@@ -60,11 +66,18 @@ class Ensemble(LogitSampler):
         raise UserError(NOT_TRAINED)
 
     @property
+    def body(self) -> Body | None:
+        """The backbone that all members share; None where each has a network of its own."""
+        bodies = [_body(member) for member in self.members]
+        return bodies[0] if len(bodies) > 1 and all(one is bodies[0] for one in bodies) else None
+
+    @property
     def layers_by_network(self) -> tuple[tuple[str, ...], ...]:
-        """Each member's, named as its own."""
+        """Each member's, named as its own; the first one's alone where all see the same features."""
+        members = list(self.members)[: None if self.body is None else 1]
         return tuple(
             tuple(f"{number}{_OF}{name}" for name in names)
-            for number, member in enumerate(self.members)
+            for number, member in enumerate(members)
             for names in cast(LogitSampler, member).layers_by_network
         )
 
@@ -91,3 +104,55 @@ class Ensemble(LogitSampler):
 def own_name(layer: str) -> str:
     """What a member calls the layer itself: ``penultimate`` of ``"1:penultimate"``."""
     return layer.rpartition(_OF)[2]
+
+
+def share_body(first: LogitSampler, other: LogitSampler) -> bool:
+    """Let the other's network see by the first one's backbone, where both have one of the same shapes.
+
+    Returns:
+        Whether they have. The caller knows that their weights are the same, or loads them afterwards.
+    """
+    mine, its = _body(first), _body(other)
+    if mine is None or its is None or _shapes(mine) != _shapes(its):
+        return False
+    other.network.trunk.body = mine
+    return True
+
+
+def same_body(samplers: Sequence[LogitSampler]) -> bool:
+    """Whether all networks have one backbone, with the same weights."""
+    bodies = [_body(sampler) for sampler in samplers]
+    return (
+        len({None if body is None else body.digest() for body in bodies} - {None}) == 1 and None not in bodies
+    )
+
+
+def _body(member: nn.Module) -> Body | None:
+    """A member's backbone; None where it has none, or one with dropouts that run once for each sample."""
+    network = getattr(member, "network", None)
+    deep = isinstance(member, MCDropout) and member.deep
+    return network.body if isinstance(network, Backbone) and not deep else None
+
+
+def _shapes(body: Body) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in body.state_dict().items()}
+
+
+def _copies(ensemble: nn.Module, prefix: str) -> tuple[str, list[str]]:
+    """How the names of a shared backbone's weights begin in a state dict, and how those of its copies do."""
+    assert isinstance(ensemble, Ensemble)
+    begin = [f"{prefix}members.{number}.network.trunk.body." for number in range(len(ensemble.members))]
+    return begin[0], [] if ensemble.body is None else begin[1:]
+
+
+def _leave_copies_out(ensemble: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    for copy in _copies(ensemble, prefix)[1]:
+        for name in [name for name in state if name.startswith(copy)]:
+            del state[name]
+
+
+def _fill_copies_in(ensemble: nn.Module, state: dict[str, Any], prefix: str, *others: object) -> None:
+    first, copies = _copies(ensemble, prefix)
+    there = {name.removeprefix(first): value for name, value in state.items() if name.startswith(first)}
+    for copy in copies:
+        state |= {copy + name: value for name, value in there.items()}

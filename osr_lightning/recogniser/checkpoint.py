@@ -22,7 +22,7 @@ from osr_lightning.atomic_write import write_bytes
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
 from osr_lightning.models.dropout import MaskedDropout, give_dropout
-from osr_lightning.models.ensemble import Ensemble
+from osr_lightning.models.ensemble import Ensemble, share_body
 from osr_lightning.models.factory import NetworkLike, Recipe, build_network, origin, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind, MCDropout
 from osr_lightning.models.modes import evaluating
@@ -177,7 +177,8 @@ def build(
     Args:
         recipe: ``sampler`` (single, mc_dropout or ensemble), ``network`` (its recipe, or None), ``score``,
             ``detectors``; ``fixed``, a threshold given as a number; of mc_dropout ``num_samples``, ``masks``,
-            ``mask_seed`` and ``dropout``; of an ensemble ``members``, a list of recipes.
+            ``mask_seed`` and ``dropout``; of an ensemble ``members``, a list of recipes, and ``shared_body``,
+            whether all have one backbone, whose weights stand once in the file.
         spec: of the known images.
         network: goes before the recipe's.
         trust: see `load`.
@@ -204,9 +205,17 @@ def build_sampler(recipe: Recipe, spec: DataSpec, network: NetworkLike | None, t
         kept = recipe.get("members") or []
         if not isinstance(kept, list) or not all(isinstance(member, dict) for member in kept):
             raise UserError("the ensemble's members are no recipes; the checkpoint is damaged")
-        members = [build_sampler(member, spec, network, trust) for member in kept]
+        shared, members = recipe.get("shared_body") is True, list[LogitSampler]()
+        for one in kept:
+            members.append(build_sampler(one, spec, network, trust))
+            # at once: the file has weights of one backbone, and memory may have no room for all
+            if shared and not share_body(members[0], members[-1]):
+                raise UserError(
+                    "the ensemble's members have no backbone in common; the checkpoint is damaged"
+                )
         sampler: LogitSampler = Ensemble(members)
         sampler.recipe = {"sampler": kind, "members": [member.recipe for member in members]}
+        sampler.recipe |= {"shared_body": True} if shared else {}
         return sampler
     if kind not in ("single", "mc_dropout"):
         raise UserError(f"there is no sampler {kind!r}; a newer version may have written this")

@@ -22,7 +22,7 @@ from torch.nn.modules.module import (
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.models.backbones import is_class_path
+from osr_lightning.models.backbones import Backbone, is_class_path
 from osr_lightning.models.factory import Recipe, build_network, find, is_backbone, saved_recipe
 
 MOST_MEMBERS = 1000  # of an ensemble
@@ -112,15 +112,23 @@ def refuse_larger(recipe: Recipe, spec: DataSpec, weights: Mapping[str, Any]) ->
     """
     numbers = [value.numel() for value in weights.values() if isinstance(value, Tensor)]
     most, total = sum(numbers) + _SLACK, 0
-    sizes: dict[str, int] = {}  # members of an ensemble are mostly alike
+    sizes: dict[str, tuple[int, int]] = {}  # of a network and its backbone; members are mostly alike
+    kept = recipe.get("members")
+    members = kept if isinstance(kept, list) else []
+    # an ensemble within one builds all that it has before it is refused as a member that shares
+    nested = any(isinstance(one, dict) and one.get("sampler") == "ensemble" for one in members)
+    shared = recipe.get("shared_body") is True and not nested
     for network in _networks(recipe):
         key = repr(network)
         if key not in sizes:
             with _at_most(2 * most, 4 * len(numbers) + 100):
                 built = _shapes(network, spec)
-            sizes[key] = sum(value.numel() for value in built.state_dict().values())
+            parts = (built, built.body if isinstance(built, Backbone) else nn.Identity())
+            whole, body = (sum(value.numel() for value in part.state_dict().values()) for part in parts)
+            sizes[key] = whole, body
             _refuse_wide(built, spec)
-        total += sizes[key]
+        whole, body = sizes[key]
+        total += whole - (body if shared and total else 0)
         if total > most:
             raise UserError(
                 f"its networks have at least {total:,} parameters, of which it holds {sum(numbers):,}; "

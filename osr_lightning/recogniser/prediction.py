@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +18,8 @@ from osr_lightning.images.pixels import ImageLike
 from osr_lightning.recogniser.examples import Examples
 
 AT_ONCE = 128  # images that are read and classified together, at most
+_VALUES_AT_ONCE = 2**19  # of their pixels
+_FEWEST = 16  # images of fewer than so many to a batch are asked singly
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,16 @@ class Answering(Protocol):
 
         A row does not depend on the others, that of an exported graph but for a score's last digits.
         """
+
+
+def batch_size(input_shape: Sequence[int], most: int) -> int:
+    """Images that are asked about together: ``most``, or as many as fit.
+
+    A batch is always filled up, so that the same kernels work on every image. For small images that costs
+    nothing; one large image takes as long as the others of its batch each do, and is asked alone.
+    """
+    fitting = _VALUES_AT_ONCE // math.prod(input_shape)
+    return min(most, fitting) if fitting >= _FEWEST else 1
 
 
 def predictions(

@@ -22,13 +22,13 @@ from osr_lightning.images.pixels import ImageLike, prepared, to_pixels
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.sampling import LogitSampler
 from osr_lightning.recogniser.examples import Examples
-from osr_lightning.recogniser.prediction import AT_ONCE, OUTPUTS, Answers, Prediction, predictions
+from osr_lightning.recogniser.prediction import AT_ONCE, OUTPUTS, Answers, Prediction, batch_size, predictions
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
 from osr_lightning.scoring.scores import SCORES, Samples, mean_log_probability, summarise
 from osr_lightning.scoring.threshold import Threshold
 
-_VALUES_AT_ONCE = 2**19  # pixels of images that are classified together
+_AT_LEAST = 16  # images that an accelerator takes about as long for as for one
 
 
 class Recogniser(nn.Module):
@@ -159,8 +159,9 @@ class Recogniser(nn.Module):
         nor does it depend on the mode that the module is in.
         """
         device = next(self.parameters()).device
-        values = self.spec.channels * self.spec.image_size**2
-        size = max(1, min(AT_ONCE, _VALUES_AT_ONCE // values))
+        size = batch_size(self.spec.input_shape, AT_ONCE)
+        if device.type != "cpu":
+            size = max(size, _AT_LEAST)
         parts = []
         with evaluating(self):
             for batch in torch.split(images, size):

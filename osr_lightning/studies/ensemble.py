@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.errors import UserError
-from osr_lightning.models.ensemble import Ensemble
+from osr_lightning.models.ensemble import Ensemble, same_body, share_body
 from osr_lightning.models.factory import Recipe, origin
 from osr_lightning.models.sampling import LogitSampler
 from osr_lightning.recogniser import checkpoint as checkpoints
@@ -50,24 +50,24 @@ def join(paths: Sequence[str | PathLike[str]], *, trust: bool = False) -> dict[s
     members = [_read(Path(path), trust) for path in paths]
     first, *others = members
     seen = first.seen
-    state: dict[str, Any] = {}
-    recipes: list[Recipe] = []
     for other in others:
         _refuse_other_facts(first, other)
         _refuse_other_split(first, other)
         seen = seen.joined(other.seen)
-    for member in members:
-        for recipe, sampler in _parts(member):
-            prefix = f"{checkpoints.PREFIX}sampler.members.{len(recipes)}."
-            state |= {prefix + name: value for name, value in sampler.state_dict().items()}
-            recipes.append(recipe)
+    parts = [part for member in members for part in _parts(member)]
+    recipes = [recipe for recipe, _ in parts]
+    samplers = [sampler for _, sampler in parts]
+    made: Recipe = {"sampler": "ensemble", "members": recipes}
+    if same_body(samplers):
+        made["shared_body"] = all(share_body(samplers[0], sampler) for sampler in samplers)
+    joined = Ensemble(samplers).state_dict(prefix=f"{checkpoints.PREFIX}sampler.")
     kept = first.checkpoint["recogniser"]
     decides = {name: kept["recipe"].get(name) for name in ("score", "fixed", "detectors")}
     return {
         **{name: first.checkpoint[name] for name in (*_KEPT, *_KEPT_DATA) if name in first.checkpoint},
-        "state_dict": state | {f"{checkpoints.PREFIX}threshold._extra_state": {"records": {}}},
+        "state_dict": {**joined, f"{checkpoints.PREFIX}threshold._extra_state": {"records": {}}},
         "images": seen._asdict(),
-        "recogniser": {**kept, "recipe": {"sampler": "ensemble", "members": recipes, **decides}},
+        "recogniser": {**kept, "recipe": made | decides},
     }
 
 

@@ -26,7 +26,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, NotCalibrated, UserError
-from osr_lightning.models.backbones import Backbone
+from osr_lightning.models.backbones import Backbone, Body
 from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind
@@ -266,6 +266,11 @@ class OpenSetClassifier(LightningModule):
             share = tables.share_of_calibration
             check_images(options["alpha"], names, len(val), shared=shared, share=share)
         plan = self.decide(datamodule.spec, len(train))
+        if plan.augment != "none" and train.features is not None:
+            raise UserError(
+                f"model.augment {plan.augment} changes pictures at each step, and a frozen backbone sees "
+                "each once; leave model.augment out"
+            )
         datamodule.planned_batch_size = plan.batch_size
         if getattr(self._trainer, "epochs_open", False):
             self.trainer.fit_loop.max_epochs = plan.epochs
@@ -376,6 +381,21 @@ class OpenSetClassifier(LightningModule):
                 self.recogniser = None  # Lightning has the images set up before it reads a checkpoint
         if self.recogniser is None:
             self.build(spec, recipe, checkpoint["state_dict"])
+        self._take_backbones(checkpoint["state_dict"])
+
+    def _take_backbones(self, weights: Mapping[str, Any]) -> None:
+        """Take a checkpoint's weights of backbones, which look at the images before the others are loaded.
+
+        What does not fit is left to `take_weights`, which says so.
+        """
+        for name, module in self.trained.named_modules():
+            if isinstance(module, Body):
+                own, before = module.state_dict(), f"{checkpoints.PREFIX}{name}."
+                found = {key: weights.get(before + key) for key in own}
+                fitting = {
+                    k: v for k, v in found.items() if isinstance(v, Tensor) and v.shape == own[k].shape
+                }
+                module.load_state_dict(fitting, strict=False)
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Build what a checkpoint holds and take its weights; the checkpoint's become the model's, in place.
@@ -397,6 +417,8 @@ class OpenSetClassifier(LightningModule):
             masks = checkpoints.mask_names(self.trained)
             weights = {name: value for name, value in weights.items() if name not in masks}
         checkpoints.take_weights(self.trained, weights)
+        if isinstance(datamodule := getattr(self._trainer, "datamodule", None), OpenSetDataModule):
+            self.use_backbone(datamodule)  # Lightning has the images set up before it reads a checkpoint
         self._calibrated_in = checkpoint.get("precision")
         given = self.sampler_options().items()
         self._drop_guarantees({n: (kept[n], v) for n, v in given if v is not None and kept.get(n, v) != v})
@@ -801,7 +823,7 @@ class EnsembleClassifier(OpenSetClassifier):
 
     def sampler_options(self, recipe: Recipe | None = None) -> dict[str, Any]:
         """The members, which the checkpoint alone knows."""
-        return {} if recipe is None else {"members": recipe.get("members")}
+        return {} if recipe is None else {name: recipe.get(name) for name in ("members", "shared_body")}
 
     def prepare(self, datamodule: OpenSetDataModule, stage: str) -> None:
         """Check that the images are those of the members; a checkpoint that is to come brings these.

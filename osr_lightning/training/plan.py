@@ -13,7 +13,7 @@ from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError, check_range, did_you_mean
 from osr_lightning.models import networks
 from osr_lightning.models.backbones import Backbone
-from osr_lightning.models.factory import NetworkLike, network_recipe
+from osr_lightning.models.factory import NetworkLike, is_backbone, network_recipe
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
 from osr_lightning.training.optimizers import Schedule
@@ -73,7 +73,7 @@ def plan_training(network: NetworkLike | None, sampler: str, spec: DataSpec, ima
     """
     recipe = None if network is None else network_recipe(network)
     name = "" if recipe is None else str(recipe["class_path"]).removeprefix(f"{networks.__name__}.")
-    if name == Backbone.__name__:
+    if isinstance(network, Backbone) or (recipe is not None and is_backbone(recipe)):
         batch_size = min(_LARGEST_BATCH, max(8, math.ceil(images * _HEAD_EPOCHS / _HEAD_STEPS)))
         return Plan(None, "none", 0.003, None, 0.0, "one_cycle", batch_size, _HEAD_EPOCHS)
     many = images >= _MANY * spec.num_classes

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from osr_lightning.data.features import FeaturedImages, FeatureExtractor, featured
 from osr_lightning.data.image_set import ImageSet
 from osr_lightning.data.image_table import ImageTable
+from osr_lightning.data.leaks import digest_of, pixel_digests
+from osr_lightning.data.stream import Images
 from osr_lightning.errors import UserError
 
 MOST = 6000  # images, whatever the number of known ones
@@ -14,7 +18,7 @@ _GRID = 4  # patches a side
 KINDS = ("mixed", "permuted", "shifted")
 
 
-def generate(known: ImageTable, seed: int) -> dict[str, ImageSet]:
+def generate(known: ImageTable, seed: int, extractor: FeatureExtractor | None = None) -> dict[str, ImageSet]:
     """Unknown images of three kinds, each made of another third of the known ones, drawn by seed.
 
     There are as many as known images, at most `MOST`. An image that came out as it was is left out.
@@ -22,6 +26,8 @@ def generate(known: ImageTable, seed: int) -> dict[str, ImageSet]:
     Args:
         known: known images, ``N`` of them.
         seed: of the draws; the same seed and images give the same unknown images.
+        extractor: the backbone whose features of the known images are at hand. Those of images that were made
+            before are kept as well, and no picture is read for them.
 
     Returns:
         Kind -> images.
@@ -36,6 +42,11 @@ def generate(known: ImageTable, seed: int) -> dict[str, ImageSet]:
     for kind, rows in zip(KINDS, chosen.tensor_split(len(KINDS)), strict=True):
         if kind == "mixed":
             rows = rows[partners[rows] >= 0]
+        if extractor is not None and known.features is not None:
+            featured_images = _featured(kind, known, rows, partners, seed, extractor)
+            if len(featured_images):
+                made[kind] = _as_set(featured_images, kind)
+            continue
         images = others = known.images[rows]
         if kind == "mixed":
             others = known.images[partners[rows]]
@@ -44,12 +55,50 @@ def generate(known: ImageTable, seed: int) -> dict[str, ImageSet]:
             found = permuted(images, generator) if kind == "permuted" else shifted(images)
         found = found[_differ(found, images) & _differ(found, others)]
         if len(found):
-            made[kind] = ImageSet(found, torch.zeros(len(found), dtype=torch.int64), (kind,))
+            made[kind] = _as_set(found, kind)
     if not made:
         raise UserError(
             "no unknown images can be made of these known ones: name some with data.calibration_unknown"
         )
     return made
+
+
+def _as_set(images: Images, kind: str) -> ImageSet:
+    return ImageSet(images, torch.zeros(len(images), dtype=torch.int64), (kind,))
+
+
+def _featured(
+    kind: str, known: ImageTable, rows: Tensor, partners: Tensor, seed: int, extractor: FeatureExtractor
+) -> FeaturedImages:
+    """Images of a kind with their features; each is made of pictures by itself, where these are not kept."""
+
+    def make(place: int) -> Tensor:
+        row = rows[place : place + 1]
+        images = known.images[row]
+        if kind == "mixed":
+            both = (pixels.expand(2, -1, -1, -1) for pixels in (images, known.images[partners[row]]))
+            return mixed(*both)[place % 2][None]
+        if kind == "permuted":
+            return permuted(images, torch.Generator().manual_seed(seed + place))
+        return shifted(images)
+
+    digests = pixel_digests(known.images)
+    sources = [(digests[row], digests[partners[row]]) for row in rows.tolist()]
+    keys = []
+    for place, (own, partner) in enumerate(sources):
+        number = {"mixed": place % 2, "permuted": seed + place, "shifted": 0}[kind]
+        about = f"{kind} {number}".encode() + own + (partner if kind == "mixed" else b"")
+        keys.append(digest_of(np.frombuffer(about, np.uint8)))
+    found = featured(
+        keys,
+        range(len(keys)),
+        lambda places: torch.cat([make(place) for place in places]),
+        extractor,
+        known.images.shape[1:],
+    )
+    made = zip(pixel_digests(found), sources, strict=True)
+    other = [place for place, (own, of) in enumerate(made) if own not in of]
+    return found.take(torch.tensor(other, dtype=torch.int64))
 
 
 def mixed(images: Tensor, others: Tensor) -> Tensor:

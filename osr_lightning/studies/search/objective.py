@@ -37,7 +37,7 @@ class SearchData(OpenSetDataModule):
         if tables.calibration_unknown:
             return tables.load_calibration()
         known = ImageSet(val.images, val.labels, tables.spec.classes)
-        unknown = generate(val, tables.options["seed"]).values()
+        unknown = generate(val, tables.options["seed"], tables.extractor).values()
         return ImageTable.of([known, *unknown], [None, *[tables.spec.num_classes] * len(unknown)])
 
     def val_dataloader(self) -> DataLoader[Batch]:
