@@ -170,6 +170,8 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
         raise UserError(f"There is no source {name!r}; {hint}{the} sources are {', '.join(known)}.")
     if not isinstance(found.images, Tensor):
         return found  # each image is converted when it is read
+    if request.pixel_format is not None and kind == "folder":
+        return found  # whose files were decoded to that
     if request.pixel_format is not None:
         return replace(found, images=_in_format(found.images, request, request.pixel_format))
     if size is None or channels is None:

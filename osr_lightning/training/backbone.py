@@ -46,6 +46,8 @@ def use_backbone(
     if recogniser is not None:
         if (body := _common_body(recogniser)) is not None:
             _serve(body, recogniser.spec.pixel_format, tables)
+        elif tables.extractor is not None:
+            tables.use_backbone(recogniser.spec.pixel_format, None)
         return network
     if tables.pixel_format is not None:  # it was asked already
         return network

@@ -26,7 +26,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, NotCalibrated, UserError
-from osr_lightning.models.backbones import Backbone
+from osr_lightning.models.backbones import Backbone, Body
 from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind
@@ -374,6 +374,15 @@ class OpenSetClassifier(LightningModule):
                 self.recogniser = None  # Lightning has the images set up before it reads a checkpoint
         if self.recogniser is None:
             self.build(spec, recipe, checkpoint["state_dict"])
+            self._take_bodies(checkpoint["state_dict"])
+
+    def _take_bodies(self, state: Mapping[str, Any]) -> None:
+        """Give backbones their weights, as features are made before Lightning has the others taken."""
+        for name, module in self.named_modules():
+            if isinstance(module, Body):
+                own = {key: state[key] for key in state if str(key).startswith(f"{name}.")}
+                with checkpoints.reading("the checkpoint"):
+                    module.load_state_dict({key.removeprefix(f"{name}."): own[key] for key in own})
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Build what a checkpoint holds and take its weights; the checkpoint's become the model's, in place.
@@ -426,6 +435,7 @@ class OpenSetClassifier(LightningModule):
         self.restore(checkpoint)
         datamodule = datamodule_of(self._trainer)
         if datamodule is not None:
+            self.use_backbone(datamodule)  # which may be another than that of the options
             datamodule.tables.expect(self.trained.spec)
         if self._fn() == "fit":
             self._resumed = accept(self.trainer, checkpoint)
