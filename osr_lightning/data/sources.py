@@ -18,7 +18,7 @@ from torch import Tensor
 
 from osr_lightning.data.cache import cached
 from osr_lightning.data.features import FeatureExtractor, featured
-from osr_lightning.data.folder import layout, load_folder, shape_of_folder
+from osr_lightning.data.folder import classes_of_folder, layout, load_folder, shape_of_folder
 from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.leaks import pixel_digests
 from osr_lightning.data.measure_spec import LARGEST, natural_shape
@@ -143,6 +143,22 @@ def is_small(name: str) -> bool:
     if kind == "folder" and argument:
         return shape_of_folder(path)[1] < LARGEST
     return not (kind == "npz" and argument and min(load_npz(path).images.shape[2:]) >= LARGEST)
+
+
+def class_names(name: str, **options: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """The names of a known source's classes in their order; a folder's images are not read for it.
+
+    Args:
+        name: see `load_source`.
+        options: see `load_source`.
+
+    Raises:
+        UserError: see `load_source`.
+    """
+    kind, _, argument = name.partition(":")
+    if kind == "folder" and argument:
+        return classes_of_folder(Path(os.path.expanduser(argument)))
+    return load_source(name, "train", as_known=True, **options).classes
 
 
 @contextmanager

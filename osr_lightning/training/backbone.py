@@ -13,6 +13,7 @@ from osr_lightning.models.backbones import (
     EXTRA,
     Backbone,
     Body,
+    OnBackbone,
     installed,
     is_class_path,
     pixel_format,
@@ -53,7 +54,7 @@ def use_backbone(
         return network
     if network is None:
         network = _suggested(tables)
-    if isinstance(network, Backbone):
+    if isinstance(network, OnBackbone):
         name, weights, body = network.label, network.weights, network.body
     else:
         recipe = None if network is None else network_recipe(network)

@@ -26,7 +26,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, NotCalibrated, UserError
-from osr_lightning.models.backbones import Backbone, Body
+from osr_lightning.models.backbones import Backbone, Body, Wrapped
 from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind
@@ -227,6 +227,11 @@ class OpenSetClassifier(LightningModule):
             self.build(datamodule.spec)
             if stage == "fit":
                 self._begin_head(datamodule)
+        if stage == "fit" and isinstance(self.trained.sampler.network, Wrapped):
+            raise UserError(
+                "a wrapped classifier is not trained: name its network and weights with --model.network "
+                "Backbone to train a last layer"
+            )
         same_classes(self.trained.spec.classes, datamodule.spec.classes, "the known set")
 
     def use_backbone(self, datamodule: OpenSetDataModule) -> None:
