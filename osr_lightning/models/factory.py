@@ -78,6 +78,11 @@ def is_backbone(recipe: Recipe) -> bool:
     return _on_backbone(NETWORKS.get(_short(recipe["class_path"])))
 
 
+def makes(recipe: Recipe, network: type[nn.Module]) -> bool:
+    """Whether this makes a network of that class of this package."""
+    return NETWORKS.get(_short(recipe["class_path"])) is network
+
+
 def _on_backbone(network: object) -> bool:
     return isinstance(network, type) and issubclass(network, OnBackbone)
 
