@@ -5,6 +5,8 @@ Trains the study's MC-dropout network on the device for a few epochs of the embe
 - the device decides on every test image as the CPU does, but for scores within 1e-4 of the threshold;
 - how many images a second are trained on, in float32, in bfloat16 and compiled, and with what accuracy;
 - how many are decided on, with 1, 10 and 200 samples, alone and in batches, and what 200 samples cost;
+- how many a backbone is fine-tuned on, at the size that its weights want, in bfloat16 (its weights are those
+  of the package index where these are installed, else random, and then its accuracy says nothing);
 - two processes on the one device train well, or are refused in a sentence.
 
 It works on the CPU too, where it compares the CPU with itself.
@@ -29,6 +31,7 @@ from training import Clock
 
 from osr_lightning import MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer, Recogniser, load
 from osr_lightning.data_spec import DataSpec
+from osr_lightning.models.backbones import DEFAULT_NAME, installed
 from osr_lightning.recogniser.checkpoint import build
 from osr_lightning.training.callbacks.evaluator import Evaluator
 
@@ -38,16 +41,35 @@ FITS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "32-true"},
     "bfloat16": {"precision": "bf16-mixed"},
     "compiled": {"precision": "32-true", "compiled": True},
+    "finetuned": {"precision": "bf16-mixed"},
 }
+TUNED = "finetuned"
 CHECKS = ("decisions", "samples", "processes")
 SAMPLES = (1, 10, 200)
 BATCHES = (1, 1024)
 
 
-def fit(folder: str, device: str, epochs: int, precision: Any, compiled: bool = False) -> dict[str, Any]:  # noqa: ANN401
+def classifier(backbone: str | None, **options: Any) -> MCDropoutClassifier:  # noqa: ANN401
+    """The study's, or a backbone that is fine-tuned."""
+    if backbone is None:
+        return MCDropoutClassifier(network="MCDropoutCNN", schedule="one_cycle", **options)
+    weights = "DEFAULT" if backbone == DEFAULT_NAME and installed() else None
+    network = {"class_path": "Backbone", "init_args": {"name": backbone, "weights": weights}}
+    return MCDropoutClassifier(network, finetune=True, **options)
+
+
+def fit(
+    folder: str,
+    device: str,
+    epochs: int,
+    precision: Any,  # noqa: ANN401
+    compiled: bool = False,
+    backbone: str | None = None,
+    image_size: int | None = None,
+) -> dict[str, Any]:
     """A whole run; images per second of its training, its accuracies, and its checkpoint."""
     clock = Clock()
-    datamodule = OpenSetDataModule(known="mnist_sample", unknown=UNKNOWN)
+    datamodule = OpenSetDataModule(known="mnist_sample", unknown=UNKNOWN, image_size=image_size)
     trainer = OpenSetTrainer(
         default_root_dir=folder,
         accelerator=device,
@@ -59,9 +81,7 @@ def fit(folder: str, device: str, epochs: int, precision: Any, compiled: bool = 
     )
     # the first epoch compiles, warms up and is not measured
     clock.first = min(1, epochs - 1)
-    results = trainer.run(
-        MCDropoutClassifier(network="MCDropoutCNN", schedule="one_cycle", compile=compiled), datamodule
-    )
+    results = trainer.run(classifier(backbone, compile=compiled), datamodule)
     images = results["data"]["known"]["train"] * (epochs - clock.first)
     return {
         "train_images_per_s": images / clock.seconds,
@@ -142,8 +162,12 @@ def parse_arguments() -> argparse.Namespace:
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu"
     )
     parser.add_argument("--epochs", type=int, default=4, help="of each training")
+    parser.add_argument("--backbone", default=DEFAULT_NAME, help="that is fine-tuned (default: %(default)s)")
+    parser.add_argument(
+        "--image-size", type=int, help="pixels a side of its images; its weights' if not given"
+    )
     parser.add_argument("--fits", nargs="+", choices=FITS, default=[*FITS], help="ways to train")
-    parser.add_argument("--checks", nargs="+", choices=CHECKS, default=[*CHECKS], help="beside the fits")
+    parser.add_argument("--checks", nargs="*", choices=CHECKS, default=[*CHECKS], help="beside the fits")
     return parser.parse_args()
 
 
@@ -157,17 +181,22 @@ def main() -> None:
     results: dict[str, Any] = {}
     targets: list[Target] = []
     with tempfile.TemporaryDirectory() as folder:
-        fits = {name: fit(folder, device, arguments.epochs, **FITS[name]) for name in arguments.fits}
-        checkpoint, *_ = [found.pop("checkpoint") for found in fits.values()]
+        tuned = {"backbone": arguments.backbone, "image_size": arguments.image_size}
+        fits = {}
+        for name in arguments.fits:
+            options = {**FITS[name], **(tuned if name == TUNED else {})}
+            fits[name] = fit(folder, device, arguments.epochs, **options)
+        checkpoints = {name: found.pop("checkpoint") for name, found in fits.items()}
         results["fits"] = fits
         print_table(
             f"{machine['device']}: fits of {arguments.epochs} epochs",
             ["", *(name.replace("_", " ") for name in next(iter(fits.values())))],
             [[name, *(f"{value:,.4g}" for value in found.values())] for name, found in fits.items()],
         )
-        if "decisions" in arguments.checks:
+        studied = [checkpoint for name, checkpoint in checkpoints.items() if name != TUNED]
+        if "decisions" in arguments.checks and studied:
             datamodule = OpenSetDataModule(known="mnist_sample", unknown=UNKNOWN)
-            same = decisions(checkpoint, device, datamodule.tables.load_test().images.numpy())
+            same = decisions(studied[0], device, datamodule.tables.load_test().images.numpy())
             results["decisions"] = same
             print_table("decisions beside the CPU's", ["", ""], [[k, f"{v:g}"] for k, v in same.items()])
             otherwise = same["decided_otherwise"]

@@ -33,6 +33,38 @@ def write_weights(file: Path, name: str = BACKBONE, seed: int = 0) -> Path:
     return file
 
 
+def write_classifier(file: Path, pictures: Path, name: str = BACKBONE) -> Path:
+    """Weights of the small network as a classifier of a folder's classes, trained on its pictures."""
+    import timm
+
+    from osr_lightning.images.pixels import to_input, to_pixels
+    from osr_lightning.images.tensors import standardise
+    from osr_lightning.models.backbones import pixel_format
+    from osr_lightning.training.head import solve
+
+    torch.manual_seed(0)
+    wanted = pixel_format(name)
+    files = sorted(pictures.glob("*/*.png"))
+    classes = sorted({one.parent.name for one in files})
+    network = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=len(classes)).eval()
+    pixels = np.stack([to_input(to_pixels(str(one), wanted.resize), wanted) for one in files])
+    with torch.no_grad():
+        images = standardise(torch.from_numpy(pixels), wanted.mean, wanted.std)
+        features = network.forward_head(network.forward_features(images), pre_logits=True)
+    scale, last = float(features.std()), network.get_classifier()
+    torch.nn.init.zeros_(last.weight)
+    solve(
+        last.weight,
+        last.bias,
+        features / scale,
+        torch.tensor([classes.index(f.parent.name) for f in files]),
+        0.01,
+    )
+    last.weight.data /= scale
+    torch.save(network.state_dict(), file)
+    return file
+
+
 def backbone_options(weights: Path) -> list[str]:
     """Words of the command line that name the small backbone."""
     return [

@@ -13,7 +13,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_accelerators_check_runs_on_the_cpu(tmp_path, monkeypatch):
-    words = ["--device", "cpu", "--fits", "float32", "--epochs", "1", "--checks", "decisions", "samples"]
+    words = ["--device", "cpu", "--fits", "float32", "finetuned", "--epochs", "1"]
+    words += ["--backbone", "shufflenet_v2_x0_5", "--image-size", "32", "--checks", "decisions", "samples"]
     monkeypatch.setattr(sys, "argv", ["accelerator.py", *words, "--json", str(tmp_path / "found.json")])
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.chdir(tmp_path)
@@ -27,4 +28,6 @@ def test_the_accelerators_check_runs_on_the_cpu(tmp_path, monkeypatch):
     assert found["decisions"]["images"] == 1975
     assert found["decisions"]["decided_otherwise"] == 0
     assert found["fits"]["float32"]["closed_set_accuracy"] > 0.6
+    assert found["fits"]["finetuned"]["closed_set_accuracy"] > 0.15  # of random weights; chance is 0.1
+    assert found["fits"]["finetuned"]["train_images_per_s"] > 0
     assert set(found["decided_per_s"]) == {"1", "10", "200"}

@@ -13,10 +13,12 @@ from osr_lightning.cli.main import COMMANDS, OWN
 from osr_lightning.cli.options import Option, names_of, options_of
 
 # the trainer's methods whose options these commands take beside their own
-_METHODS = {"predict": "predict", "study": "run", "search": "run", "ensemble": "calibrate"}
+_METHODS = {"predict": "predict", "study": "run", "search": "run", "wrap": "run", "ensemble": "calibrate"}
 _PATHS = {
-    **dict.fromkeys(("config", "ckpt_path", "output", "space", "paths", "predictions"), shtab.FILE),
-    **dict.fromkeys(("data.root", "trainer.default_root_dir", "run"), shtab.DIRECTORY),
+    **dict.fromkeys(
+        ("config", "ckpt_path", "output", "space", "paths", "predictions", "weights", "classes"), shtab.FILE
+    ),
+    **dict.fromkeys(("data.root", "trainer.default_root_dir", "run", "known", "unknown"), shtab.DIRECTORY),
 }
 
 

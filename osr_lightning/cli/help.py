@@ -64,8 +64,9 @@ SECTIONS = (
     Section(
         "Training",
         "trainer.max_epochs trainer.max_time data.batch_size model.learning_rate model.schedule "
-        "model.weight_decay model.label_smoothing model.augment model.balance_classes model.compile "
-        "optimizer lr_scheduler trainer.gradient_clip_val trainer.limit_train_batches model.keep_examples",
+        "model.weight_decay model.label_smoothing model.augment model.finetune model.balance_classes "
+        "model.compile optimizer lr_scheduler trainer.gradient_clip_val trainer.limit_train_batches "
+        "model.keep_examples",
         _TRAINING,
     ),
     Section(

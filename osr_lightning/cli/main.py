@@ -25,6 +25,7 @@ COMMANDS = {
     "drift": "compare predictions with calibration: alarm where what comes in has changed",
     "study": "configs x seeds x class splits, and one table of means and deviations",
     "search": "search options of run with Optuna, on validation images alone",
+    "wrap": "make a recogniser of a classifier trained elsewhere, without training",
     "ensemble": "join trained checkpoints into one, with a threshold of its own",
     "compare": "put finished runs side by side",
     "report": "write a run's report.html again from its saved files",
@@ -33,7 +34,7 @@ COMMANDS = {
 # of the trainer alone; each of the others is a module of this folder with a main of its own
 _TRAINERS = ("run", "fit", "calibrate", "validate", "test")
 OWN = tuple(name for name in COMMANDS if name not in _TRAINERS)
-_WITH_LIGHTNING = ("study", "search", "ensemble", "completion")
+_WITH_LIGHTNING = ("study", "search", "wrap", "ensemble", "completion")
 
 
 def process() -> int:

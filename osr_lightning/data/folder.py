@@ -217,6 +217,19 @@ def shape_of_folder(path: Path) -> tuple[int, int]:
     return natural_file_shape(files)
 
 
+def classes_of_folder(path: Path) -> tuple[str, ...]:
+    """The names of the classes in a folder, sorted.
+
+    Raises:
+        UserError: where it is missing or has no images.
+    """
+    if not path.is_dir():
+        raise UserError(f"There is no folder {path.absolute()}: name another with folder:PATH.")
+    here = layout(path).train
+    files, _ = _find_images(here, path, as_known=True)
+    return tuple(sorted({_class_name(file, here, path.resolve().name) for file in files}))
+
+
 def read_images(
     files: Sequence[Path], *, size: int, channels: int, pixel_format: PixelFormat | None = None
 ) -> Tensor:

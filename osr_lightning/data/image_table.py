@@ -23,7 +23,7 @@ from osr_lightning.data.leaks import (
     refuse_leaks,
 )
 from osr_lightning.data.measure_spec import mean_and_std
-from osr_lightning.data.sources import is_small, load_source
+from osr_lightning.data.sources import class_names, is_small, load_source
 from osr_lightning.data.stream import Images, chain
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS
 from osr_lightning.data_spec import DataSpec, PixelFormat, same_classes
@@ -171,6 +171,16 @@ class ImageTables:
             self.load_training()
         assert self._spec is not None
         return self._spec
+
+    def known_names(self) -> tuple[str, ...]:
+        """The names of the known classes, in order; a folder's images are not read for it.
+
+        Raises:
+            UserError: where the source or one of its classes is missing.
+        """
+        source, wanted = self.options["known"], self.options["known_classes"]
+        names = class_names(source, root=Path(self.options["root"]), download=self.download)
+        return names if wanted is None else resolve(wanted, names, source)
 
     def expect(self, spec: DataSpec) -> None:
         """Take the data spec that a trained network was built for, instead of measuring one.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from osr_lightning.data.cache import cached
 from osr_lightning.data.features import FeatureExtractor, featured
-from osr_lightning.data.folder import layout, load_folder, shape_of_folder
+from osr_lightning.data.folder import classes_of_folder, layout, load_folder, shape_of_folder
 from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.leaks import pixel_digests
 from osr_lightning.data.measure_spec import LARGEST, natural_shape
@@ -145,6 +145,22 @@ def is_small(name: str) -> bool:
     return not (kind == "npz" and argument and min(load_npz(path).images.shape[2:]) >= LARGEST)
 
 
+def class_names(name: str, **options: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """The names of a known source's classes in their order; a folder's images are not read for it.
+
+    Args:
+        name: see `load_source`.
+        options: see `load_source`.
+
+    Raises:
+        UserError: see `load_source`.
+    """
+    kind, _, argument = name.partition(":")
+    if kind == "folder" and argument:
+        return classes_of_folder(Path(os.path.expanduser(argument)))
+    return load_source(name, "train", as_known=True, **options).classes
+
+
 @contextmanager
 def shared_sets() -> Iterator[None]:
     """Keep every set that is loaded within the block, so that several runs of a process load it once."""
@@ -170,6 +186,8 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
         raise UserError(f"There is no source {name!r}; {hint}{the} sources are {', '.join(known)}.")
     if not isinstance(found.images, Tensor):
         return found  # each image is converted when it is read
+    if request.pixel_format is not None and kind == "folder":
+        return found  # whose files were decoded to that
     if request.pixel_format is not None:
         return replace(found, images=_in_format(found.images, request, request.pixel_format))
     if size is None or channels is None:

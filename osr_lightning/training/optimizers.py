@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 
 from osr_lightning.errors import UserError
 
 Schedule: TypeAlias = Literal["step", "one_cycle"]
+_SLOW = 0.1  # of the learning rate, for a backbone
 
 
 def configure(
@@ -23,24 +25,34 @@ def configure(
     schedule: Schedule,
     *,
     decoupled: bool = True,
+    slow: Sequence[Tensor] = (),
 ) -> OptimizerLRScheduler:
     """Adam, or AdamW where weights decay (Loshchilov & Hutter, ICLR 2019), of the weights that learn.
 
     Without ``decoupled``, Adam minimises the loss and half of the squared weights times ``weight_decay``.
-    ``step`` halves the rate every 10 epochs, ``one_cycle`` (Smith & Topin 2019) ends near 0.
+    ``step`` halves the rate every 10 epochs, ``one_cycle`` (Smith & Topin 2019) ends near 0. Weights in
+    ``slow`` have a tenth of the rate.
 
     Raises:
         UserError: where one_cycle does not know its end.
     """
     kind = torch.optim.AdamW if weight_decay and decoupled else torch.optim.Adam
+    apart = {id(weight) for weight in slow}
     weights = [weight for weight in module.parameters() if weight.requires_grad]
-    optimizer = kind(weights, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    groups: list[dict[str, Any]] = [
+        {"params": [w for w in weights if id(w) not in apart], "lr": learning_rate}
+    ]
+    if tuned := [weight for weight in weights if id(weight) in apart]:
+        groups.append({"params": tuned, "lr": _SLOW * learning_rate})
+    optimizer = kind(groups, weight_decay=weight_decay, fused=True)
     if schedule == "step":
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=0.5)]
     steps = module.trainer.estimated_stepping_batches
     if math.isinf(steps):
         raise UserError("model.schedule one_cycle must know its end: set trainer.max_epochs or max_steps")
-    one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=int(steps))
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [group["lr"] for group in groups], total_steps=int(steps)
+    )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": one_cycle, "interval": "step"}}
 
 

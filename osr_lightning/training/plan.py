@@ -13,7 +13,7 @@ from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError, check_range, did_you_mean
 from osr_lightning.models import networks
 from osr_lightning.models.backbones import Backbone
-from osr_lightning.models.factory import NetworkLike, is_backbone, network_recipe
+from osr_lightning.models.factory import NetworkLike, makes, network_recipe
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
 from osr_lightning.training.optimizers import Schedule
@@ -24,6 +24,7 @@ _MANY = 1000  # training images per class that need no augmentation
 _STEPS = 1500  # that a small set is trained for at least
 _MOST_EPOCHS = 300
 _HEAD_EPOCHS, _HEAD_STEPS = 30, 1200  # of a backbone's last layer
+_TUNING_EPOCHS, _TUNING_STEPS, _MOST_TUNING = 10, 500, 30  # of all of a backbone, the last one of epochs
 _LARGEST_BATCH = 1024
 
 
@@ -62,8 +63,8 @@ def plan_training(network: NetworkLike | None, sampler: str, spec: DataSpec, ima
     """A plan that suits the network and the known images.
 
     The study's networks are trained as the study did, and are the choice for many small grey images, which
-    they are made for. The last layer of a backbone is trained for 1200 steps or more. All others get a
-    one-cycle schedule with augmentation, small sets more epochs.
+    they are made for. The last layer of a backbone is trained for 1200 steps or more, all of it for 10 epochs
+    or more at a lower rate. All others get a one-cycle schedule with augmentation, small sets more epochs.
 
     Args:
         network: what the user gave; None to choose.
@@ -73,7 +74,10 @@ def plan_training(network: NetworkLike | None, sampler: str, spec: DataSpec, ima
     """
     recipe = None if network is None else network_recipe(network)
     name = "" if recipe is None else str(recipe["class_path"]).removeprefix(f"{networks.__name__}.")
-    if isinstance(network, Backbone) or (recipe is not None and is_backbone(recipe)):
+    if recipe is not None and makes(recipe, Backbone) and recipe["init_args"].get("finetune"):
+        epochs = min(_MOST_TUNING, max(_TUNING_EPOCHS, math.ceil(_TUNING_STEPS * 32 / max(1, images))))
+        return Plan(None, "photos", 0.0003, 0.02, 0.0, "one_cycle", 32, epochs)
+    if isinstance(network, Backbone) or (recipe is not None and makes(recipe, Backbone)):
         batch_size = min(_LARGEST_BATCH, max(8, math.ceil(images * _HEAD_EPOCHS / _HEAD_STEPS)))
         return Plan(None, "none", 0.003, None, 0.0, "one_cycle", batch_size, _HEAD_EPOCHS)
     many = images >= _MANY * spec.num_classes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning
 import torch
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -383,9 +385,13 @@ class OpenSetTrainer(Trainer):
         follow: bool = False,
     ) -> None:
         """Write the checkpoint ``source`` with the model's thresholds and detectors to ``target``."""
-        if source is None:
-            checkpoints.save(model.trained, target)
-            return
+        if source is None:  # of a model that came from none
+            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+            source = {
+                "pytorch-lightning_version": lightning.__version__,
+                "experiment": self.experiment,
+                "seed": seed,
+            }
         # the weights as they were, the new thresholds, and fitted detectors if there are any
         state = {
             name: value.cpu() if isinstance(value, torch.Tensor) else value

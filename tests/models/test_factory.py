@@ -92,7 +92,19 @@ SMALLER = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+ON_BACKBONES = ("Backbone", "Wrapped")
+
+
+@pytest.mark.parametrize("name", ON_BACKBONES)
+@pytest.mark.parametrize("path", ["{}", "osr_lightning.models.backbones.{}"])
+def test_networks_on_backbones_go_by_name(name, path):
+    options = {"name": "shufflenet_v2_x0_5", "weights": None}
+    network = build_network({"class_path": path.format(name), "init_args": options}, SPEC)
+    assert type(network) is NETWORKS[name]
+    assert network.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ON_BACKBONES])
 @pytest.mark.parametrize("path", ["{}", "osr_lightning.models.networks.{}"])
 def test_the_packages_own_networks_go_by_name(name, path):
     recipes = [path.format(name), {"class_path": path.format(name)}]

@@ -1,6 +1,7 @@
 """A frozen backbone: its features are made once, its last layer is trained, and all commands ask it."""
 
 import csv
+import functools
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import photos
 import pytest
 import torch
-from quick import FAST
+from quick import FAST, TRAINER
 
 from osr_lightning import load
 from osr_lightning.__main__ import main
@@ -18,6 +19,8 @@ from osr_lightning.models.backbones import Backbone, Body
 from osr_lightning.training.backbone import use_backbone
 from osr_lightning.training.feature_extractor import BackboneExtractor
 from osr_lightning.training.head import GRID, choose_weight_decay, solve
+from osr_lightning.training.module import MCDropoutClassifier
+from osr_lightning.training.trainer import OpenSetTrainer
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,25 @@ def test_the_checkpoint_needs_neither_weights_nor_images(run, pictures):
     assert (spec.image_size, spec.channels, spec.interpolation) == (160, 3, "bicubic")
     found = recogniser.predict(str(pictures / "brick"))
     assert len(found) == 20
+
+
+def test_a_later_test_gives_the_rows_of_the_run(run, tmp_path):
+    ckpt = f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}"
+    assert main(["test", ckpt, *FAST, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    again = tmp_path / "lightning_logs" / "default" / "version_0"
+    assert (again / "predictions.csv").read_text() == (run / "predictions.csv").read_text()
+
+
+def test_a_test_in_python_takes_the_checkpoints_backbone(run, pictures, weights, tmp_path):
+    other = photos.write_weights(tmp_path / "other.pth", seed=1)
+    model = MCDropoutClassifier(functools.partial(Backbone, name=photos.BACKBONE, weights=str(other)))
+    datamodule = OpenSetDataModule(f"folder:{pictures}", known_classes=["brick", "grass", "sky"])
+    trainer = OpenSetTrainer(logger=False, **TRAINER)
+    trainer.test(model, datamodule, ckpt_path=str(run / "checkpoints" / "best.ckpt"), verbose=False)
+    results = json.loads((run / "results.json").read_text())
+    assert float(trainer.callback_metrics["test/auroc"]) == pytest.approx(
+        results["open_set"]["auroc"], abs=1e-3
+    )
 
 
 def test_predict_gives_the_row_of_the_test(run, pictures):

@@ -350,3 +350,13 @@ def test_the_planned_batch_size_is_the_loaders_unless_it_is_given(given, expecte
     with pytest.raises(Ended):
         trainer.fit(Stopping("ConvNet", alpha=0.3), datamodule=data)
     assert data.train_dataloader().batch_size == expected
+
+
+def test_a_backbone_that_learns_takes_smaller_steps_and_more_of_them_with_few_images():
+    network = {"class_path": "Backbone", "init_args": {"finetune": True}}
+    few, many = (plan_training(network, "mc_dropout", spec(3, 224), images) for images in (300, 20_000))
+    assert (few.epochs, many.epochs) == (30, 10)
+    assert few.augment == many.augment == "photos"
+    frozen = plan_training({"class_path": "Backbone", "init_args": {}}, "mc_dropout", spec(3, 224), 300)
+    assert few.learning_rate < frozen.learning_rate
+    assert frozen.augment == "none"

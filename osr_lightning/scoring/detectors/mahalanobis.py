@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osr_lightning.errors import UserError
-from osr_lightning.models.sampling import PENULTIMATE
+from osr_lightning.models.backbones import Wrapped
+from osr_lightning.models.sampling import PENULTIMATE, LogitSampler
 from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, squared_distance
 
 
@@ -25,6 +27,8 @@ class Mahalanobis(Detector):
 
     Args:
         ridge: above 0.
+        unit_length: whether features are brought to unit length first: Mueller and Hein, Mahalanobis++:
+            Improving OOD Detection via Feature Normalization, ICML 2025.
     """
 
     name: ClassVar[str] = "mahalanobis"
@@ -33,23 +37,32 @@ class Mahalanobis(Detector):
     means: Tensor  # (classes that occur, D), whitened
     whitening: Tensor  # (D, D), times its own transpose it is C^-1
 
-    def __init__(self, ridge: float = 1e-6) -> None:
+    def __init__(self, ridge: float = 1e-6, unit_length: bool = False) -> None:
         if not ridge > 0:
             raise UserError(f"ridge must be above 0, got {ridge}.")
         super().__init__()
-        self.ridge = ridge
+        self.ridge, self.unit_length = ridge, unit_length
+
+    @classmethod
+    def of(cls, sampler: LogitSampler) -> Mahalanobis:
+        """At unit length for a classifier that is wrapped; a backbone's features have one length already."""
+        return cls(unit_length=any(isinstance(part, Wrapped) for part in sampler.modules()))
 
     def _fit(
         self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
     ) -> Buffers:
-        features = seen[PENULTIMATE]
+        features = self._features(seen)
         classes, index = torch.unique(labels, return_inverse=True)
         means = torch.stack([features[labels == k].mean(0) for k in classes])
         whitening = self._whiten(features - means[index])
         return {"means": means @ whitening, "whitening": whitening}
 
     def _score(self, seen: Activations) -> Tensor:
-        return squared_distance(seen[PENULTIMATE] @ self.whitening, self.means).amin(1)
+        return squared_distance(self._features(seen) @ self.whitening, self.means).amin(1)
+
+    def _features(self, seen: Activations) -> Tensor:
+        features = seen[PENULTIMATE]
+        return F.normalize(features) if self.unit_length else features
 
     def _whiten(self, centered: Tensor) -> Tensor:
         variances, axes = torch.linalg.eigh(centered.T @ centered / len(centered))
@@ -76,11 +89,11 @@ class RelativeMahalanobis(Mahalanobis):
         self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
     ) -> Buffers:
         classes = super()._fit(seen, labels, layer, held_out)
-        features = seen[PENULTIMATE]
+        features = self._features(seen)
         mean = features.mean(0, keepdim=True)
         whitening = self._whiten(features - mean)
         return classes | {"mean": mean @ whitening, "total_whitening": whitening}
 
     def _score(self, seen: Activations) -> Tensor:
-        background = squared_distance(seen[PENULTIMATE] @ self.total_whitening, self.mean)
+        background = squared_distance(self._features(seen) @ self.total_whitening, self.mean)
         return super()._score(seen) - background.squeeze(1)
