@@ -103,11 +103,11 @@ class OpenSetClassifier(LightningModule):
             relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features of passes
             without dropout; fit does so once it is done.
         calibration: how the threshold is chosen; what suits the images if not given: known_quantile, and
-            cross_known_quantile for a frozen backbone with few validation images. known_quantile: so that at most a share alpha
-            of known images is rejected, by validation images; cross_known_quantile: about alpha, by training
-            and validation images, each scored by a last layer fitted without its fold, and one fitted to all
-            decides; max_accuracy and min_cost: best on validation images with data.calibration_unknown;
-            optuna: the notebook's search; fixed: the given threshold.
+            cross_known_quantile for a frozen backbone with few validation images. known_quantile: so that at
+            most a share alpha of known images is rejected, by validation images; cross_known_quantile: about
+            alpha, by training and validation images, each scored by a last layer fitted without its fold, and
+            one fitted to all decides; max_accuracy and min_cost: best on validation images with
+            data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
         alpha: largest share of known images to reject, in (0, 1), by known_quantile.
         threshold: score above which an image is unknown, for calibration fixed; in units of the score.
         costs: costs of mistakes, for min_cost; of a wrong label, a false alarm and a missed unknown.
