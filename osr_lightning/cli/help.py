@@ -72,7 +72,7 @@ SECTIONS = (
     Section(
         "Results",
         "evaluation.figures evaluation.tsne_points evaluation.projector_points evaluation.bootstrap "
-        "evaluation.seed",
+        "evaluation.left_out evaluation.seed",
         ("run", "test"),
     ),
     Section(

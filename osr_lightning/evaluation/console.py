@@ -60,6 +60,8 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
         console.print(
             one_line(f"by class, none rejected: {', '.join(each)}"), soft_wrap=True, highlight=False
         )
+    if left_out := results.get("left_out"):
+        console.print(one_line(left_out_line(left_out)), soft_wrap=True, highlight=False)
     threshold = results["threshold"]
     console.print(
         f"threshold {threshold['value']:.6g} on the score {results['score']['name']} "
@@ -86,6 +88,22 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
             places["TensorBoard"] = f"tensorboard --logdir {folder.parent}"
     for what, where in places.items():
         console.print(f"{what}  {where}", soft_wrap=True, highlight=False, markup=False)
+
+
+def left_out_line(left_out: dict[str, Any]) -> str:
+    """What would become of a class that was never met.
+
+    Args:
+        left_out: of ``results.json``.
+    """
+    found = left_out["classes"]
+    each = ""
+    if len(found) <= MOST_CLASSES:
+        each = ": " + ", ".join(f"{name} {numbers['rejected']:.0%}" for name, numbers in found.items())
+    return (
+        f"of a class never met {left_out['rejected']:.0%} would be rejected, AUROC {left_out['auroc']:.2f}, "
+        f"by leaving out each known one{each}"
+    )
 
 
 NARROW = 60  # columns, below which lines between cells cost too much

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, Final, Literal, TypeGuard, get_args
 
 import numpy as np
 
@@ -13,7 +13,11 @@ from osr_lightning.errors import UserError
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.sweep import Bools, Costs, Floats, min_cost, optuna_search
 
-CalibrationMethod = Literal["known_quantile", "max_accuracy", "min_cost", "optuna", "fixed"]
+CalibrationMethod = Literal[
+    "known_quantile", "cross_known_quantile", "max_accuracy", "min_cost", "optuna", "fixed"
+]
+CROSS: Final = "cross_known_quantile"
+QUANTILES = frozenset({"known_quantile", CROSS})  # that promise something of alpha
 NEEDS_UNKNOWNS = frozenset({"max_accuracy", "min_cost", "optuna"})
 # a threshold that rejects more of the known images, or less of an unknown set, is worth a word; one that
 # rejects less than the other hardly decides anything
@@ -215,7 +219,7 @@ def calibrate(
         known: ``(n,)`` whether each image is of a known class.
         correct: ``(n,)`` whether the predicted class is the true one.
         method: how, ``fixed`` excepted; ``optuna`` serves the score ``msp`` only.
-        alpha: the share that ``known_quantile`` may reject.
+        alpha: the share that ``known_quantile`` and ``cross_known_quantile`` may reject.
         costs: the prices that ``min_cost`` weighs.
         unknown_prior: share of unknown images to expect, for ``max_accuracy`` and ``min_cost``.
         calibrated_on: said of the images in the record.
@@ -262,14 +266,8 @@ def calibrate(
 
     expecting = f"with {unknown_prior:.0%} unknown images"
     for score, values in scores.items():
-        if method == "known_quantile":
-            record(
-                score,
-                known_quantile(values[known], alpha),
-                alpha,
-                f"a known image exchangeable with the {count} calibration images is rejected with "
-                f"probability at most {alpha:g} (split conformal)",
-            )
+        if method in QUANTILES:
+            record(score, known_quantile(values[known], alpha), alpha, _promise(method, alpha, count))
         elif method == "max_accuracy":
             text = f"the greatest total accuracy on the calibration images {expecting}; no guarantee beyond"
             record(score, min_cost(values, known, correct, Costs(), unknown_prior), None, text)
@@ -285,6 +283,26 @@ def calibrate(
                 "the best of 20 trials on the calibration images; no guarantee beyond them",
             )
     return chosen, trials
+
+
+def _promise(method: CalibrationMethod, alpha: float, count: int) -> str:
+    """What may be expected of a quantile of ``count`` scores; see `known_quantile`.
+
+    Out of fold, a probability of at most ``2 alpha``, but for ``(1 - F / n) / (F + 1)`` of ``F`` folds, is
+    proven where an image is compared with each fold's scores by that fold's fit (Barber et al., Predictive
+    inference with the jackknife+, Annals of Statistics 2021, theorem 4; Vovk, Cross-conformal predictors,
+    2015). The fit to all of the images that decides here has seen more than each of those.
+    """
+    if method == CROSS:
+        return (
+            f"a known image exchangeable with the {count} calibration images is rejected with probability "
+            f"about {alpha:g}: each was scored by a fit to the other folds, and a fit to all of them decides "
+            f"(cross-conformal; at most {2 * alpha:g} is proven where the folds' own fits decide)"
+        )
+    return (
+        f"a known image exchangeable with the {count} calibration images is rejected with probability at "
+        f"most {alpha:g} (split conformal)"
+    )
 
 
 def fixed_calibration(value: float) -> Calibration:

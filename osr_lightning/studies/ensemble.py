@@ -19,6 +19,7 @@ from osr_lightning.models.factory import Recipe, origin
 from osr_lightning.models.sampling import LogitSampler
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser.recogniser import Recogniser
+from osr_lightning.scoring.calibration import CROSS
 
 NAME = "ensemble.ckpt"
 # of the first checkpoint: how it was trained, which images, and what Lightning reads
@@ -80,6 +81,11 @@ def _read(path: Path, trust: bool) -> Member:
         raise UserError(
             f"{path} does not say which images it was trained on (it is of 0.1, or was written by save), so "
             "that none can choose the ensemble's threshold; train it again"
+        )
+    if any(record.method == CROSS for record in recogniser.threshold.records.values()):
+        raise UserError(
+            f"{path} was fitted to its validation images as well ({CROSS}), so that none can choose the "
+            "ensemble's threshold; train the members with --model.calibration known_quantile"
         )
     return Member(path, checkpoint, recogniser, seen)
 

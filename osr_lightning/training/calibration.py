@@ -32,6 +32,7 @@ from osr_lightning.scoring.threshold import Threshold
 from osr_lightning.training.console import say
 
 _AT_ONCE = 512  # references that are looked at together
+_REJECTED = 10  # validation images above the threshold: with fewer it lies where chance puts it
 
 
 # before anything is trained -------------------------------------------------------------------------------
@@ -75,6 +76,20 @@ def check_images(
     if takers and shared:
         count = reference_count(known, alpha)
         check_alpha(alpha, known - count, f" beside {count:,} for reference of the score {takers[0]}", share)
+
+
+def are_few(alpha: float, scores: Sequence[str], known: int) -> bool:
+    """Whether fewer than ten of ``known`` validation images are expected above a threshold of ``alpha``.
+
+    The share of known images that is rejected then has a standard deviation of 0.3 alpha or more.
+
+    Args:
+        alpha: share in (0, 1).
+        scores: names of those to be calibrated; some take a part of the images for reference.
+        known: how many known validation images there are.
+    """
+    takes = any(name in DETECTORS and DETECTORS[name].held_out for name in scores)
+    return (known - (reference_count(known, alpha) if takes else 0)) * alpha < _REJECTED
 
 
 # fitting --------------------------------------------------------------------------------------------------

@@ -19,7 +19,20 @@ def choose_weight_decay(
     num_classes: int,
     class_weights: Tensor | None = None,
 ) -> float:
-    """The weight decay under which a linear layer tells held-out known images best, by cross-entropy.
+    """The weight decay under which a linear layer tells held-out known images best; see `held_out_losses`."""
+    losses = held_out_losses(features, labels, held_out, held_out_labels, num_classes, class_weights)
+    return min(zip(losses, GRID, strict=True))[1]
+
+
+def held_out_losses(
+    features: Tensor,
+    labels: Tensor,
+    held_out: Tensor,
+    held_out_labels: Tensor,
+    num_classes: int,
+    class_weights: Tensor | None = None,
+) -> list[float]:
+    """The cross-entropy of held-out known images under each weight decay of ``GRID``.
 
     Each is solved by L-BFGS from the solution of the next larger one.
 
@@ -34,15 +47,15 @@ def choose_weight_decay(
     if len(features) > _MOST:
         rows = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:_MOST]
         features, labels = features[rows], labels[rows]
-    weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
-    bias = torch.zeros(num_classes, requires_grad=True)
-    found: list[tuple[float, float]] = []
+    weight = features.new_zeros(num_classes, features.shape[1], requires_grad=True)
+    bias = features.new_zeros(num_classes, requires_grad=True)
+    found: list[float] = []
     for decay in GRID:
         solve(weight, bias, features, labels, decay, class_weights)
         with torch.no_grad():
             loss = F.cross_entropy(F.linear(held_out, weight, bias), held_out_labels, class_weights)
-        found.append((float(loss), decay))
-    return min(found)[1]
+        found.append(float(loss))
+    return found
 
 
 def solve(

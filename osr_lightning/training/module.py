@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
-from osr_lightning.data.leaks import ImageDigests, read_digests
+from osr_lightning.data.leaks import ImageDigests, packed_digests, pixel_digests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, NotCalibrated, UserError
 from osr_lightning.models.backbones import Backbone, Body, Wrapped
@@ -37,15 +37,29 @@ from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser.examples import from_plain
 from osr_lightning.recogniser.migrate import migrate
 from osr_lightning.recogniser.recogniser import Recogniser, not_fitted
-from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS, CalibrationMethod
+from osr_lightning.scoring.calibration import (
+    CROSS,
+    NEEDS_UNKNOWNS,
+    QUANTILES,
+    CalibrationMethod,
+    check_alpha,
+)
 from osr_lightning.scoring.detectors import Detector
 from osr_lightning.scoring.sweep import Costs
 from osr_lightning.training.backbone import frozen, use_backbone
-from osr_lightning.training.calibration import check_images, choose_thresholds, fit_detectors, references
+from osr_lightning.training.calibration import (
+    are_few,
+    check_images,
+    choose_thresholds,
+    fit_detectors,
+    references,
+)
 from osr_lightning.training.console import device_name, precision_name, say
+from osr_lightning.training.cross_calibration import KnownFeatures, deal_folds, fit_all
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.examples import choose_examples
 from osr_lightning.training.head import choose_weight_decay, solve
+from osr_lightning.training.left_out import leave_classes_out
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.plan import Plan, check_options, plan_training
@@ -90,10 +104,13 @@ class OpenSetClassifier(LightningModule):
         detectors: further scores to fit to training images; each may also be the score: fisher, mahalanobis,
             relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features of passes
             without dropout; fit does so once it is done.
-        calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
-            images is rejected; max_accuracy and min_cost: best on validation images with
+        calibration: how the threshold is chosen; what suits the images if not given: known_quantile, and
+            cross_known_quantile for a frozen backbone with few validation images. known_quantile: so that at
+            most a share alpha of known images is rejected, by validation images; cross_known_quantile: about
+            alpha, by training and validation images, each scored by a last layer fitted without its fold, and
+            one fitted to all decides; max_accuracy and min_cost: best on validation images with
             data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
-        alpha: largest share of known images that known_quantile may reject, in (0, 1).
+        alpha: largest share of known images to reject, in (0, 1), by known_quantile.
         threshold: score above which an image is unknown, for calibration fixed; in units of the score.
         costs: costs of mistakes, for min_cost; of a wrong label, a false alarm and a missed unknown.
         unknown_prior: share of unknown images to expect; in (0, 1), for max_accuracy and min_cost.
@@ -136,7 +153,7 @@ class OpenSetClassifier(LightningModule):
         network: Network | None = None,
         score: str = "fisher",
         detectors: list[str] | None = None,
-        calibration: CalibrationMethod = "known_quantile",
+        calibration: CalibrationMethod | None = None,
         alpha: float = 0.05,
         threshold: float = 0.5,
         costs: Costs | None = None,
@@ -281,13 +298,9 @@ class OpenSetClassifier(LightningModule):
             self.plan = replace(self.plan, weight_decay=decay)
 
     def _plan_on(self, datamodule: OpenSetDataModule) -> None:
-        tables, options = datamodule.tables, self.hparams
-        train, val = tables.load_training()
-        if options["calibration"] != "fixed":
-            shared = datamodule.hparams["calibrate_on"] == "validation"
-            names = (options["score"], *options["detectors"])
-            share = tables.share_of_calibration
-            check_images(options["alpha"], names, len(val), shared=shared, share=share)
+        train, val = datamodule.tables.load_training()
+        if (method := self.calibration_method(datamodule)) != "fixed":
+            self.check_images(method, datamodule, len(val))
         plan = self.decide(datamodule.spec, len(train))
         if plan.augment != "none" and train.features is not None:
             raise UserError(
@@ -297,9 +310,14 @@ class OpenSetClassifier(LightningModule):
         datamodule.planned_batch_size = plan.batch_size
         if getattr(self._trainer, "epochs_open", False):
             self.trainer.fit_loop.max_epochs = plan.epochs
-        if options["balance_classes"]:
-            counts = torch.bincount(train.labels, minlength=datamodule.spec.num_classes).clamp(min=1)
-            self.class_weights = len(train) / datamodule.spec.num_classes / counts
+        self.class_weights = self._balance(train.labels, datamodule.spec.num_classes)
+
+    def _balance(self, labels: Tensor, num_classes: int) -> Tensor | None:
+        """Weights ``(K,)`` under which classes weigh the same in the loss, where they are to."""
+        if not self.hparams["balance_classes"]:
+            return None
+        counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
+        return len(labels) / num_classes / counts
 
     def decide(self, spec: DataSpec, images: int) -> Plan:
         """Decide how to train on so many ``images`` of this data spec, and keep it as ``plan``."""
@@ -618,8 +636,9 @@ class OpenSetClassifier(LightningModule):
             return
         threshold = self.trained.threshold
         # a training that is stopped before its first validation has none
-        missing = self.trained.detectors or threshold.score not in threshold.records
-        if missing and self.hparams["calibration"] not in NEEDS_UNKNOWNS:
+        missing = threshold.score not in threshold.records
+        needs_more = self.calibration_method(datamodule) in NEEDS_UNKNOWNS
+        if self.completes(datamodule) or (missing and not needs_more):
             self.fit_and_calibrate(datamodule)
 
     # validation ---------------------------------------------------------------------------------------
@@ -656,12 +675,15 @@ class OpenSetClassifier(LightningModule):
         self.log("val/accuracy", self.val_metrics.accuracy, prog_bar=True)
         if self._fn() == "fit":
             # a fit validates on known images alone; `calibrate` brings the unknown
-            method: CalibrationMethod = self.hparams["calibration"]
+            datamodule = datamodule_of(self._trainer)
+            method = self.calibration_method(datamodule)
             if method in NEEDS_UNKNOWNS:
                 method = "known_quantile"
             self.rows = gather_rows(batches, self.device)
-            self.calibrate(self.rows, method=method, calibrated_on="validation images", optimistic=False)
-            datamodule = datamodule_of(self._trainer)
+            if method == CROSS:  # by a last layer of its own, once the training is done
+                self.trained.threshold.records = {}
+            else:
+                self.calibrate(self.rows, method=method, calibrated_on="validation images", optimistic=False)
             if datamodule is not None and datamodule.tables.extractor is None:
                 self._keep_examples(self.rows, datamodule)
             threshold = self.trained.threshold
@@ -673,10 +695,71 @@ class OpenSetClassifier(LightningModule):
             _, val = datamodule.tables.load_training()
             self.trained.examples = choose_examples(rows, val.images, self.trained.spec)
 
+    def calibration_method(self, datamodule: OpenSetDataModule | None) -> CalibrationMethod:
+        """How the threshold is chosen: what the user says, or what suits the images.
+
+        Raises:
+            UserError: where that is for a frozen backbone, and there is none.
+        """
+        given: CalibrationMethod | None = self.hparams["calibration"]
+        features = datamodule is not None and self._learns_of_features(datamodule)
+        if given == CROSS and not features:
+            raise UserError(
+                f"model.calibration {CROSS} fits the last layer of a frozen backbone again and again, and "
+                "calibrates on validation images: use known_quantile"
+            )
+        if given is not None or datamodule is None or not features:
+            return given or "known_quantile"
+        records = {} if self.recogniser is None else self.recogniser.threshold.records
+        if any(record.method == CROSS for record in records.values()):  # which has seen all images
+            return CROSS
+        _, val = datamodule.tables.load_training()
+        return CROSS if are_few(self.hparams["alpha"], self._calibrated, len(val)) else "known_quantile"
+
     @property
-    def known_alpha(self) -> float | None:
-        """Alpha where known_quantile chooses the threshold; None for other methods."""
-        return self.hparams["alpha"] if self.hparams["calibration"] == "known_quantile" else None
+    def _calibrated(self) -> tuple[str, ...]:
+        return (self.hparams["score"], *self.hparams["detectors"])
+
+    def _learns_of_features(self, datamodule: OpenSetDataModule) -> bool:
+        """Whether the last layer of a frozen backbone learns, and validation images calibrate."""
+        tables = datamodule.tables
+        head = self.trains_head_alone or (self.recogniser is None and self.sampler != "ensemble")
+        if not head or tables.extractor is None or tables.options["calibrate_on"] != "validation":
+            return False
+        return all(table.features is not None for table in tables.load_training())
+
+    def _known_features(self, datamodule: OpenSetDataModule) -> KnownFeatures:
+        """What a frozen backbone says of training images and then of validation images."""
+        parts = datamodule.tables.load_training()
+        features = [part.features for part in parts if part.features is not None]
+        labels = torch.cat([part.labels for part in parts])
+        folds = deal_folds([key for part in parts for key in pixel_digests(part.images)], labels)
+        return KnownFeatures(*(part.to(self.device) for part in (torch.cat(features), labels, folds)))
+
+    def check_images(self, method: CalibrationMethod, datamodule: OpenSetDataModule, known: int) -> None:
+        """Stop where there are too few known images for alpha.
+
+        Args:
+            method: how the threshold is chosen.
+            datamodule: the images.
+            known: how many known ones calibrate, where that is not by folds.
+
+        Raises:
+            UserError: with the number needed.
+        """
+        alpha = self.hparams["alpha"]
+        if method == CROSS:
+            images = sum(map(len, datamodule.tables.load_training()))
+            check_alpha(alpha, images, share="the number of known images")
+        else:
+            shared = datamodule.hparams["calibrate_on"] == "validation"
+            share = datamodule.tables.share_of_calibration
+            check_images(alpha, self._calibrated, known, shared=shared, share=share)
+
+    def completes(self, datamodule: OpenSetDataModule) -> bool:
+        """Whether something is fitted, or chosen of known images, once a training is done."""
+        method = self.calibration_method(datamodule)
+        return method == CROSS or (bool(self.trained.detectors) and method not in NEEDS_UNKNOWNS)
 
     def fit_and_calibrate(
         self,
@@ -693,8 +776,12 @@ class OpenSetClassifier(LightningModule):
         Raises:
             UserError: where the images cannot serve the method.
         """
-        tables, method = datamodule.tables, self.hparams["calibration"]
-        held_out, taken = references(tables, self.trained, self.known_alpha)
+        tables, method = datamodule.tables, self.calibration_method(datamodule)
+        if method == CROSS:
+            self._cross_calibrate(datamodule)
+            return
+        alpha = self.hparams["alpha"] if method == "known_quantile" else None
+        held_out, taken = references(tables, self.trained, alpha)
         fit_detectors(self.trained, datamodule.fitting_dataloader(), held_out)
         rows = (rows_of or self._rows_of)(datamodule.calibration_dataloader())
         images = tables.calibrated_on(unknowns=method in NEEDS_UNKNOWNS)
@@ -705,6 +792,51 @@ class OpenSetClassifier(LightningModule):
         validation = datamodule.hparams["calibrate_on"] == "validation"
         if tables.extractor is not None and validation and not self.trained.examples:
             self._keep_examples(rows, datamodule)
+
+    def _cross_calibrate(self, datamodule: OpenSetDataModule) -> None:
+        """Fit last layer and detectors to training and validation images; scores out of fold choose.
+
+        Every process does it all, which takes seconds, and finds the same.
+        """
+        tables, known = datamodule.tables, self._known_features(datamodule)
+        train, val = tables.load_training()
+        say(
+            f"{CROSS}: fits without one of {known.num_folds} folds choose the threshold, and a fit to all "
+            f"{len(known.labels):,} known images decides"
+        )
+        self.trained.sampler.restart()
+        weights = self._balance(known.labels, self.num_classes)
+        rows = fit_all(self.trained, known, self.hparams["weight_decay"], weights)
+        rows = {name: value.cpu() for name, value in rows.items()}
+        images = f"training and validation images out of fold: {tables.options['known']}"
+        self.trained.threshold.records, self.search_trials = choose_thresholds(
+            rows,
+            self.trained.score_names,
+            self.num_classes,
+            self.hparams,
+            method=CROSS,
+            calibrated_on=images,
+            optimistic=tables.optimistic,
+        )
+        if self.images_seen is not None:
+            self.images_seen = self.images_seen.trained_on_too(packed_digests(val.images))
+        if not self.trained.examples:
+            own = {name: value[len(train) :] for name, value in rows.items()}
+            self._keep_examples({**own, "row": own["row"] - len(train)}, datamodule)
+
+    @torch.inference_mode(False)
+    def leave_classes_out(self, datamodule: OpenSetDataModule) -> dict[str, Any] | None:
+        """What would become of a class that was never met; see `osr_lightning.training.left_out`.
+
+        None without a frozen backbone, or a share of known images that may be rejected.
+        """
+        record = self.trained.threshold.record
+        alpha = record.target if record.method in QUANTILES else record.rejected_known
+        if not self._learns_of_features(datamodule) or not isinstance(alpha, float) or not 0 < alpha < 1:
+            return None
+        known = self._known_features(datamodule)
+        weights = self._balance(known.labels, self.num_classes)
+        return leave_classes_out(self.trained, known, alpha, self.hparams["weight_decay"], weights)
 
     def _rows_of(self, loader: Iterable[Batch]) -> dict[str, Tensor]:
         self.trained.sampler.restart()

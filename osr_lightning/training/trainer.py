@@ -26,10 +26,9 @@ from osr_lightning.errors import UserError
 from osr_lightning.evaluation.prediction_table import CSV_NAME
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser.rows import write_rows
-from osr_lightning.scoring.calibration import NEEDS_UNKNOWNS
+from osr_lightning.scoring.calibration import CROSS, QUANTILES
 from osr_lightning.training.calibration import (
     calibrated_path,
-    check_images,
     require_unknowns,
     say_threshold,
 )
@@ -340,17 +339,18 @@ class OpenSetTrainer(Trainer):
             UserError: where the images cannot serve the method.
         """
         require_unknowns(model.hparams, datamodule.hparams)
-        source, options, tables = None, model.hparams, datamodule.tables
+        source, tables = None, datamodule.tables
         if ckpt_path is not None:
             source = self._keeper.take(ckpt_path)
             model.restore(source)
         on_validation = datamodule.hparams["calibrate_on"] == "validation"
         tables.expect(model.trained.spec)
-        tables.refuse_seen(model.images_seen, "calibrate")
-        if (alpha := model.known_alpha) is not None:
+        method = model.calibration_method(datamodule)
+        if method != CROSS:  # which fits what learned anew
+            tables.refuse_seen(model.images_seen, "calibrate")
+        if method in QUANTILES:
             known = int((tables.load_calibration().labels < model.num_classes).sum())
-            names, share = (options["score"], *options["detectors"]), tables.share_of_calibration
-            check_images(alpha, names, known, shared=on_validation, share=share)
+            model.check_images(method, datamodule, known)
         fitted = len(tables.load_training()[0]) if model.trained.detectors else 0
         begin_stage(self, "calibrate", fitted + len(tables.load_calibration()))
         device = self.strategy.root_device
@@ -413,11 +413,13 @@ class OpenSetTrainer(Trainer):
         that are there at the end, or for the model itself where there are none. A method that needs unknown
         images is left to the command calibrate, which brings them.
         """
-        dry = getattr(self, "fast_dev_run", False)
-        if dry or not model.trained.detectors or model.hparams["calibration"] in NEEDS_UNKNOWNS:
+        if getattr(self, "fast_dev_run", False) or not model.completes(datamodule):
             return
         metrics = dict(self.callback_metrics)
-        paths = [getattr(callback, "best_model_path", "") for callback in self.checkpoint_callbacks]
+        # a last layer that was fitted again is no training to go on with, as last.ckpt is
+        crossed = model.calibration_method(datamodule) == CROSS
+        callbacks = [one for one in self.checkpoint_callbacks if not crossed or getattr(one, "monitor", None)]
+        paths = [getattr(callback, "best_model_path", "") for callback in callbacks]
         kept = list(dict.fromkeys(path for path in paths if path and Path(path).is_file()))
         step = None
         for path in kept or [None]:

@@ -48,8 +48,9 @@ def test_run_help_is_a_page_of_options_with_what_they_do(capsys):
     # wrapped below the text, with what holds otherwise in one piece
     assert "--data.image_size INTEGER         height and width in pixels\n" + 36 * " " + "[the known" in page
     # longer than its column
-    method = "--model.calibration known_quantile|max_accuracy|min_cost|optuna|fixed\n"
-    assert method + 36 * " " + "how the threshold is chosen [known_quantile]" in page
+    keeps = "--trainer.enable_checkpointing true|false\n"
+    assert keeps + 36 * " " + "write best.ckpt and last.ckpt" in page
+    assert "--model.calibration KIND          how the threshold is chosen\n" in page
     assert "name or class path; see --model.network.help" in page
 
 

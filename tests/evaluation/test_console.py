@@ -51,6 +51,14 @@ def test_it_says_the_numbers_and_where_everything_is(capsys):
     assert "tensorboard --logdir lightning_logs\n" in text
 
 
+def test_it_says_what_a_class_never_met_would_be(capsys):
+    found = {"cat": {"rejected": 0.34}, "dog": {"rejected": 0.1}}
+    text = printed(capsys, left_out={"rejected": 0.22, "auroc": 0.871, "classes": found})
+    assert "of a class never met 22% would be rejected, AUROC 0.87" in text
+    assert "leaving out each known one: cat 34%, dog 10%\n" in text
+    assert "never met" not in printed(capsys)
+
+
 def test_without_its_logger_tensorboard_is_not_named(capsys):
     print_summary(results(), Path("lightning_logs") / "run", tensorboard=False)
     text = capsys.readouterr().out

@@ -21,7 +21,7 @@ NOTHING = "-"  # in place of what the images left undefined
 _DEEPEST = 20  # mappings in one another
 _MAPPINGS = (
     *("model", "data", "score", "threshold", "achieved", "timing", "versions"),
-    *("closed_set", "open_set", "unknown", "groups", "scores", "intervals"),
+    *("closed_set", "open_set", "unknown", "groups", "scores", "intervals", "left_out"),
 )
 
 
@@ -89,6 +89,11 @@ def _refuse_misfits(results: dict[str, Any]) -> None:
     classes = (results.get("closed_set") or {}).get("per_class")
     if not isinstance(classes, (dict, type(None))):
         raise ValueError("closed_set.per_class is no mapping")
+    left_out = (results.get("left_out") or {}).get("classes") or {}
+    if not isinstance(left_out, dict) or not all(isinstance(one, dict) for one in left_out.values()):
+        raise ValueError("left_out.classes is no mapping of mappings")
+    if not all(isinstance(one.get("mistaken_for"), (dict, type(None))) for one in left_out.values()):
+        raise ValueError("an entry of left_out is no mapping")
     sets = [group.get("sets") for group in (results.get("groups") or {}).values()]
     for names in (results.get("classes"), results.get("warnings"), *sets):
         if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):

@@ -124,6 +124,20 @@ class Detector(nn.Module):
             raise UserError(f"The score {self.name} needs finite features and logits; train again.")
         return double
 
+    def statistics(self, seen: Activations) -> Tensor:
+        """What is compared with held-out images, ``(R, B)`` float64; of the scores that take them."""
+        raise NotImplementedError
+
+    def refer(self, statistics: Tensor) -> None:
+        """Compare with these :meth:`statistics` of held-out images from now on.
+
+        They may be of several fits, each of which left out the images that it is asked about.
+
+        Args:
+            statistics: ``(R, n)``.
+        """
+        raise NotImplementedError
+
     def _fit(
         self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
     ) -> Buffers:

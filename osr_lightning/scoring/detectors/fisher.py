@@ -109,10 +109,20 @@ class Fisher(Detector):
         }
 
     def _score(self, seen: Activations) -> Tensor:
-        statistics = self._statistics(seen, self.means, self.whitening)
+        statistics = self.statistics(seen)
         weights = statistics.new_tensor(self.weights).unsqueeze(1)
         score: Tensor = (weights * surprise(statistics, self.references, self.slopes)).sum(0)
         return score
+
+    def statistics(self, seen: Activations) -> Tensor:
+        """``(1 + L, B)`` float64: generalized_entropy, and each layer's distance to the predicted class."""
+        double = {name: seen[name].double() for name in self._asked}
+        return self._statistics(double, self.means, self.whitening)
+
+    def refer(self, statistics: Tensor) -> None:
+        """Compare with these statistics ``(1 + L, n)`` of held-out images from now on."""
+        self.references = statistics.sort(dim=1).values
+        self.slopes = tail_slopes(self.references)
 
     def _statistics(self, seen: Activations, means: Tensor, whitening: Tensor) -> Tensor:
         """``(1 + L, B)``: generalized_entropy, and each layer's distance to the predicted class."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from osr_lightning.atomic_write import write_text
 from osr_lightning.data.counts import counts
+from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.image_table import ImageTables
 from osr_lightning.data.leaks import digest
 from osr_lightning.errors import UserError
@@ -28,7 +29,7 @@ from osr_lightning.evaluation.acceptance import IntArray
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.models.factory import origin
 from osr_lightning.recogniser.recogniser import Recogniser
-from osr_lightning.scoring.calibration import misgivings
+from osr_lightning.scoring.calibration import QUANTILES, misgivings
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.loggers import run_folder
 from osr_lightning.training.module import OpenSetClassifier, network_name
@@ -46,6 +47,8 @@ class Evaluator(Callback):
             figure out.
         projector_points: images in TensorBoard's Projector; drawn in the same way; 0 leaves it out.
         bootstrap: resamples behind the 95% intervals.
+        left_out: leave out each known class once, to see what would become of a class that was
+            never met; of a frozen backbone, whose last layer is fitted again without it.
         seed: seed of these draws and of t-SNE.
     """
 
@@ -55,6 +58,7 @@ class Evaluator(Callback):
         tsne_points: int = 1000,
         projector_points: int = 2000,
         bootstrap: int = 1000,
+        left_out: bool = True,
         seed: int = 0,
     ) -> None:
         for name, value in {"tsne_points": tsne_points, "projector_points": projector_points}.items():
@@ -69,6 +73,7 @@ class Evaluator(Callback):
         self.figures = figures
         self.tsne_points, self.projector_points = tsne_points, projector_points
         self.bootstrap, self.seed = bootstrap, seed
+        self.left_out = left_out
         self._batches: list[dict[str, Tensor]] = []
         self._begin = 0.0
         self.outcome: tuple[dict[str, Any], Path | None] | None = None
@@ -106,7 +111,8 @@ class Evaluator(Callback):
             return
         assert isinstance(pl_module, OpenSetClassifier)
         recogniser = pl_module.trained
-        tables: ImageTables = trainer.datamodule.tables  # type: ignore[attr-defined]
+        datamodule: OpenSetDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        tables = datamodule.tables
         images = tables.load_test().images
         table = prediction_table(rows, recogniser, tables)
         timing = {
@@ -126,9 +132,11 @@ class Evaluator(Callback):
         results = run_record(trainer, type(pl_module).__name__, recogniser, tables, timing)
         results |= evaluate(table, self.bootstrap, self.seed)
         threshold = recogniser.threshold.record
-        if threshold.method == "known_quantile" and threshold.guaranteed:
+        if threshold.method in QUANTILES and threshold.guaranteed:
             assert isinstance(threshold.target, float)
             results["achieved"] = achieved(table, threshold.target, threshold.count_known)
+        if self.left_out and (left_out := pl_module.leave_classes_out(datamodule)) is not None:
+            results["left_out"] = left_out
         known, *unknown = rejected_shares(table)
         sets = dict(zip(table.source_names[1:], unknown, strict=True))
         results["warnings"] = misgivings(known, sets, "test images")

@@ -1,0 +1,216 @@
+"""Out-of-fold scores: a frozen backbone's last layer and scores, fitted again without some known images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from osr_lightning.data.batch import Batch
+from osr_lightning.models.backbones import Backbone
+from osr_lightning.models.modes import evaluating
+from osr_lightning.recogniser.recogniser import Recogniser
+from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
+from osr_lightning.training.calibration import fit_detectors
+from osr_lightning.training.head import GRID, held_out_losses, solve
+
+FOLDS = 5
+_AT_ONCE = 512  # images that are looked at together
+
+
+class KnownFeatures(NamedTuple):
+    """What a frozen backbone says of ``N`` known images.
+
+    Attributes:
+        features: ``(N, D)`` float32.
+        labels: ``(N,)`` int64 in ``0 .. K-1``.
+        folds: ``(N,)`` int64, the part that each image is in.
+    """
+
+    features: Tensor
+    labels: Tensor
+    folds: Tensor
+
+    @property
+    def num_folds(self) -> int:
+        """How many parts there are."""
+        return int(self.folds.max()) + 1
+
+    def where(self, mask: Tensor) -> KnownFeatures:
+        """Those of ``mask`` ``(N,)``."""
+        return KnownFeatures(*(part[mask] for part in self))
+
+
+def deal_folds(keys: Sequence[bytes], labels: Tensor, count: int = FOLDS) -> Tensor:
+    """Deal images into folds, those of each class evenly, copies into the same one.
+
+    A hash decides, whatever the order of the images.
+
+    Args:
+        keys: ``N`` digests of the images' contents.
+        labels: ``(N,)``.
+        count: number of folds.
+
+    Returns:
+        ``(N,)`` int64 in ``0 .. count - 1``.
+    """
+    fold: dict[bytes, int] = {}
+    dealt = 0
+    for _, key in sorted({*zip(labels.tolist(), keys, strict=True)}):
+        if key not in fold:  # else it is a copy, of another class
+            fold[key] = dealt % count
+            dealt += 1
+    return torch.tensor([fold[key] for key in keys], dtype=torch.int64)
+
+
+def fit_all(
+    recogniser: Recogniser,
+    known: KnownFeatures,
+    decay: float | None = None,
+    class_weights: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Fit last layer and scores to all images, and score each by a fit to the other folds.
+
+    A fit to the other folds is made as that to all images is. In particular the references of scores that
+    take held-out images are again out of fold: those of fold ``j`` come from a fit that saw neither ``j`` nor
+    the fold that is scored. So an image's score is one that the recogniser would give a new image, had it
+    been fitted to the other folds.
+
+    Args:
+        recogniser: whose network is a frozen backbone; its mean of features, last layer and detectors change.
+        known: the images.
+        decay: of half the squared weights; chosen by the loss of images out of fold if not given.
+        class_weights: ``(K,)`` in the loss; all 1 if not given.
+
+    Returns:
+        Per image what `Recogniser.describe` says out of fold, ``label``, ``row`` and ``nll``.
+    """
+    count = known.num_folds
+    parts = [known.folds == fold for fold in range(count)]
+    if decay is None:
+        decay = choose_decay(recogniser, known, parts, class_weights)
+    work = copy_with(recogniser)
+    inner: dict[tuple[int, int], dict[str, Tensor]] = {}
+    if takers := [name for name, one in work.detectors.items() if isinstance(one, Detector) and one.held_out]:
+        bare = copy_with(recogniser)
+        bare.detectors = nn.ModuleDict({name: bare.detectors[name] for name in takers})
+        for first, second in combinations(range(count), 2):
+            left = parts[first] | parts[second]
+            fit_part(bare, known.where(~left), known.where(left), decay, class_weights)
+            for scored, other in ((first, second), (second, first)):
+                inner[scored, other] = _statistics(bare, known.where(parts[other]))
+    rows: list[dict[str, Tensor]] = []
+    outer: list[dict[str, Tensor]] = []
+    for fold, part in enumerate(parts):
+        mine = known.where(part)
+        fit_part(work, known.where(~part), mine, decay, class_weights)
+        if takers:
+            outer.append(_statistics(work, mine))
+            _refer(work, [inner[fold, other] for other in range(count) if other != fold])
+        rows.append({**describe_part(work, mine), "row": part.nonzero().flatten()})
+    fit_part(recogniser, known, known.where(parts[-1]), decay, class_weights)
+    _refer(recogniser, outer)
+    order = torch.cat([part["row"] for part in rows]).argsort()
+    joined = {name: torch.cat([part[name] for part in rows])[order] for name in rows[0]}
+    nll = -joined.pop(LOG_PROBABILITY).gather(1, known.labels.unsqueeze(1)).squeeze(1)
+    return {**joined, "label": known.labels, "nll": nll}
+
+
+def choose_decay(
+    recogniser: Recogniser, known: KnownFeatures, parts: Sequence[Tensor], class_weights: Tensor | None
+) -> float:
+    """The weight decay under which fits without one of ``parts``, ``(N,)`` bool each, tell that best."""
+    losses = torch.zeros(len(GRID))
+    direction = copy.deepcopy(_network(recogniser).direction)
+    for part in parts:
+        rest = known.where(~part)
+        direction.mean.copy_(rest.features.mean(0))
+        train, held_out = direction(rest.features), direction(known.features[part])
+        found = held_out_losses(
+            train, rest.labels, held_out, known.labels[part], recogniser.spec.num_classes, class_weights
+        )
+        losses += torch.tensor(found) * int(part.sum())
+    return GRID[int(losses.argmin())]
+
+
+@torch.no_grad()
+def fit_part(
+    recogniser: Recogniser,
+    known: KnownFeatures,
+    held_out: KnownFeatures,
+    decay: float,
+    class_weights: Tensor | None,
+) -> None:
+    """Fit mean, last layer and detectors to images, and take others as references."""
+    network = _network(recogniser)
+    network.direction.mean.copy_(known.features.mean(0))
+    directions = network.direction(known.features)
+    last = recogniser.sampler.last_layer
+    weight, bias = (torch.zeros_like(value).requires_grad_() for value in (last.weight, last.bias))
+    solve(weight, bias, directions, known.labels, decay, class_weights)
+    last.weight.copy_(weight)
+    last.bias.copy_(bias)
+    fit_detectors(recogniser, _batches(known), _batches(held_out))
+
+
+@torch.no_grad()
+def _statistics(recogniser: Recogniser, known: KnownFeatures) -> dict[str, Tensor]:
+    with evaluating(recogniser):
+        seen = recogniser.look(known.features)
+    return {
+        name: one.statistics(seen)
+        for name, one in recogniser.detectors.items()
+        if isinstance(one, Detector) and one.held_out
+    }
+
+
+def _refer(recogniser: Recogniser, statistics: Sequence[dict[str, Tensor]]) -> None:
+    for name in statistics[0] if statistics else ():
+        detector = recogniser.detectors[name]
+        assert isinstance(detector, Detector)
+        detector.refer(torch.cat([one[name] for one in statistics], dim=1))
+
+
+@torch.no_grad()
+def describe_part(recogniser: Recogniser, known: KnownFeatures) -> dict[str, Tensor]:
+    """What `Recogniser.describe` says of images."""
+    with evaluating(recogniser):
+        found = [recogniser.describe(part) for part in torch.split(known.features, _AT_ONCE)]
+    return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+
+
+def _batches(known: KnownFeatures) -> list[Batch]:
+    rows = torch.arange(len(known.labels))
+    zeros = torch.zeros_like(rows)
+    return [Batch(known.features[r], known.labels[r], zeros[r], r) for r in torch.split(rows, _AT_ONCE)]
+
+
+def copy_with(recogniser: Recogniser, classes: Sequence[str] | None = None) -> Recogniser:
+    """A recogniser that may be fitted to other images, with the same frozen backbone.
+
+    Args:
+        recogniser: to be copied.
+        classes: names of those that its last layer tells apart; the same if not given.
+    """
+    body = _network(recogniser).body
+    copied = copy.deepcopy(recogniser, {id(body): body})
+    if classes is not None:
+        network, last = _network(copied), copied.sampler.last_layer
+        copied.spec = copied.spec._replace(classes=tuple(classes))
+        assert network.last is not None
+        network.head[network.last] = nn.Linear(last.in_features, len(classes)).to(last.weight)
+        score = copied.threshold.score
+        copied.detectors = nn.ModuleDict()
+        if score in DETECTORS:
+            copied.detectors[score] = DETECTORS[score].of(copied.sampler).to(last.weight.device)
+    return copied
+
+
+def _network(recogniser: Recogniser) -> Backbone:
+    network = recogniser.sampler.network
+    assert isinstance(network, Backbone)
+    return network
