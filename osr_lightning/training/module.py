@@ -86,8 +86,8 @@ class OpenSetClassifier(LightningModule):
             parameters. Of a module, a copy is taken.
         score: tells unknown from known images; higher means more unknown.
         detectors: further scores to fit to training images; each may also be the score: fisher, mahalanobis,
-            relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features of passes
-            without dropout; fit does so once it is done.
+            relative_mahalanobis, knn, vim, residual, openmax, fdbd, nci. run and calibrate fit them, to
+            features of passes without dropout; fit does so once it is done.
         calibration: how the threshold is chosen. known_quantile: so that at most a share alpha of known
             images is rejected; max_accuracy and min_cost: best on validation images with
             data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
