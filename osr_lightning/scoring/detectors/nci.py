@@ -22,8 +22,7 @@ class NCI(Detector):
     Liu and Qin, Detecting Out-of-Distribution through the Lens of Neural Collapse, CVPR 2025.
 
     Args:
-        alpha: 0 or above. The authors choose it by unknown images; this is the value that they found for
-            several networks.
+        alpha: 0 or above. The authors choose it by unknown images, from 0.0001 to 0.1.
     """
 
     name = "nci"
