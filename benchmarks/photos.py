@@ -1,7 +1,7 @@
 """Photographs with a frozen backbone: every score, every detector and Fisher sums, on class splits.
 
 Known and unknown classes are those of clothing photographs (six and four, five draws) and of CIFAR-10's test
-images (airplane, cat, frog and truck; six and four, the five splits of arpl; all ten against letters and
+images (airplane, cat, frog and truck; six and four, the five splits of neal; all ten against letters and
 clothes in grey). A fifth of each known class is tested; the rest, or 20 pictures a class, train and validate.
 Each run is what `osr run` does, with all detectors; no unknown image is seen before the test. Features are
 kept in OSR_CACHE_DIR. Sums add -log p of scores among validation images, as fisher does. Writes a section of
@@ -40,7 +40,7 @@ from sklearn.metrics import roc_auc_score
 from torchvision.datasets import FashionMNIST
 
 from osr_lightning import MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer
-from osr_lightning.data.class_splits import ARPL
+from osr_lightning.data.class_splits import NEAL
 from osr_lightning.data.npz import load_npz
 from osr_lightning.evaluation.measures.ranking import share95
 from osr_lightning.evaluation.prediction_table import PredictionTable
@@ -139,7 +139,7 @@ def tasks(arguments: Namespace) -> Iterator[Task]:
             drawn = np.random.RandomState(draw).permutation(names)[:6]
             yield split(f"clothing 6/4{note}", f"clothing{draw}", clothing, drawn, enlarged, shots)
         yield split(f"four of CIFAR-10{note}", "four", cifar, FOUR, photographs, shots)
-        for draw, places in enumerate(ARPL["cifar10"]):
+        for draw, places in enumerate(NEAL):
             known = [sorted(cifar)[place] for place in places]
             yield split(f"CIFAR-10 6/4{note}", f"cifar{draw}", cifar, known, photographs, shots)
     if grey := grey_sets(arguments):
