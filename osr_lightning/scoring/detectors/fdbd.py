@@ -45,4 +45,5 @@ class FDBD(Detector):
         # that of the predicted class itself is 0
         distances = ((largest[:, None] - logits) / self.between[predicted]).sum(1)
         others = max(1, logits.shape[1] - 1)
-        return -distances / (others * (features - self.mean).norm(dim=1).clamp(min=_SHORT))
+        score: Tensor = -distances / (others * (features - self.mean).norm(dim=1).clamp(min=_SHORT))
+        return score

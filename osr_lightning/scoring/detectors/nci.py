@@ -50,4 +50,5 @@ class NCI(Detector):
         centered = features - self.mean
         along = (self.weight[seen[LOGITS].argmax(1)] * centered).sum(1)
         nearness = along / centered.norm(dim=1).clamp(min=_SHORT)
-        return -nearness - self.alpha * features.abs().sum(1)
+        score: Tensor = -nearness - self.alpha * features.abs().sum(1)
+        return score

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +24,8 @@ class Residual(Detector):
             from 768 on, else ``D // 2``.
     """
 
-    name = "residual"
-    state = ("origin", "residual")
+    name: ClassVar[str] = "residual"
+    state: ClassVar[tuple[str, ...]] = ("origin", "residual")
     fits_probability = False
     origin: Tensor  # (D,)
     residual: Tensor  # (D, D - dimension)
@@ -54,4 +56,5 @@ class Residual(Detector):
         return {"origin": origin, "residual": axes[:, : width - dimension]}
 
     def _score(self, seen: Activations) -> Tensor:
-        return ((seen[PENULTIMATE] - self.origin) @ self.residual).norm(dim=1)
+        length: Tensor = ((seen[PENULTIMATE] - self.origin) @ self.residual).norm(dim=1)
+        return length
