@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 T = TypeVar("T")
+PRETRAINED = "With a pretrained backbone"  # the section of docs/results.md that photos.py writes
 # tables keep their width when the output goes to a file
 console = Console(width=None if sys.stdout.isatty() else 110)
 
@@ -100,6 +101,21 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for row in rows:
         table.add_row(*map(str, row))
     console.print(table)
+
+
+def put_section(page: str, title: str, lines: Sequence[str]) -> str:
+    """A page with a section of its own, ``## title``, in place of an earlier one or at the end."""
+    before, _, rest = f"\n{page}".partition(f"\n## {title}\n")
+    after = rest.partition("\n## ")
+    parts = [before.strip("\n"), f"## {title}\n\n" + "\n".join(lines).strip("\n")]
+    parts += [f"## {after[2].strip(chr(10))}"] if after[1] else []
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def section_of(page: str, title: str) -> list[str]:
+    """The lines of a page's section ``## title``; none where there is no such section."""
+    rest = f"\n{page}".partition(f"\n## {title}\n")[2]
+    return rest.partition("\n## ")[0].strip("\n").split("\n") if rest else []
 
 
 def finish(

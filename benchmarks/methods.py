@@ -16,7 +16,17 @@ from pathlib import Path
 
 import torch
 import yaml
-from common import finish, interleave, new_parser, print_table, quiet_lightning, start
+from common import (
+    PRETRAINED,
+    finish,
+    interleave,
+    new_parser,
+    print_table,
+    put_section,
+    quiet_lightning,
+    section_of,
+    start,
+)
 
 from osr_lightning import load
 from osr_lightning.__main__ import main as osr
@@ -86,6 +96,9 @@ def main() -> None:
             tables[splits] |= study(arguments, kind, f"{splits}-{name}", config, words)
     costs = cost(arguments.folder, arguments.seeds[0], arguments.repeats)
     page = write(tables, costs, arguments)
+    earlier = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
+    if section := section_of(earlier, PRETRAINED):  # which photos.py writes
+        page = put_section(page, PRETRAINED, section)
     arguments.page.write_text(page, encoding="utf-8")
     print_table("Cost", ["", "single passes per image"], [(k, f"{v:.2f}") for k, v in costs.items()])
     finish(arguments, machine, {"costs": costs, "page": str(arguments.page)}, [])

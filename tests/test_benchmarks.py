@@ -1,4 +1,4 @@
-"""The check of another machine runs on this one, too."""
+"""Benchmarks run to their end on this machine, on little."""
 
 import json
 import logging
@@ -6,24 +6,33 @@ import runpy
 import sys
 from pathlib import Path
 
+import photos
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_accelerators_check_runs_on_the_cpu(tmp_path, monkeypatch):
-    words = ["--device", "cpu", "--fits", "float32", "finetuned", "--epochs", "1"]
-    words += ["--backbone", "shufflenet_v2_x0_5", "--image-size", "32", "--checks", "decisions", "samples"]
-    monkeypatch.setattr(sys, "argv", ["accelerator.py", *words, "--json", str(tmp_path / "found.json")])
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """Run a benchmark by name with these words."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.chdir(tmp_path)
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
-    try:
-        runpy.run_path(str(BENCHMARKS / "accelerator.py"), run_name="__main__")
-    finally:
-        logger.setLevel(level)  # which it hushes
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        return runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
+
+    yield run
+    logger.setLevel(level)  # which they hush
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_accelerators_check_runs_on_the_cpu(tmp_path, benchmark):
+    words = ["--device", "cpu", "--fits", "float32", "finetuned", "--epochs", "1"]
+    words += ["--backbone", "shufflenet_v2_x0_5", "--image-size", "32", "--checks", "decisions", "samples"]
+    benchmark("accelerator.py", *words, "--json", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["decisions"]["images"] == 1975
     assert found["decisions"]["decided_otherwise"] == 0
@@ -31,3 +40,47 @@ def test_the_accelerators_check_runs_on_the_cpu(tmp_path, monkeypatch):
     assert found["fits"]["finetuned"]["closed_set_accuracy"] > 0.15  # of random weights; chance is 0.1
     assert found["fits"]["finetuned"]["train_images_per_s"] > 0
     assert set(found["decided_per_s"]) == {"1", "10", "200"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_photos_writes_its_section_and_goes_on_where_it_was_stopped(tmp_path, benchmark, monkeypatch):
+    shades = {
+        name: (30 + 20 * place, 250 - 22 * place, 80 + 15 * place)
+        for place, name in enumerate(
+            ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+        )
+    }
+    photos.write_photos(tmp_path / "cifar10" / "test", shades, count=25)
+    photos.write_photos(tmp_path / "clothing", dict(list(shades.items())[:7]), count=4, seed=1)
+    page = tmp_path / "page.md"
+    page.write_text("# Results\n\n## With a pretrained backbone\n\nearlier\n\n## Cost\n\nlittle\n")
+    words = ["--quick", "--groups", "four of CIFAR-10, 20 a class", "--data-root", tmp_path, "--page", page]
+    words += ["--folder", tmp_path / "runs", "--json", tmp_path / "found.json"]
+    words += ["--backbone", photos.BACKBONE, "--weights", photos.write_weights(tmp_path / "small.pth")]
+    benchmark("photos.py", *words)
+    (run,) = json.loads((tmp_path / "found.json").read_text())["runs"]["four of CIFAR-10, 20 a class"]
+    assert (run["training"], run["validation"], run["tested"]) == (60, 20, 20)
+    assert run["accuracy"] > 0.9
+    assert run["scikit_learn"] > 0.9
+    own = run["scores"]["2 generalized_entropy + direction"]
+    assert own == run["scores"]["fisher"]
+    assert own["near"]["auroc"] > 0.6
+    lines = page.read_text().splitlines()
+    assert lines[:3] == ["# Results", "", "## With a pretrained backbone"]
+    assert lines[-3:] == ["## Cost", "", "little"]
+    assert "earlier" not in lines
+    rows = {line.split("|")[1].strip(" `"): line for line in lines if line.startswith("| ")}
+    assert set(rows) >= {
+        "four of CIFAR-10, 20 a class",
+        "fisher",
+        "msp",
+        "fdbd",
+        "nci",
+        "residual",
+        "direction",
+    }
+
+    monkeypatch.setattr("osr_lightning.OpenSetTrainer.run", None)  # nothing is trained again
+    written = page.read_text()
+    benchmark("photos.py", *words)
+    assert page.read_text() == written

@@ -102,8 +102,8 @@ class OpenSetClassifier(LightningModule):
             parameters. Of a module, a copy is taken.
         score: tells unknown from known images; higher means more unknown.
         detectors: further scores to fit to training images; each may also be the score: fisher, mahalanobis,
-            relative_mahalanobis, knn, vim, openmax. run and calibrate fit them, to features of passes
-            without dropout; fit does so once it is done.
+            relative_mahalanobis, knn, vim, residual, openmax, fdbd, nci. run and calibrate fit them, to
+            features of passes without dropout; fit does so once it is done.
         calibration: how the threshold is chosen; what suits the images if not given: known_quantile, and
             cross_known_quantile for a frozen backbone with few validation images. known_quantile: so that at
             most a share alpha of known images is rejected, by validation images; cross_known_quantile: about

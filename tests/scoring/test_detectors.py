@@ -4,11 +4,13 @@ import copy
 import io
 import math
 
+import numpy as np
 import pytest
 import scipy.spatial.distance
 import scipy.stats
 import torch
 import torch.nn.functional as F
+from sklearn.covariance import EmpiricalCovariance
 from torch import nn
 
 from osr_lightning.errors import UserError
@@ -66,7 +68,8 @@ def close(actual, expected, rtol=1e-9, atol=1e-9):
 
 
 def test_the_names_are_the_registry():
-    assert set(DETECTORS) == {"fisher", "knn", "mahalanobis", "openmax", "relative_mahalanobis", "vim"}
+    gaussian = {"fisher", "mahalanobis", "relative_mahalanobis"}
+    assert set(DETECTORS) == {*gaussian, "fdbd", "knn", "nci", "openmax", "residual", "vim"}
     assert all(detector.name == name for name, detector in DETECTORS.items())
 
 
@@ -228,6 +231,9 @@ def test_degenerate_training_images(name, case):
         ("knn", {"k": 0}),
         ("knn", {"max_points": 0}),
         ("vim", {"dimension": -1}),
+        ("residual", {"dimension": -1}),
+        ("nci", {"alpha": -0.1}),
+        ("nci", {"alpha": math.inf}),
         ("openmax", {"tail": 1}),
         ("openmax", {"top": 0}),
     ],
@@ -330,6 +336,9 @@ def test_vim_by_hand():
     close(detector(seen(features, logits)), alpha * lengths - logits.logsumexp(1))
     # the virtual logit is as large, on average, as the largest real one
     close((detector(seen(features, logits)) + logits.logsumexp(1)).mean(), 11)
+    # the length alone
+    alone = fitted("residual", features, logits, torch.tensor([0, 0, 1, 1]), layer)
+    close(alone(seen(features, logits)), lengths)
 
 
 @pytest.mark.parametrize(("width", "dimension"), [(1, 0), (12, 6), (767, 383), (768, 512), (2048, 1000)])
@@ -353,14 +362,53 @@ def test_vim_where_training_images_leave_no_residual():
     assert detector(seen(double([[0, 0, 1, 0]]), logits[:1])).isfinite()
 
 
-def test_vim_without_a_bias_a_layer_or_room():
+def test_scores_without_a_bias_a_layer_or_room():
     features, logits, labels, layer = data()
     without = nn.Linear(12, 4, bias=False)
     assert not fitted("vim", features, logits, labels, without).origin.any()
-    with pytest.raises(UserError, match="last linear layer"):
-        fitted("vim", features, logits, labels)
+    for name in ("vim", "residual", "fdbd", "nci"):
+        with pytest.raises(UserError, match=f"{name} needs .* last linear layer"):
+            fitted(name, features, logits, labels)
     with pytest.raises(UserError, match="below the 12 features"):
         fitted("vim", features, logits, labels, layer, dimension=12)
+
+
+def three_classes():
+    """Weights (3, 0), (0, 4) and (0, 0), no bias, features about (1, 1) and the logits."""
+    layer = nn.Linear(2, 3).double()
+    with torch.no_grad():
+        layer.weight.copy_(double([[3, 0], [0, 4], [0, 0]]))
+        layer.bias.zero_()
+    features = double([[2, 1], [0, 1], [1, 2], [1, 0]])
+    return features, layer(features).detach(), torch.tensor([0, 1, 1, 0]), layer
+
+
+def test_fdbd_by_hand():
+    training = three_classes()
+    queries = double([[5, 4], [1, 3], [1, 1]])
+    logits = training[-1](queries).detach()  # 15, 16, 0; 3, 12, 0; 3, 4, 0
+    # class 1 each time: 5 from the weights of class 0, 4 from those of class 2
+    lengths = double([5, 2, 1e-12])  # from (1, 1)
+    distances = double([1 / 5 + 16 / 4, 9 / 5 + 12 / 4, 1 / 5 + 4 / 4]) / 2
+    close(fitted("fdbd", *training)(seen(queries, logits)), -distances / lengths)
+
+
+def test_fdbd_of_classes_of_the_same_weights():
+    features, logits, labels, layer = three_classes()
+    with torch.no_grad():
+        layer.weight.fill_(1)
+    logits = layer(features).detach()
+    assert fitted("fdbd", features, logits, labels, layer)(seen(features, logits)).isfinite().all()
+
+
+def test_nci_by_hand():
+    training = three_classes()
+    queries = double([[5, 4], [4, -3], [1, 1]])
+    logits = training[-1](queries).detach()  # of the classes 1, 0 and 1
+    # (0, 4) (4, 3) / 5, (3, 0) (3, -4) / 5, and of no length at all
+    nearness = double([12 / 5, 9 / 5, 0])
+    close(fitted("nci", *training, alpha=0.5)(seen(queries, logits)), -nearness - 0.5 * double([9, 7, 2]))
+    close(fitted("nci", *training, alpha=0)(seen(queries, logits)), -nearness)
 
 
 def test_openmax_by_hand():
@@ -454,6 +502,33 @@ def test_vim_is_that_of_pytorch_ood(ood, dimension):
     reference = ood.ViM(None, dimension, layer.weight, layer.bias).fit_features(features, labels)
     expected = reference.predict_features(features)
     close(fitted("vim", dimension=dimension)(seen(features, logits)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_fdbd_is_that_of_pytorch_ood(ood):
+    features, logits, _, layer = data()
+    expected = ood.fDBD(None, layer).fit_features(features).predict_features(features)
+    close(fitted("fdbd")(seen(features, logits)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.001, 0.5])
+def test_nci_is_that_of_pytorch_ood(ood, alpha):
+    features, logits, _, layer = data()
+    expected = ood.NCI(None, layer, alpha).fit_features(features).predict_features(features)
+    close(fitted("nci", alpha=alpha)(seen(features, logits)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dimension", [3, 6])
+def test_the_residual_is_that_of_scikit_learn(dimension):
+    """As the authors and OpenOOD have it: the least directions of the covariance about the origin."""
+    features, logits, _, layer = data()
+    weight, bias = (part.detach().double().numpy() for part in (layer.weight, layer.bias))
+    origin = -np.linalg.pinv(weight) @ bias
+    centered = features.double().numpy() - origin
+    covariance = EmpiricalCovariance(assume_centered=True).fit(centered).covariance_
+    values, axes = np.linalg.eig(covariance)
+    least = axes[:, np.argsort(-values)[dimension:]]
+    expected = np.linalg.norm(centered @ least, axis=1)
+    close(fitted("residual", dimension=dimension)(seen(features, logits)), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("top", [1, 3, 4])

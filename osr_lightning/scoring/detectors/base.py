@@ -78,7 +78,7 @@ class Detector(nn.Module):
         Args:
             seen: of ``N`` training images, any floating type and device.
             labels: ``(N,)``; those outside ``0 .. K-1`` are left out, and not every class has to occur.
-            last_layer: what makes logits of features; only vim needs it.
+            last_layer: what makes logits of features; residual, vim, fdbd and nci need it.
             held_out: the same as ``seen`` of known images that were not trained on, for the scores that
                 take them.
             classes: ``K``; that of ``log_probability`` if not given.
