@@ -363,12 +363,12 @@ def write(runs: Mapping[str, Sequence[Found]], arguments: Namespace) -> list[str
     """The section's lines."""
     lines = [
         f"Written by `python benchmarks/photos.py --data-root DATA`: {arguments.backbone}, trained on",
-        "ImageNet and frozen, and the head that `osr run` trains on its features. A fifth of each known class",
-        f"is tested; the rest train and validate, a fifth of them, or {FEW} pictures a class do, of which",
-        f"{FEW_VALIDATE} validate. *Near* are all pictures of the other classes, *far* CIFAR-10's photographs",
-        "where clothing is known, and clothing where CIFAR-10 is. All ten classes of CIFAR-10 are tested with",
-        "a tenth of notMNIST and of Fashion-MNIST. No unknown image is seen before the test. In percent, mean ±",
-        "sample standard deviation over draws of known classes.",
+        "ImageNet and frozen, and the head that `osr run` trains on its features. A fifth of each known",
+        f"class is tested; the rest train and validate, a fifth of them, or {FEW} pictures a class do, of",
+        f"which {FEW_VALIDATE} validate. *Near* are all pictures of the other classes, *far* CIFAR-10's",
+        "photographs where clothing is known, and clothing where CIFAR-10 is. All ten classes of CIFAR-10",
+        "are tested with a tenth of notMNIST and of Fashion-MNIST. No unknown image is seen before the",
+        "test. In percent, mean ± sample standard deviation over draws of known classes.",
         "",
         f"### Decided by `fisher`, alpha {ALPHA:.0%}",
         "",
