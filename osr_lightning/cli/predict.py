@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust, names, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
@@ -44,6 +44,13 @@ def build_parser(*, files: bool = True) -> argparse.ArgumentParser:
         help="ends in .csv, .jsonl or .parquet; - is CSV on standard output (default: -)",
     )
     add_decision(parser)
+    parser.add_argument(
+        "--fdr",
+        type=float,
+        metavar="SHARE",
+        help="decide about all images together, so that of those called unknown at most this share is known, "
+        "on average, instead of by a threshold",
+    )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a file could not be read")
     add_machine(parser, "threads that read")
     add_trust(parser)
@@ -62,7 +69,18 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(build_parser(), arguments)
     if options.ckpt_path is None:
         raise UserError("predict needs a trained checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
+    refuse_both(options)
     return _files(options) if options.paths else _sources(arguments)
+
+
+def refuse_both(options: argparse.Namespace) -> None:
+    """Stop where two options would each decide.
+
+    Raises:
+        UserError: naming them.
+    """
+    if options.fdr is not None and options.threshold is not None:
+        raise UserError("--fdr chooses the threshold itself: leave --threshold out, or --fdr")
 
 
 def _sources(arguments: Sequence[str]) -> int:
@@ -71,6 +89,7 @@ def _sources(arguments: Sequence[str]) -> int:
 
     parser = build_parser(files=False)
     own, further = parser.parse_known_args(arguments)
+    refuse_both(own)
     if not any(word == "--help-all" or ".help" in word for word in further):
         from osr_lightning.cli.messages import read_options
 
@@ -87,6 +106,8 @@ def _sources(arguments: Sequence[str]) -> int:
         further.append(f"--output={own.output}")
     if own.score is not None:
         further.append(f"--model.score={own.score}")
+    if own.fdr is not None:
+        further.append(f"--fdr={own.fdr}")
     if own.threshold is not None:
         further += ["--model.calibration=fixed", f"--model.threshold={own.threshold}"]
     with_lightning(["predict", *further, *(["--trust_checkpoint"] if own.trust_checkpoint else [])])
@@ -107,7 +128,8 @@ def _files(options: argparse.Namespace) -> int:
         raise UserError(f"there is no {' and no '.join(options.paths[:3])}; name files, folders or globs")
 
     from osr_lightning.deploy.load import is_exported, load
-    from osr_lightning.deploy.predict import Counts, classify, images
+    from osr_lightning.deploy.predict import Counts, classify, deciding_together, images
+    from osr_lightning.scoring.p_values import check_rate
 
     rank, world = _processes()
     if is_exported(options.ckpt_path) and world > 1:
@@ -116,6 +138,10 @@ def _files(options: argparse.Namespace) -> int:
     recogniser = load(path, trust=options.trust_checkpoint, device=options.device)
     with telling_calibrated(path, "osr predict --ckpt_path", options.score):
         recogniser.decide_by(options.score, options.threshold)
+    record = recogniser.threshold.record
+    if options.fdr is not None:
+        check_rate(record, options.fdr)
+        recogniser.decide_by(threshold=sys.float_info.max)  # the likeliest class, until all are there
     counts = Counts()
     total = sum(1 for _ in images(options.paths, counts))
     if not total:
@@ -125,7 +151,9 @@ def _files(options: argparse.Namespace) -> int:
         work = {"workers": options.workers, "rank": rank, "world": world, "advance": advance}
         if rank == 0:
             names = columns(recogniser.score_names, recogniser.threshold.score)
-            with open_rows(output, names, follow=True) as sink:
+            with open_rows(output, names, follow=True) as sink, ExitStack() as stack:
+                if options.fdr is not None:
+                    sink = stack.enter_context(deciding_together(record, options.fdr, sink, counts))
                 classify(recogniser, images(options.paths), sink, counts, **work)
         else:
             classify(recogniser, images(options.paths), lambda rows: None, Counts(), **work)

@@ -23,7 +23,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.images.pixels import ImageLike, prepared
 from osr_lightning.recogniser import examples
 from osr_lightning.recogniser.prediction import OUTPUTS, Answers, Prediction, batch_size, predictions
-from osr_lightning.scoring.calibration import Calibration, read_record
+from osr_lightning.scoring.calibration import Calibration, fixed_calibration, read_record
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -41,8 +41,8 @@ class Decision:
 
     Attributes:
         score: its name.
-        value: the threshold; another may be set.
-        record: where the calibrated one came from.
+        value: the threshold.
+        record: where it came from.
     """
 
     score: str
@@ -202,7 +202,7 @@ class ExportedRecogniser:
         if threshold is not None:
             if not math.isfinite(threshold):
                 raise UserError(f"a threshold is a finite number, not {threshold}")
-            self.threshold.value = threshold
+            self.threshold = Decision(self.threshold.score, threshold, fixed_calibration(threshold))
 
     def prepare(self, image: ImageLike) -> NDArray[np.uint8]:
         """Any one image -> ``(C, size, size)``; see `to_pixels` for what it may be."""

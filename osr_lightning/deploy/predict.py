@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -19,11 +23,20 @@ from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError
 from osr_lightning.images.find import find
 from osr_lightning.recogniser.prediction import AT_ONCE, Answering
-from osr_lightning.recogniser.rows import COLUMNS, Row, Sink, answer_cells, error_cells, path_cell
+from osr_lightning.recogniser.rows import COLUMNS, Row, Sink, answer_cells, columns, error_cells, path_cell
+from osr_lightning.scoring.calibration import Calibration
+from osr_lightning.scoring.decision import is_unknown
+from osr_lightning.scoring.p_values import (
+    describe_rate,
+    false_discovery_threshold,
+    p_values,
+    places,
+)
 
 T = TypeVar("T")
 Pixels: TypeAlias = NDArray[np.uint8]
-_PREDICTION, _ERROR = COLUMNS.index("prediction"), COLUMNS.index("error")
+_PREDICTION, _SCORE, _THRESHOLD, _ERROR = map(COLUMNS.index, ("prediction", "score", "threshold", "error"))
+_AT_ONCE = 1024  # rows that are decided together
 _NAMED = 3  # of the files that are skipped
 _AHEAD = 4  # tasks per worker that are read before they are needed
 
@@ -37,13 +50,14 @@ class Image(NamedTuple):
 
 @dataclass
 class Counts:
-    """What became of the files: the summary's numbers, and the first files that were skipped."""
+    """What became of the files: the summary's numbers, the first that were skipped, and what else decided."""
 
     predicted: int = 0
     unknown: int = 0
     unreadable: int = 0
     skipped: int = 0
     named: list[str] = field(default_factory=list)
+    rule: str = ""
 
     def skip(self, path: Path) -> None:
         """Count a file that is no image."""
@@ -61,7 +75,8 @@ class Counts:
         text = f"{self.predicted:,} predicted ({self.unknown:,} unknown)"
         if self.unreadable:
             text += f", {self.unreadable:,} unreadable"
-        return text + (f", {self.skipped:,} skipped (not images: {self.others})" if self.skipped else "")
+        text += f", {self.skipped:,} skipped (not images: {self.others})" if self.skipped else ""
+        return text + self.rule
 
 
 def images(paths: Sequence[str], counts: Counts | None = None) -> Iterator[Image]:
@@ -132,6 +147,52 @@ def classify(
                     advance(len(rows))
 
 
+@contextmanager
+def deciding_together(calibration: Calibration, rate: float, sink: Sink, counts: Counts) -> Iterator[Sink]:
+    """A sink whose rows are decided by Benjamini and Hochberg's procedure once all are there.
+
+    They wait in a temporary file. A score that is not finite is always unknown.
+
+    Args:
+        calibration: of the score, with known scores.
+        rate: see `osr_lightning.scoring.p_values.false_discovery_threshold`.
+        sink: takes the decided rows.
+        counts: what is counted unknown, and how.
+
+    Yields:
+        What takes rows that `classify` decided by the greatest threshold there is.
+    """
+    tally = np.zeros(len(calibration.known_scores) + 1, np.int64)
+    greatest = -sys.float_info.max
+    with tempfile.TemporaryFile("w+", encoding="ascii") as file:
+
+        def keep(rows: Iterable[Row]) -> None:
+            nonlocal greatest
+            kept = list(rows)
+            file.writelines(json.dumps(row) + "\n" for row in kept)
+            scores = np.array([row[_SCORE] for row in kept if not row[_ERROR]], np.float64)
+            np.add.at(tally, places(calibration, scores), 1)
+            greatest = max([greatest, *scores[np.isfinite(scores)].tolist()])
+
+        yield keep
+        threshold = false_discovery_threshold(calibration, tally, rate, greatest)
+        counts.unknown = 0
+        file.seek(0)
+        while lines := list(islice(file, _AT_ONCE)):
+            rows = [json.loads(line) for line in lines]
+            readable = [row for row in rows if not row[_ERROR]]
+            scores = np.array([row[_SCORE] for row in readable], np.float64)
+            unknown = is_unknown(scores, threshold)
+            counts.unknown += int(unknown.sum())
+            p_value = p_values(calibration, scores).tolist()
+            for row, rejected, row[-1] in zip(readable, unknown.tolist(), p_value, strict=True):
+                row[_THRESHOLD] = threshold
+                row[_PREDICTION] = UNKNOWN if rejected else row[_PREDICTION]
+            sink(rows)
+    said = describe_rate(calibration, int(tally.sum()), counts.unknown, rate, threshold)
+    counts.rule = f"; {said}"
+
+
 def _parts(found: Iterable[Image], rank: int, world: int) -> Iterator[list[Image]]:
     """This process's share; all processes get equally many parts, the last of them may be empty."""
     rest = iter(found)
@@ -157,13 +218,13 @@ def _rows(recogniser: Answering, some: Sequence[Image], pixels: Sequence[Pixels 
     """The rows of some files, but for their index."""
     readable = [image for image in pixels if not isinstance(image, str)]
     answers = iter(answer_cells(recogniser, recogniser.answer(np.stack(readable))) if readable else ())
-    further = len(recogniser.score_names) - 1
+    names = columns(recogniser.score_names, recogniser.threshold.score)
     return [
         (
             path_cell(image.path),
             path_cell(image.source),
             "",
-            *(error_cells(found, further) if isinstance(found, str) else next(answers)),
+            *(error_cells(found, names) if isinstance(found, str) else next(answers)),
         )
         for image, found in zip(some, pixels, strict=True)
     ]

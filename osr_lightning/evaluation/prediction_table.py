@@ -19,7 +19,7 @@ from osr_lightning.atomic_write import replacing
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.retest import retest_command
-from osr_lightning.recogniser.rows import COLUMNS, file_of_cell, places_of_cells, write_rows
+from osr_lightning.recogniser.rows import COLUMNS, P_VALUE, file_of_cell, places_of_cells, write_rows
 from osr_lightning.scoring.decision import is_unknown
 
 CSV_NAME, NPZ_NAME = "predictions.csv", "evaluation.npz"
@@ -47,6 +47,8 @@ class PredictionTable:
         scores: score name -> ``(N,)`` float64, higher means more unknown.
         logits: ``(N, K)`` float32, mean over the samples.
         files: names of the files the images were read from, empty where there is none; or none at all.
+        p_value: ``(N,)`` float64 in (0, 1], the conformal one of the deciding score, NaN where there is none;
+            None where no image has one.
     """
 
     class_names: tuple[str, ...]
@@ -62,6 +64,7 @@ class PredictionTable:
     scores: dict[str, NDArray[np.float64]]
     logits: NDArray[np.float32]
     files: tuple[str, ...] = ()
+    p_value: NDArray[np.float64] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -97,7 +100,8 @@ class PredictionTable:
     def save(self, folder: Path) -> None:
         """Write ``predictions.csv`` and ``evaluation.npz``, from which :meth:`load` rebuilds the table.
 
-        The CSV has one row per image in data order: ``COLUMNS``, then one column per further score.
+        The CSV has one row per image in data order: ``COLUMNS``, one column per further score, and
+        ``p_value``.
         Labels and predictions are class names, or ``unknown``; of names and files that a spreadsheet would
         take for formulas see `name_cell` and `path_cell`. Floats keep every digit.
 
@@ -112,6 +116,7 @@ class PredictionTable:
                 "label": self.label,
                 "prediction": self.prediction,
                 "confidence": self.confidence,
+                P_VALUE: np.full(len(self.label), np.nan) if self.p_value is None else self.p_value,
             },
             self.scores,
             classes=self.class_names,
@@ -158,8 +163,13 @@ class PredictionTable:
             labels = columns["label"]
             confidence = np.array(columns["confidence"], dtype=np.float64)
             scores = {
-                name: np.array(columns[name], dtype=np.float64) for name in ("score", *header[len(COLUMNS) :])
+                name: np.array(columns[name], dtype=np.float64)
+                for name in ("score", *header[len(COLUMNS) :])
+                if name != P_VALUE
             }
+            p_value = None
+            if any(columns.get(P_VALUE, ())):
+                p_value = np.array([cell or "nan" for cell in columns[P_VALUE]], dtype=np.float64)
         # opened here because numpy leaves a damaged file open
         with (
             _reading(folder / NPZ_NAME) as path,
@@ -186,6 +196,7 @@ class PredictionTable:
                 scores={score_name if name == "score" else name: scores[name] for name in scores},
                 logits=arrays["logits"],
                 files=tuple(map(file_of_cell, columns["file"])) if any(columns["file"]) else (),
+                p_value=p_value,
             )
             _refuse_misfits(table)
         return table

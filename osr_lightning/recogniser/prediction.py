@@ -16,6 +16,8 @@ from osr_lightning.data_spec import UNKNOWN, DataSpec
 from osr_lightning.images.find import expand
 from osr_lightning.images.pixels import ImageLike
 from osr_lightning.recogniser.examples import Examples
+from osr_lightning.scoring.calibration import Calibration
+from osr_lightning.scoring.p_values import p_values
 
 AT_ONCE = 128  # images that are read and classified together, at most
 _VALUES_AT_ONCE = 2**19  # of their pixels
@@ -33,6 +35,8 @@ class Prediction:
         score: higher means more unknown.
         threshold: above it an image is called unknown.
         file: where the image was read from; None for others.
+        p_value: the share of known images that look as unknown, see `osr_lightning.scoring.p_values`; None
+            where the threshold was given as a number, or the checkpoint keeps no scores of known images.
     """
 
     label: str
@@ -41,6 +45,7 @@ class Prediction:
     score: float
     threshold: float
     file: str | None = None
+    p_value: float | None = None
 
 
 class Answers(NamedTuple):
@@ -71,6 +76,10 @@ class Deciding(Protocol):
     """A score and the threshold above which it calls an image unknown."""
 
     score: str
+
+    @property
+    def record(self) -> Calibration:
+        """Where the threshold came from."""
 
     @property
     def value(self) -> float:
@@ -129,10 +138,11 @@ def predictions(
     items = expand(images, recursive)
     while some := list(islice(items, AT_ONCE)):
         answers = answering.answer(np.stack([answering.prepare(image) for image in some]))
-        values = (answers.prediction, answers.unknown, answers.confidence, answers.score)
+        p_value = p_values(answering.threshold.record, answers.score)
+        values = (answers.prediction, answers.unknown, answers.confidence, answers.score, p_value)
         rows = zip(*(value.tolist() for value in values), strict=True)
-        for image, (label, unknown, confidence, score) in zip(some, rows, strict=True):
+        for image, (label, unknown, confidence, score, p) in zip(some, rows, strict=True):
             file = str(image) if isinstance(image, (str, Path)) else None
-            threshold = answering.threshold.value
-            found.append(Prediction(names[label], unknown, confidence, score, threshold, file))
+            threshold, p = answering.threshold.value, None if math.isnan(p) else p
+            found.append(Prediction(names[label], unknown, confidence, score, threshold, file, p))
     return found

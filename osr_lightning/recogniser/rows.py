@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import os
 import re
 import sys
@@ -19,6 +20,8 @@ from osr_lightning.atomic_write import as_text, replacing
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.recogniser.prediction import Answering, Answers
+from osr_lightning.scoring.p_values import p_values
+from osr_lightning.scoring.sweep import Floats
 
 Row: TypeAlias = Sequence[Any]
 """A cell for each column."""
@@ -28,13 +31,17 @@ COLUMNS = (
     *("index", "file", "source", "label", "prediction"),
     *("confidence", "score", "threshold", "error"),
 )
+P_VALUE = "p_value"
 FORMATS = (".csv", ".jsonl", ".parquet")
 _TEXT = ("file", "source", "label", "prediction", "error")
 
 
 def columns(score_names: Iterable[str], deciding: str) -> list[str]:
-    """The names of all columns: ``COLUMNS``, then the scores that do not decide."""
-    return [*COLUMNS, *(name for name in score_names if name != deciding)]
+    """The names of all columns: ``COLUMNS``, the scores that do not decide, and ``P_VALUE`` as the last.
+
+    Files of earlier versions have no ``P_VALUE``; all that they have keeps its place.
+    """
+    return [*COLUMNS, *(name for name in score_names if name != deciding), P_VALUE]
 
 
 def answer_cells(answering: Answering, answers: Answers) -> Iterator[Row]:
@@ -42,7 +49,13 @@ def answer_cells(answering: Answering, answers: Answers) -> Iterator[Row]:
     deciding = answering.threshold
     scores = {name: answers.scores[name] for name in answering.score_names}
     return cells(
-        answers.prediction, answers.confidence, scores, answering.spec.classes, deciding.score, deciding.value
+        answers.prediction,
+        answers.confidence,
+        scores,
+        p_values(deciding.record, scores[deciding.score]),
+        answering.spec.classes,
+        deciding.score,
+        deciding.value,
     )
 
 
@@ -50,6 +63,7 @@ def cells(
     prediction: Any,  # noqa: ANN401 - arrays of numpy, or tensors
     confidence: Any,  # noqa: ANN401
     scores: Mapping[str, Any],
+    p_value: Floats,
     classes: Sequence[str],
     deciding: str,
     threshold: float,
@@ -60,22 +74,23 @@ def cells(
         prediction: ``(N,)`` in ``0 .. K``.
         confidence: ``(N,)``.
         scores: name -> ``(N,)``.
+        p_value: ``(N,)``, NaN where there is none.
         classes: names of the ``K`` known ones.
         deciding: name of the score that decides.
         threshold: above it an image is unknown.
     """
     names = [*class_cells(classes), UNKNOWN]
     further = [values.tolist() for name, values in scores.items() if name != deciding]
-    for label, *values in zip(
-        prediction.tolist(), confidence.tolist(), scores[deciding].tolist(), *further, strict=True
+    columns = (prediction, confidence, scores[deciding], p_value)
+    for label, certainty, score, p, *others in zip(
+        *(values.tolist() for values in columns), *further, strict=True
     ):
-        certainty, score, *others = values
-        yield names[label], certainty, score, threshold, "", *others
+        yield names[label], certainty, score, threshold, "", *others, "" if math.isnan(p) else p
 
 
-def error_cells(error: str, further: int) -> Row:
-    """What follows ``label`` in the row of an image that cannot be read; ``further`` scores do not decide."""
-    return ("", "", "", "", error, *[""] * further)
+def error_cells(error: str, columns: Sequence[str]) -> Row:
+    """What follows ``label`` in the row of an image that cannot be read, of all ``columns``."""
+    return ("", "", "", "", error, *[""] * (len(columns) - len(COLUMNS)))
 
 
 def write_rows(
@@ -96,7 +111,8 @@ def write_rows(
     Args:
         path: see `open_rows`.
         rows: ``row``, the index; ``source`` in ``sources``; ``label`` in ``0 .. K``, others are of no class;
-            ``prediction`` in ``0 .. K``; and ``confidence``; ``(N,)`` each.
+            ``prediction`` in ``0 .. K``; ``confidence``; and ``p_value``, NaN where there is none; ``(N,)``
+            each.
         scores: name -> ``(N,)``.
         classes: names of the ``K`` known ones.
         deciding: name of the score that decides.
@@ -107,7 +123,9 @@ def write_rows(
         follow: see `open_rows`.
     """
     names = [*class_cells(classes), UNKNOWN]
-    answers = cells(rows["prediction"], rows["confidence"], scores, classes, deciding, threshold)
+    answers = cells(
+        rows["prediction"], rows["confidence"], scores, rows[P_VALUE], classes, deciding, threshold
+    )
     where = zip(*(rows[name].tolist() for name in ("row", "source", "label")), strict=True)
     with open_rows(path, columns(scores, deciding), errors, follow=follow) as write:
         write(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal, TypeGuard, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from osr_lightning.errors import UserError
 from osr_lightning.scoring.decision import is_unknown
@@ -41,8 +42,8 @@ class Calibration:
         count_unknown: number of unknown images among them.
         rejected_known: share of those known images that the threshold rejects; null without any.
         rejected_unknown: the same of the unknown ones.
-        known_scores: order statistics of the known ones' scores, see `order_statistics`; what `osr drift`
-            compares with. None where nothing was calibrated, or by a version that did not keep them.
+        known_scores: order statistics of the known ones' scores, see `order_statistics`; what p-values
+            and `osr drift` compare with. None where nothing was calibrated, or by a version that kept none.
     """
 
     value: float
@@ -105,6 +106,10 @@ def read_record(values: object) -> Calibration:
     }
     if wrong := [name for name, fits in right.items() if not fits]:
         raise TypeError(f"the threshold's {wrong[0]} is {str(getattr(record, wrong[0]))[:80]}")
+    if len(record.known_scores) > record.count_known:
+        raise TypeError(
+            f"{len(record.known_scores)} scores of {record.count_known} known images are in a record"
+        )
     return replace(record, value=float(record.value), known_scores=tuple(record.known_scores))
 
 
@@ -155,10 +160,12 @@ def order_statistics(scores: Floats, count: int = KEPT_SCORES) -> tuple[float, .
     two empirical distributions differ by at most ``1 / (2 count) + 1 / n`` anywhere. All, where there are no
     more than ``count``.
     """
-    ranks = np.arange(min(len(scores), count))
-    if len(scores) > count:
-        ranks = ((ranks + 0.5) * len(scores) / count).astype(np.int64)
-    return tuple(np.sort(scores)[ranks].tolist())
+    return tuple(np.sort(scores)[kept_ranks(len(scores), min(len(scores), count))].tolist())
+
+
+def kept_ranks(scores: int, count: int) -> NDArray[np.int64]:
+    """The ranks, from 0 on, of the ``count`` of so many sorted scores that `order_statistics` keeps."""
+    return ((np.arange(count) + 0.5) * scores / count).astype(np.int64)
 
 
 def check_alpha(alpha: float, images: int, beside: str = "", share: str = "data.val_fraction") -> None:

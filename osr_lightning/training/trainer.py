@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning
+import numpy as np
 import torch
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -25,8 +26,16 @@ from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.prediction_table import CSV_NAME
 from osr_lightning.recogniser import checkpoint as checkpoints
-from osr_lightning.recogniser.rows import write_rows
+from osr_lightning.recogniser.rows import P_VALUE, write_rows
 from osr_lightning.scoring.calibration import CROSS, QUANTILES
+from osr_lightning.scoring.decision import is_unknown
+from osr_lightning.scoring.p_values import (
+    check_rate,
+    describe_rate,
+    false_discovery_threshold,
+    p_values,
+    places,
+)
 from osr_lightning.training.calibration import (
     calibrated_path,
     require_unknowns,
@@ -241,6 +250,7 @@ class OpenSetTrainer(Trainer):
         return_predictions: bool | None = None,
         ckpt_path: str | Path | None = None,
         output: str | None = None,
+        fdr: float | None = None,
         **kwargs: Any,  # noqa: ANN401 - what further versions of Lightning add
     ) -> list[Any] | None:
         """Classify images and write one row per image.
@@ -253,6 +263,8 @@ class OpenSetTrainer(Trainer):
             ckpt_path: trained checkpoint; its weights and threshold decide.
             output: file of the rows, as .csv, .jsonl or .parquet; predictions.csv in the run folder if not
                 given.
+            fdr: share of known images among those that the file calls unknown, at most and on average; the
+                checkpoint's threshold decides if not given.
             kwargs: see lightning.pytorch.Trainer.predict.
         """
         batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, **kwargs)
@@ -261,7 +273,22 @@ class OpenSetTrainer(Trainer):
         if batches and where is not None and isinstance(self.lightning_module, OpenSetClassifier):
             rows = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
             if self.is_global_zero:
-                threshold = self.lightning_module.trained.threshold
+                trained = self.lightning_module.trained
+                threshold, value = trained.threshold, trained.threshold.value
+                scores = {n.removeprefix("score/"): v for n, v in rows.items() if n.startswith("score/")}
+                score = scores[threshold.score].numpy()
+                rule = ""
+                if fdr is not None:
+                    record = threshold.record
+                    check_rate(record, fdr)
+                    tally = np.bincount(places(record, score), minlength=len(record.known_scores) + 1)
+                    greatest = float(np.max(score, initial=-sys.float_info.max, where=np.isfinite(score)))
+                    value = false_discovery_threshold(record, tally, fdr, greatest)
+                    unknown = is_unknown(scores[threshold.score], value)
+                    rows["prediction"] = rows["predicted_class"].where(~unknown, trained.spec.num_classes)
+                    count = int(unknown.sum())
+                    rule = f" ({count:,} unknown; {describe_rate(record, len(score), count, fdr, value)})"
+                rows[P_VALUE] = torch.from_numpy(p_values(threshold.record, score))
                 names: Sequence[str] = ()
                 if isinstance(datamodule, OpenSetDataModule):
                     source = datamodule.hparams["predict"]
@@ -269,15 +296,18 @@ class OpenSetTrainer(Trainer):
                 write_rows(
                     where,
                     rows,
-                    {n.removeprefix("score/"): v for n, v in rows.items() if n.startswith("score/")},
-                    classes=self.lightning_module.trained.spec.classes,
+                    scores,
+                    classes=trained.spec.classes,
                     deciding=threshold.score,
-                    threshold=threshold.value,
+                    threshold=value,
                     sources=names,
                     files=getattr(getattr(datamodule, "predict_set", None), "files", ()),
                     follow=output is not None,
                 )
-                print(f"{len(rows['row'])} predictions: {where}", file=sys.stderr if where == "-" else None)
+                print(
+                    f"{len(rows['row'])} predictions{rule}: {where}",
+                    file=sys.stderr if where == "-" else None,
+                )
         return batches if return_predictions in (None, True) else None
 
     # their parts --------------------------------------------------------------------------------------

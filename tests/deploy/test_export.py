@@ -242,6 +242,23 @@ def test_an_exported_recogniser_answers_as_the_checkpoint(recogniser, exported, 
     assert [p.score for p in alone] == pytest.approx([p.score for p in found], rel=1e-9)
 
 
+def test_the_p_value_is_that_of_the_checkpoint(recogniser, exported, tmp_path):
+    graph = load(exported)
+    assert {one.p_value for one in graph.predict(list(IMAGES[:3].transpose(0, 2, 3, 1)))} == {None}
+    known = recogniser.answer(pictures(50, seed=5).numpy()).score
+    kept = {"method": "max_accuracy", "count_known": 50, "known_scores": sorted(known.tolist())}
+    model = onnx.load(exported)
+    prop = next(one for one in model.metadata_props if one.key == "decision")
+    prop.value = json.dumps(json.loads(prop.value) | kept)
+    onnx.save(model, tmp_path / "a.onnx")
+    graph, images = load(tmp_path / "a.onnx"), list(IMAGES.transpose(0, 2, 3, 1))
+    found = [one.p_value for one in graph.predict(images)]
+    assert found == [(1 + (known >= score).sum()) / 51 for score in recogniser.answer(IMAGES).score]
+    assert len(set(found)) > 10
+    graph.decide_by(threshold=graph.threshold.value)  # a number that was given says nothing of known images
+    assert graph.predict(images[0])[0].p_value is None
+
+
 def test_more_images_than_are_asked_at_once(recogniser, exported):
     many = pictures(300, seed=8).numpy()
     found, expected = load(exported).answer(many), recogniser.answer(many)

@@ -17,10 +17,13 @@ from osr_lightning import load, save
 from osr_lightning.__main__ import main
 from osr_lightning.cli import predict as osr_predict
 from osr_lightning.data_spec import DataSpec
+from osr_lightning.deploy import predict as prediction_of_files
 from osr_lightning.deploy.predict import Counts, classify, images
 from osr_lightning.errors import Failure, UserError
 from osr_lightning.recogniser.checkpoint import build
 from osr_lightning.recogniser.rows import COLUMNS, cells, open_rows, path_cell
+from osr_lightning.scoring.calibration import calibrate
+from osr_lightning.scoring.sweep import Costs
 
 HOSTILE_NAMES = [
     "new\nline.png",
@@ -329,10 +332,118 @@ def test_empty_variables_are_none(ckpt, tmp_path, monkeypatch):
     assert len(rows_of(output)) == 1
 
 
+@pytest.fixture(scope="module")
+def calibrated(ckpt, tmp_path_factory):
+    """The recogniser of ``ckpt``, calibrated on 200 pictures of noise."""
+    recogniser = load(ckpt)
+    pixels = np.stack([recogniser.prepare(noise(seed)) for seed in range(200)])
+    recogniser.threshold.fixed = None
+    with torch.no_grad():
+        score = recogniser.describe(torch.from_numpy(pixels))["score/energy"].numpy()
+    everything = np.ones(len(score), bool)
+    options = {"costs": Costs(), "unknown_prior": 0.5, "calibrated_on": "noise", "optimistic": False}
+    recogniser.threshold.records, _ = calibrate(
+        {"energy": score}, everything, everything, method="known_quantile", alpha=0.05, **options
+    )
+    path = tmp_path_factory.mktemp("calibrated") / "any.ckpt"
+    save(recogniser, path)
+    return path
+
+
+def strange(folder, count):
+    """Pictures that the recogniser of ``ckpt`` finds stranger than noise."""
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(np.full((20, 20, 3), index % 9, np.uint8)).save(folder / f"dark{index}.png")
+    return folder
+
+
+def test_a_p_value_for_every_picture(calibrated, ckpt, tmp_path):
+    folder = photos(tmp_path / "in", 30)
+    (folder / "bad.png").write_bytes(b"no image")
+    assert predict("--ckpt_path", calibrated, folder, "--output", tmp_path / "a.csv") == 0
+    *rows, bad = sorted(rows_of(tmp_path / "a.csv"), key=lambda row: bool(row["error"]))
+    assert list(bad)[-1] == "p_value"
+    assert bad["p_value"] == ""
+    record = load(calibrated).threshold.record
+    for row in rows:
+        as_great = sum(score >= float(row["score"]) for score in record.known_scores)
+        assert float(row["p_value"]) == (1 + as_great) / 201
+        assert (float(row["p_value"]) <= 0.05) == (row["prediction"] == "unknown")
+    assert [one.p_value for one in load(calibrated).predict(folder / "00*.png")] == [
+        float(row["p_value"]) for row in rows[:10]
+    ]
+    # a threshold that was given as a number says nothing of known images
+    assert predict("--ckpt_path", ckpt, folder, "--output", tmp_path / "b.jsonl") == 0
+    assert {json.loads(line)["p_value"] for line in (tmp_path / "b.jsonl").read_text().splitlines()} == {None}
+    assert load(ckpt).predict(folder / "000.png")[0].p_value is None
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_all_pictures_are_decided_together(calibrated, ending, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(prediction_of_files, "_AT_ONCE", 7)
+    folder = photos(tmp_path / "in", 40)
+    strange(folder / "strange", 40)
+    (folder / "bad.png").write_bytes(b"no image")
+    plain, output = tmp_path / "plain.csv", tmp_path / f"a.{ending}"
+    predict("--ckpt_path", calibrated, folder, "--threshold", 1e300, "--output", plain)
+    capsys.readouterr()
+    assert predict("--ckpt_path", calibrated, folder, "--fdr", 0.1, "--output", output) == 0
+    said = capsys.readouterr().err
+    if ending == "csv":
+        rows = [{**row, "p_value": row["p_value"] and float(row["p_value"])} for row in rows_of(output)]
+    elif ending == "jsonl":
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+    else:
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(output).to_pylist()
+    expected = rows_of(plain)
+    assert [row["file"] for row in rows] == [row["file"] for row in expected]
+    good = [(row, before) for row, before in zip(rows, expected, strict=True) if not row["error"]]
+    assert len(good) == 80
+    ordered = np.sort([row["p_value"] for row, _ in good])
+    below = np.flatnonzero(ordered <= 0.1 * np.arange(1, 81) / 80)
+    for row, before in good:
+        unknown = row["p_value"] <= ordered[below[-1]]
+        assert row["prediction"] == ("unknown" if unknown else before["prediction"])
+        assert (float(row["score"]) > float(row["threshold"])) == unknown
+        assert float(row["score"]) == float(before["score"])
+    count = sum(row["prediction"] == "unknown" for row, _ in good)
+    assert 35 <= count <= 45
+    assert f"80 predicted ({count} unknown), 1 unreadable; of the unknown ones at most 0.1 are known" in said
+
+
+def test_where_no_picture_is_strange_enough_none_is_unknown(calibrated, tmp_path, capsys):
+    folder, output = photos(tmp_path / "in", 20), tmp_path / "a.csv"
+    assert predict("--ckpt_path", calibrated, folder, "--fdr", 0.001, "--output", output) == 0
+    assert "20 predicted (0 unknown); none is unknown at a false" in capsys.readouterr().err
+    rows = rows_of(output)
+    assert "unknown" not in {row["prediction"] for row in rows}
+    assert all(float(row["score"]) <= float(row["threshold"]) < 1e300 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--fdr", 1], "--fdr must lie between 0 and 1, got 1"),
+        (["--fdr", 0.1, "--threshold", 1], "leave --threshold out"),
+        (
+            ["--fdr", 0.1, "--ckpt_path", "fixed"],
+            "its threshold is a number that was given; run osr calibrate",
+        ),
+    ],
+)
+def test_a_rate_that_cannot_be_had_is_told(options, said, calibrated, ckpt, tmp_path, capsys):
+    given = [ckpt if word == "fixed" else word for word in options]
+    assert predict("--ckpt_path", calibrated, photos(tmp_path / "in", 1), *given) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_class_is_no_formula_and_commands_no_terminal(tmp_path):
     names = ("=1+1", "@x", "\x1b[2Jred", "a\nb", "-1", "+2.5", "cat", "żółć")
-    answers = cells(np.arange(9), np.zeros(9), {"s": np.zeros(9)}, names, "s", 0.0)
-    with open_rows(tmp_path / "rows.csv", ("prediction", *"abcd")) as write:
+    answers = cells(np.arange(9), np.zeros(9), {"s": np.zeros(9)}, np.ones(9), names, "s", 0.0)
+    with open_rows(tmp_path / "rows.csv", ("prediction", *"abcde")) as write:
         write(answers)
     with open(tmp_path / "rows.csv", newline="", encoding="utf-8") as file:
         found = [row[0] for row in csv.reader(file)][1:]

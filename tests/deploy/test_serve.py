@@ -32,6 +32,7 @@ from osr_lightning.deploy.serve.limits import Guard, Limits
 from osr_lightning.deploy.serve.open import open_backend
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser.checkpoint import build
+from osr_lightning.scoring.calibration import Calibration
 
 
 def recogniser(masks="shared"):
@@ -359,8 +360,24 @@ def test_other_paths_and_methods_are_told_the_way(client):
 def test_openapi_describes_the_rows_that_come(client):
     document = client.get("/openapi.json").json()
     row = rows_of(client.post("/predict", content=png(0)))[0]
-    assert list(document["components"]["schemas"]["Row"]["properties"]) == list(row)
+    properties = document["components"]["schemas"]["Row"]["properties"]
+    assert list(properties) == list(row)
+    assert "as unknown" in properties["p_value"]["description"]
+    assert row["p_value"] is None  # of a threshold that was given
     assert {"/predict", "/explain", "/model", "/healthz", "/metrics"} == set(document["paths"])
+
+
+def test_a_row_says_how_many_known_images_are_as_odd(ckpt):
+    backend = open_backend(str(ckpt), device="cpu")
+    score = backend.rows(np.stack([backend.read(png(seed), "") for seed in range(19)]))
+    known = tuple(sorted(row[2] for row in score))
+    record = Calibration(0.0, "known_quantile", 0.05, "noise", False, 19, "none", known_scores=known)
+    backend.recogniser.threshold.fixed = None
+    backend.recogniser.threshold.records = {"energy": record}
+    with TestClient(build_app(backend)) as client:
+        for seed in range(19, 24):
+            row = client.post("/explain", content=png(seed)).json()["row"]
+            assert row["p_value"] == (1 + sum(score >= row["score"] for score in known)) / 20
 
 
 def test_an_explanation_agrees_with_its_row(client, backend):

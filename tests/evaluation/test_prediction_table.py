@@ -37,6 +37,7 @@ def table() -> PredictionTable:
         },
         logits=np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32),
         files=("pets/cat/1.png", "", 'a,b\n"c".png', "=1+1.png", "ü.png"),
+        p_value=np.array([1.0, 1 / 3, 0.25, np.nan, 5e-324]),
     )
 
 
@@ -156,6 +157,7 @@ def test_an_empty_table_survives(table, tmp_path):
         **{name: getattr(table, name)[:0] for name in fields},
         scores={name: score[:0] for name, score in table.scores.items()},
         files=(),
+        p_value=None,
     )
     empty.save(tmp_path)
     assert_equal(PredictionTable.load(tmp_path), empty)
@@ -167,16 +169,41 @@ def test_the_columns_of_predictions_csv(table, tmp_path):
         header, *rows = csv.reader(file)
     assert header == [
         "index", "file", "source", "label", "prediction", "confidence", "score", "threshold", "error", "msp",
+        "p_value",
     ]  # fmt: skip
     assert rows == [
-        ["0", "pets/cat/1.png", "pets", "cat", "cat", "0.3333333333333333", "-inf", THRESHOLD, "", "5e-324"],
-        ["1", "", "pets", 'a "dog", big', "cat", "0.9", THRESHOLD, THRESHOLD, "", "0.1"],
+        [
+            "0",
+            "pets/cat/1.png",
+            "pets",
+            "cat",
+            "cat",
+            "0.3333333333333333",
+            "-inf",
+            THRESHOLD,
+            "",
+            "5e-324",
+            "1.0",
+        ],
+        [
+            "1",
+            "",
+            "pets",
+            'a "dog", big',
+            "cat",
+            "0.9",
+            THRESHOLD,
+            THRESHOLD,
+            "",
+            "0.1",
+            "0.3333333333333333",
+        ],
         [
             *("2", 'a,b\n"c".png', "noise, white", "unknown", "unknown", "0.9999999999999999"),
-            *("0.31", THRESHOLD, "", "0.2"),
+            *("0.31", THRESHOLD, "", "0.2", "0.25"),
         ],
-        ["3", "./=1+1.png", "ünknown", "unknown", "unknown", "0.5", "1e+300", THRESHOLD, "", "0.3"],
-        ["4", "ü.png", "ünknown", "unknown", "unknown", "1.0", "inf", THRESHOLD, "", "0.4"],
+        ["3", "./=1+1.png", "ünknown", "unknown", "unknown", "0.5", "1e+300", THRESHOLD, "", "0.3", ""],
+        ["4", "ü.png", "ünknown", "unknown", "unknown", "1.0", "inf", THRESHOLD, "", "0.4", "5e-324"],
     ]
 
 

@@ -4,6 +4,7 @@ import csv
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ def written(path, **options):
         "label": torch.tensor([0, 3, -1]),
         "prediction": torch.tensor([2, 3, 1]),
         "confidence": torch.tensor([1 / 3, 0.5, 1.0], dtype=torch.float64),
+        "p_value": np.array([0.75, 1 / 3, np.nan]),
     }
     scores = {
         "msp": torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64),
@@ -42,7 +44,7 @@ def written(path, **options):
 def test_the_schema_is_that_of_a_test(tmp_path):
     files = ("x,1.png", 'y"2".png', "sub/three.png")
     header, *found = written(tmp_path / "new" / "p.csv", files=files, sources=("known", "noise, white"))
-    assert header == [*COLUMNS, "msp", "entropy"]
+    assert header == [*COLUMNS, "msp", "entropy", "p_value"]
     threshold = "0.30000000000000004"
     assert found == [
         [
@@ -57,10 +59,27 @@ def test_the_schema_is_that_of_a_test(tmp_path):
             "",
             "0.1",
             "1.0",
+            "0.75",
         ],
-        ["1", 'y"2".png', "known", "unknown", "unknown", "0.5", "1e+300", threshold, "", "0.2", "2.0"],
+        [
+            *("1", 'y"2".png', "known", "unknown", "unknown", "0.5", "1e+300", threshold, "", "0.2", "2.0"),
+            "0.3333333333333333",
+        ],
         # no label is known
-        ["2", "sub/three.png", "noise, white", "", '\'=cmd|"x"', "1.0", "inf", threshold, "", "0.3", "3.0"],
+        [
+            "2",
+            "sub/three.png",
+            "noise, white",
+            "",
+            '\'=cmd|"x"',
+            "1.0",
+            "inf",
+            threshold,
+            "",
+            "0.3",
+            "3.0",
+            "",
+        ],
     ]
 
 

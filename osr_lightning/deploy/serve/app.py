@@ -75,7 +75,7 @@ def build_app(
 
     async def row(index: int, upload: Upload, pixels: Pixels | str) -> Row:
         if isinstance(pixels, str):
-            answer = error_cells(pixels, len(backend.columns) - len(COLUMNS))
+            answer = error_cells(pixels, backend.columns)
         else:
             answer = await batcher.row(pixels)
         return index, path_cell(upload.name) if upload.name else "", upload.source, "", *answer

@@ -31,12 +31,11 @@ def open_backend(
     recogniser = load(path, trust=trust, device=device)
     if isinstance(recogniser, ExportedRecogniser):
         recogniser.decide_by(score, threshold)
-        rejected = None if threshold is not None else recogniser.threshold.record.rejected_known
         return Backend(
             recogniser,
             lambda pixels: Explanation(recogniser.answer(pixels).probabilities[0], None),
             None,
-            rejected,
+            recogniser.threshold.record.rejected_known,
         )
     from osr_lightning.deploy.serve.explain import check_repeatable, explain
 

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from osr_lightning.deploy.serve.limits import Limits
+from osr_lightning.recogniser.rows import P_VALUE
 
 if TYPE_CHECKING:
     from osr_lightning.deploy.serve.backend import Backend
@@ -22,6 +23,8 @@ _TYPES: dict[str, Schema] = {
     "confidence": _NUMBER | {"description": "probability of the likeliest class"},
     "score": _NUMBER | {"description": "higher means more unknown"},
     "threshold": _NUMBER | {"description": "an image is unknown where its score is greater"},
+    P_VALUE: _NUMBER
+    | {"description": "share of known images that look as unknown; null where none were calibrated on"},
     "error": {"type": "string", "description": "why the image could not be read; empty if it was"},
 }
 

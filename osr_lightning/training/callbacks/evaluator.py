@@ -30,6 +30,7 @@ from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.models.factory import origin
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.scoring.calibration import QUANTILES, misgivings
+from osr_lightning.scoring.p_values import p_values
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.loggers import run_folder
 from osr_lightning.training.module import OpenSetClassifier, network_name
@@ -207,6 +208,7 @@ def prediction_table(rows: dict[str, Tensor], recogniser: Recogniser, tables: Im
         files=tuple(tables.load_test().files[row] for row in rows["row"].tolist())
         if tables.load_test().files
         else (),
+        p_value=p_values(recogniser.threshold.record, rows[f"score/{recogniser.threshold.score}"].numpy()),
     )
 
 
