@@ -6,15 +6,21 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from osr_lightning.atomic_write import replacing, write_text
 from osr_lightning.cli.arguments import add_checkpoint, nearest, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
+from osr_lightning.deploy import sequential
 from osr_lightning.deploy.drift import Distribution, Drift, Scores, Share, drift, read, to_dict
 from osr_lightning.deploy.load import is_exported
+from osr_lightning.deploy.sequential import Sequential
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.scoring.calibration import Calibration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
 
 ALARM = 3  # the exit status, beside 0 for none and 2 for a mistake
 
@@ -93,7 +99,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--alpha",
         type=float,
         default=0.01,
-        help="greatest probability of a false alarm, for each of the two tests (default: %(default)s)",
+        help="greatest probability of a false alarm, for each of the two tests; with --sequential of one "
+        "ever (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sequential",
+        action="store_true",
+        help="take the rows of all files in order, from the first prediction on: whoever looks every day, "
+        "with one file more each time, ever gets a false alarm with probability at most alpha",
     )
     parser.add_argument("--output", metavar="FOLDER", help="where to write drift.json and drift.png")
     return parser
@@ -112,27 +125,36 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--output {options.output} is a file: name a folder")
     known = reference(str(existing(options.ckpt_path)), options.score)
     scores = read(options.predictions, known.score, known.calibration.value)
-    found = drift(known.calibration, scores.values, options.alpha)
-    show(found, known, scores)
+    record = {
+        "checkpoint": options.ckpt_path,
+        "predictions": options.predictions,
+        "score": known.score,
+        "errors": scores.errors,
+    }
+    calibration = known.calibration
+    if options.sequential:
+        bets = sequential.sequential(calibration, scores.values, scores.files, options.alpha)
+        show_bets(bets, known, scores)
+        alarm, record["sequential"] = bets.alarm, sequential.to_dict(bets)
+    else:
+        found = drift(calibration, scores.values, options.alpha)
+        show(found, known, scores)
+        alarm, record = found.alarm, record | to_dict(found)
     if options.output is not None:
-        record = {
-            "checkpoint": options.ckpt_path,
-            "predictions": options.predictions,
-            "score": known.score,
-            "errors": scores.errors,
-            **to_dict(found),
-            "calibration": known.calibration.summary(),
-        }
-        write(Path(options.output), record, found, known, scores)
-    return ALARM if found.alarm else 0
+        from osr_lightning.deploy.drift import draw
+
+        figure = (
+            sequential.draw(bets)
+            if options.sequential
+            else draw(found, calibration, scores.values, known.score)
+        )
+        write(Path(options.output), record | {"calibration": calibration.summary()}, figure)
+    return ALARM if alarm else 0
 
 
-def write(folder: Path, record: dict[str, object], found: Drift, known: Reference, scores: Scores) -> None:
+def write(folder: Path, record: dict[str, object], figure: Figure) -> None:
     """Write ``drift.json`` and ``drift.png``."""
-    from osr_lightning.deploy.drift import draw
-
     write_text(folder / "drift.json", json.dumps(record, indent=2) + "\n")
-    figure = draw(found, known.calibration, scores.values, known.score)
     with replacing(folder / "drift.png") as path:
         figure.savefig(path, dpi=120)
 
@@ -157,14 +179,45 @@ def show(found: Drift, known: Reference, scores: Scores) -> None:
     table.add_row("median score", *medians, "", "")
     table.add_row("KS distance", "", f"{distribution.statistic:.3f}", "", _p_value(distribution))
     console.print(table)
+    _say(console, known, scores, _verdict(found))
+
+
+def show_bets(found: Sequential, known: Reference, scores: Scores) -> None:
+    """Print what the bets came to, file by file."""
+    from rich.console import Console
+
+    from osr_lightning.evaluation.console import new_table
+
+    console = Console(highlight=False, markup=False)
+    table = new_table(console, "predictions", "images", "wealth", "greatest so far")
+    for file in found.files:
+        greatest = f"{_wealth(file.log10_greatest)}{' ALARM' if file.file == found.alarm_in else ''}"
+        table.add_row(one_line(file.file), f"{file.images:,}", _wealth(file.log10_wealth), greatest)
+    console.print(table)
+    limit = f"{1 / found.alpha:,.6g}"
+    _say(
+        console,
+        known,
+        scores,
+        f"alarm at image {found.alarm_at:,} of {len(scores.values):,}, in {found.alarm_in}: there the wealth "
+        f"reached {limit}, which happens without drift with probability at most {found.alpha:g}, ever"
+        if found.alarm
+        else f"no alarm: the wealth never reached {limit}",
+    )
+
+
+def _wealth(digits: float) -> str:
+    return f"{10**digits:.3g}" if abs(digits) < 6 else f"10^{digits:.0f}"
+
+
+def _say(console: Console, known: Reference, scores: Scores, verdict: str) -> None:
     lines = [
         f"threshold {known.calibration.value:.6g} on {known.score}, calibrated on "
         f"{known.calibration.calibrated_on}"
     ]
     if scores.errors:
         lines.append(f"left out: {scores.errors:,} rows with an error")
-    lines.append(_verdict(found))
-    for line in lines:
+    for line in (*lines, verdict):
         console.print(one_line(line), soft_wrap=True)
 
 

@@ -207,10 +207,12 @@ class Scores(NamedTuple):
     Attributes:
         values: ``(m,)`` float64, of the rows without an error, in order.
         errors: how many rows were left out, as their file could not be read.
+        files: each file's path, and how many of the values are its.
     """
 
     values: Floats
     errors: int
+    files: list[tuple[str, int]]
 
 
 def read(paths: Sequence[str], score: str, threshold: float) -> Scores:
@@ -223,17 +225,19 @@ def read(paths: Sequence[str], score: str, threshold: float) -> Scores:
         UserError: where a file is missing, damaged, no such table, or was decided otherwise; or where no row
             has a score.
     """
-    values, errors = array("d"), 0
+    values, errors, files = array("d"), 0, []
     for path in paths:
+        before = len(values)
         for value in _scores(path, score, threshold):
             if value is None:
                 errors += 1
             else:
                 values.append(value)
+        files.append((path, len(values) - before))
     if not values:
         beside = f", only {errors:,} rows with an error" if errors else ""
         raise UserError(f"there are no predictions in {', '.join(paths)}{beside}: predict some images first")
-    return Scores(np.frombuffer(values), errors)
+    return Scores(np.frombuffer(values), errors, files)
 
 
 def _scores(path: str, score: str, threshold: float) -> Iterator[float | None]:
