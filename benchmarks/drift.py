@@ -63,7 +63,7 @@ def days_to_alarm(options: argparse.Namespace) -> None:
 
     Beside ``osr drift --sequential`` the two tests of ``osr drift`` on each day's images alone.
     """
-    print(f"alarms in % of {options.draws} deployments, and median days from the change to the alarm")
+    print(f"alarms in % of {options.draws} deployments, and days from the change to it, median")
     print(f"{'n':>6} {'change':>12} {'on day':>7} {'sequential':>16} {'every day anew':>16}")
     for images in (250, 1000):
         for change, make in CHANGES.items():

@@ -90,6 +90,6 @@ def describe_rate(calibration: Calibration, images: int, unknown: int, rate: flo
         return f"of the unknown ones at most {rate:g} are known, on average: score above {threshold:.6g}"
     fewest = max(1, math.ceil(levels(calibration)[-1] * images / rate - 1e-9))
     return (
-        f"none is unknown at a false discovery rate of {rate:g}, for which at least {fewest:,} images would "
-        f"have to look stranger than all of {calibration.count_known:,} known ones"
+        f"none is unknown at a false discovery rate of {rate:g}, which needs at least {fewest:,} of "
+        f"{images:,} images to look stranger than all of {calibration.count_known:,} known ones"
     )

@@ -366,6 +366,22 @@ def test_predict_writes_one_row_per_file(trained, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == ["0.png", "1.png", "2.png"]
     assert all((r["prediction"] == "unknown") == (float(r["score"]) > float(r["threshold"])) for r in rows)
+    assert all(0 < float(row["p_value"]) <= 1 for row in rows)
+    # decided together, as files and as images of a source
+    asked = ["predict", f"--ckpt_path={trained}/checkpoints/best.ckpt"]
+    for rate in ("0.9", "0.0001"):
+        source = [*asked, f"--data.predict=folder:{photos}", f"--output={tmp_path}/source.csv"]
+        assert main([*source, f"--fdr={rate}", f"--trainer.default_root_dir={tmp_path}", *QUIET]) == 0
+        assert main([*asked, str(photos), f"--output={tmp_path}/files.csv", f"--fdr={rate}"]) == 0
+        both = [
+            list(csv.DictReader((tmp_path / name).read_text().splitlines()))
+            for name in ("source.csv", "files.csv")
+        ]
+        assert [row["prediction"] for row in both[0]] == [row["prediction"] for row in both[1]]
+        assert ("unknown" in {row["prediction"] for row in both[0]}) == (rate == "0.9")
+        for one, other in zip(*both, strict=True):
+            assert float(one["threshold"]) == pytest.approx(float(other["threshold"]), rel=1e-4)
+            assert one["p_value"] == other["p_value"]
 
 
 def test_validate_reports_and_leaves_the_threshold(trained, tmp_path, capsys):

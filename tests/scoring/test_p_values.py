@@ -129,7 +129,9 @@ def test_without_unknown_images_alarms_are_rare():
 def test_what_it_needs_is_said():
     record = calibration_of(np.arange(99.0))
     said = describe_rate(record, 1000, 0, 0.1, 99.0)
-    assert said.startswith("none is unknown at a false discovery rate of 0.1, for which at least 100 images")
+    assert said.startswith(
+        "none is unknown at a false discovery rate of 0.1, which needs at least 100 of 1,000"
+    )
     for count, any_unknown in ((99, False), (100, True)):
         scores = np.append(np.full(count, 100.0), np.zeros(1000 - count))
         assert is_unknown(scores, threshold_of(record, scores, 0.1)).any() == any_unknown
