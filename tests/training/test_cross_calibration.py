@@ -147,9 +147,9 @@ def test_of_1000_draws_about_alpha_is_rejected_and_seldom_more_than_the_bound(co
     assert (shares <= bound).double().mean() > 0.93
 
 
-def test_images_are_few_where_hardly_ten_are_expected_above_the_threshold():
-    assert [are_few(0.05, ["energy"], count) for count in (199, 200)] == [True, False]
-    assert [are_few(0.05, ["fisher"], count) for count in (398, 399)] == [True, False]
+def test_images_are_few_where_hardly_five_are_expected_above_the_threshold():
+    assert [are_few(0.05, ["energy"], count) for count in (99, 100)] == [True, False]
+    assert [are_few(0.05, ["fisher"], count) for count in (198, 199)] == [True, False]
 
 
 # classes left out -----------------------------------------------------------------------------------------
