@@ -48,7 +48,7 @@ def blocks(language: str) -> list[str]:
 def commands() -> list[list[str]]:
     """The words of the page's commands, one list a command."""
     lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line) for line in lines if line.strip()]
+    return [shlex.split(line) for line in lines if line.strip() and not line.startswith("pip ")]
 
 
 def named(part: str) -> list[list[str]]:
@@ -132,7 +132,7 @@ def latest(experiment: str) -> Path:
 def test_every_command_of_the_page_is_run_here():
     ways = [words[1] for words in commands()]
     assert len(commands()) >= 6
-    assert set(ways) == {"run", "predict"}
+    assert set(ways) == {"run", "predict", "wrap"}  # of wrap, and of backbones: test_wrap, test_backbone
     for words in commands():
         if words[1] == "run":
             own = any(part in " ".join(words) for part in ("folder:MINE", "configs/my_images.yaml"))
@@ -140,7 +140,7 @@ def test_every_command_of_the_page_is_run_here():
 
 
 def test_two_folders_are_all_that_a_run_needs(work, capsys):
-    (words,) = named("folder:MINE")
+    (words,) = named("ConvNet")
     assert run(words, "--trainer.max_epochs=1") == 0
     out = capsys.readouterr().out
     first = re.search(
@@ -190,7 +190,7 @@ def test_a_config_with_the_paths_predicts_new_pictures_wherever_its_checkpoint_i
 
 @pytest.mark.parametrize("kind", ["--model.network resnet18", "Torchvision", "my_networks.MyNet"])
 def test_another_network_is_one_option(kind, work, capsys, caplog):
-    (words,) = [words for words in commands() if f" {kind} " in " ".join(words)]
+    (words,) = [words for words in named("my_images.yaml") if f" {kind} " in " ".join(words)]
     # so small a step that what is kept is what was read
     little = ["--trainer.max_epochs=1", "--model.learning_rate=1e-9", "--model.schedule=step"]
     with caplog.at_level(logging.WARNING, "osr_lightning"):
@@ -235,6 +235,8 @@ def test_some_classes_of_a_set_leave_the_rest_unknown(work, tiny_root, capsys):
 def test_every_option_that_the_page_names_exists(capsys):
     assert main(["run", "--help-all"]) == 0
     assert main(["run", "--model.help=MCDropoutClassifier"]) == 0
+    with pytest.raises(SystemExit):
+        main(["wrap", "--help"])
     out = capsys.readouterr().out
     named = set(re.findall(r"`(--[a-z_.]+)", PAGE))
     assert len(named) > 10

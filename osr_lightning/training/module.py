@@ -212,7 +212,7 @@ class OpenSetClassifier(LightningModule):
     @property
     def trains_head_alone(self) -> bool:
         """Whether the network is a frozen backbone, of which the last layer learns."""
-        network = None if self.recogniser is None else self.recogniser.sampler.network
+        network = getattr(getattr(self.recogniser, "sampler", None), "network", None)
         return isinstance(network, Backbone) and not network.body.finetune
 
     @property
@@ -244,16 +244,16 @@ class OpenSetClassifier(LightningModule):
             UserError: where the images do not serve the model.
         """
         if stage == "fit":
+            if isinstance(getattr(getattr(self.recogniser, "sampler", None), "network", None), Wrapped):
+                raise UserError(
+                    "a wrapped classifier is not trained: name its network and weights with --model.network "
+                    "Backbone to train a last layer, or all of it with --model.finetune true"
+                )
             self._plan_on(datamodule)
         if self.recogniser is None:
             self.build(datamodule.spec)
             if stage == "fit":
                 self._begin_head(datamodule)
-        if stage == "fit" and isinstance(self.trained.sampler.network, Wrapped):
-            raise UserError(
-                "a wrapped classifier is not trained: name its network and weights with --model.network "
-                "Backbone to train a last layer, or all of it with --model.finetune true"
-            )
         same_classes(self.trained.spec.classes, datamodule.spec.classes, "the known set")
 
     def use_backbone(self, datamodule: OpenSetDataModule) -> None:

