@@ -266,6 +266,8 @@ class OpenSetClassifier(LightningModule):
             UserError: if the backbone or its weights are missing.
         """
         network, tables = self._given[0], datamodule.tables
+        if network is None and self.recogniser is None and self._fn() not in (None, "fit"):
+            return  # the checkpoint that is to come names it
         self._given = (use_backbone(network, self.recogniser, tables, finetune=self.hparams["finetune"]),)
 
     def _begin_head(self, datamodule: OpenSetDataModule) -> None:
