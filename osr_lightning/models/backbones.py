@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from osr_lightning.data_spec import INTERPOLATIONS, PixelFormat
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.models.dropout import Dropout
 from osr_lightning.models.networks import SplitNetwork, register
 from osr_lightning.models.torchvision_networks import classifier_names, published, read_weights
@@ -381,11 +380,9 @@ def _find(name: str, factory: Callable[..., nn.Module] | None) -> tuple[str, str
 
     if not timm.is_model(own):
         names = [*_PACKAGED, *classifier_names(), *timm.list_models()]
-        close = difflib.get_close_matches(own, names, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
         raise UserError(
-            f"there is no backbone {name!r}; {hint}There are timm's and torchvision's classifiers, and class "
-            "paths, as my_package.MyNet"
+            f"there is no backbone {name!r}; {did_you_mean(own, names)}There are timm's and torchvision's "
+            "classifiers, and class paths, as my_package.MyNet"
         )
     return "timm", own
 
