@@ -20,7 +20,7 @@ from torch import Tensor
 from osr_lightning.atomic_write import replacing
 from osr_lightning.data.cache import cache_folder
 from osr_lightning.data.leaks import digest_of
-from osr_lightning.data.stream import ChainedImages, Images, StreamedImages
+from osr_lightning.data.stream import Images, StreamedImages, kept
 from osr_lightning.errors import Failure
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -77,8 +77,8 @@ class FeaturedImages(StreamedImages):
     def take(self, rows: Tensor) -> FeaturedImages:
         """The images at ``rows`` ``(n,)``."""
         files = [self.files[row] for row in rows.tolist()]
-        kept = (part[rows] for part in (self.features, self.digests, self.thumbnails))
-        return FeaturedImages(files, self.read, self.shape[1:], *kept)
+        parts = (part[rows] for part in (self.features, self.digests, self.thumbnails))
+        return FeaturedImages(files, self.read, self.shape[1:], *parts)
 
 
 def featured(
@@ -110,24 +110,13 @@ def featured(
     return FeaturedImages(items, read, shape, features, digests, thumbnails)
 
 
-def features_of(images: Images) -> Tensor | None:
-    """The features ``(N, D)`` of images that have them all; else None."""
-    if isinstance(images, FeaturedImages):
-        return images.features
-    parts = [features_of(part) for part in getattr(images, "parts", ())]
-    found = [part for part in parts if part is not None]
-    return torch.cat(found) if found and len(found) == len(parts) else None
-
-
 def thumbnails_of(images: Images, rows: Tensor) -> Tensor:
     """Small pictures ``(n, C, H, W)`` uint8 of the images at ``rows``; those of large images are shrunk.
 
     Images whose features are at hand are not read for it.
     """
-    if isinstance(images, FeaturedImages):
-        return images.thumbnails[rows]
-    if isinstance(images, ChainedImages) and all(isinstance(part, FeaturedImages) for part in images.parts):
-        return torch.cat([part.thumbnails for part in images.parts])[rows]  # type: ignore[union-attr]
+    if (thumbnails := kept(images, "thumbnails")) is not None:
+        return thumbnails[rows]
     pixels = images[rows]
     return pixels if pixels.shape[-1] <= 2 * THUMBNAIL else _thumbnails(pixels)
 
@@ -232,8 +221,8 @@ class _Store:
         features = np.empty((len(keys), self.width), np.float32)
         digests = np.empty((len(keys), _KEY), np.uint8)
         thumbnails = np.empty((len(keys), 3, THUMBNAIL, THUMBNAIL), np.uint8)
-        for part, kept in enumerate(self._parts):
+        for part, there in enumerate(self._parts):
             mine = np.flatnonzero(places[:, 0] == part)
             rows = places[mine, 1]
-            features[mine], digests[mine], thumbnails[mine] = kept[0][rows], kept[1][rows], kept[2][rows]
+            features[mine], digests[mine], thumbnails[mine] = there[0][rows], there[1][rows], there[2][rows]
         return torch.from_numpy(features), torch.from_numpy(digests), torch.from_numpy(thumbnails)

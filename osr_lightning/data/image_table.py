@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from osr_lightning.data.batch import Batch
-from osr_lightning.data.features import FeatureExtractor, features_of
+from osr_lightning.data.features import FeatureExtractor
 from osr_lightning.data.image_set import ImageSet, Split, resolve
 from osr_lightning.data.leaks import (
     ImageDigests,
@@ -24,7 +24,7 @@ from osr_lightning.data.leaks import (
 )
 from osr_lightning.data.measure_spec import mean_and_std
 from osr_lightning.data.sources import class_names, is_small, load_source
-from osr_lightning.data.stream import Images, chain
+from osr_lightning.data.stream import Images, chain, kept
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS
 from osr_lightning.data_spec import DataSpec, PixelFormat, same_classes
 from osr_lightning.errors import UserError
@@ -46,7 +46,7 @@ class ImageTable(Dataset[Batch]):
 
     def __init__(self, images: Images, labels: Tensor, sources: Tensor, files: Sequence[str] = ()) -> None:
         self.images, self.labels, self.sources, self.files = images, labels, sources, files
-        self.features = features_of(images)
+        self.features = kept(images, "features")
 
     @classmethod
     def of(cls, sets: Sequence[ImageSet], labels: Sequence[int | None] = (None,)) -> ImageTable:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from osr_lightning.data.stream import Images
+from osr_lightning.data.stream import Images, kept
 from osr_lightning.errors import UserError
 
 _BYTES = 16  # of a digest
@@ -155,8 +155,8 @@ def read_digests(kept: object) -> ImageDigests | None:
 def digest(images: Images) -> str:
     """A digest of the images ``(N, C, H, W)`` uint8 and their order, in hexadecimal."""
     whole = hashlib.blake2b(digest_size=16)
-    if (kept := kept_digests(images)) is not None:
-        whole.update(b"".join(kept))
+    if (digests := kept(images, "digests")) is not None:
+        whole.update(digests.numpy().tobytes())
         return whole.hexdigest()
     for pixels in _pixels(images):
         whole.update(pixels.tobytes())
@@ -165,24 +165,14 @@ def digest(images: Images) -> str:
 
 def pixel_digests(images: Images) -> list[bytes]:
     """16 bytes for each image that are equal where all pixels are."""
-    if (kept := kept_digests(images)) is not None:
-        return kept
+    if (digests := kept(images, "digests")) is not None:
+        return [row.tobytes() for row in digests.numpy()]
     return [digest_of(image) for pixels in _pixels(images) for image in pixels]
 
 
 def digest_of(image: NDArray[np.uint8]) -> bytes:
     """16 bytes that are equal where all values are."""
     return hashlib.blake2b(image.tobytes(), digest_size=_BYTES).digest()
-
-
-def kept_digests(images: Images) -> list[bytes] | None:
-    """The digests of images that have theirs at hand; else None."""
-    kept = getattr(images, "digests", None)
-    if isinstance(kept, Tensor):
-        return [row.tobytes() for row in kept.numpy()]
-    parts = [kept_digests(part) for part in getattr(images, "parts", ())]
-    found = [part for part in parts if part is not None]
-    return [one for part in found for one in part] if found and len(found) == len(parts) else None
 
 
 def _rows(images: Images) -> dict[bytes, int]:

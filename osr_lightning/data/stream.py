@@ -84,3 +84,13 @@ def chain(parts: Sequence[Images]) -> Images:
 def select(images: Images, rows: Tensor) -> Images:
     """The images at ``rows`` ``(n,)``, without reading streamed ones."""
     return images.take(rows) if isinstance(images, StreamedImages) else images[rows]
+
+
+def kept(images: Images, name: str) -> Tensor | None:
+    """What images keep of each under that name, ``(N, ...)``; None where some of them keep none."""
+    found = getattr(images, name, None)
+    if isinstance(found, Tensor):
+        return found
+    parts = [kept(part, name) for part in images.parts] if isinstance(images, ChainedImages) else []
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there and len(there) == len(parts) else None
