@@ -153,5 +153,7 @@ def _bodies(recogniser: nn.Module) -> list[Body]:
 def _common_body(recogniser: nn.Module) -> Body | None:
     """The backbone that all networks of a recogniser have; None where they have none, or several."""
     bodies = _bodies(recogniser)
-    same = bodies and all(not one.finetune and one.digest() == bodies[0].digest() for one in bodies)
-    return bodies[0] if same else None
+    if not bodies or any(one.finetune for one in bodies):
+        return None
+    # a hash goes over all weights: one network needs none
+    return bodies[0] if len(bodies) == 1 or len({one.digest() for one in bodies}) == 1 else None
