@@ -86,14 +86,14 @@ def export(
         program = _traced(recogniser, images[:3])
         if Path(path).suffix == ".pt2":
             about = {"metadata.json": json.dumps(metadata(recogniser))}
-            with _quiet():
+            with quiet():
                 torch.export.save(program, target, extra_files=about)
             return compare(recogniser, _run_program(target, recogniser.threshold.value), images, str(path))
         _write_onnx(program, recogniser, target)
         check = compare(recogniser, _run_onnx(target), images, str(path))
         if int8 is None:
             return check
-        with _quiet():
+        with quiet():
             quantise(target, int8)
         return compare_int8(recogniser, _run_onnx(target), np.concatenate([images, int8]), str(path))
 
@@ -159,7 +159,7 @@ def preprocessing(spec: DataSpec) -> str:
 def _traced(recogniser: Recogniser, images: NDArray[np.uint8]) -> ExportedProgram:
     given = (torch.from_numpy(images), torch.zeros((), dtype=torch.float64))
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             return torch.export.export(
                 Graph(recogniser).eval(), given, dynamic_shapes=({0: Dim("batch", min=1)}, None), strict=False
             )
@@ -178,7 +178,7 @@ def _write_onnx(program: ExportedProgram, recogniser: Recogniser, target: Path) 
         import_onnxruntime()
     except ImportError as error:
         raise UserError("export to .onnx needs its extra: pip install 'osr_lightning[export]'") from error
-    with _quiet():
+    with quiet():
         made = torch.onnx.export(
             program,
             (),
@@ -212,7 +212,7 @@ def _run_program(path: Path, threshold: float) -> Run:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's own report and warnings, which are about its insides."""
     logging.disable(logging.WARNING)
     try:

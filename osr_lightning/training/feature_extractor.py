@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import logging
-import warnings
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # of a feature, or of the largest one's size where that is above 1
 _CPU_IMAGES, _GPU_IMAGES = 16, 256  # that go through together: more no longer fit into a processor's caches
 _WORTH_EXPORTING = 64  # images; an export takes as long as torch takes for so many
-_OPSET = 18
 
 
 class BackboneExtractor:
@@ -122,21 +118,17 @@ class BackboneExtractor:
 
 
 def _exported(body: nn.Module, images: Tensor) -> bytes:
-    logging.disable(logging.WARNING)
-    try:
-        # the exporter's own report and warnings are about its insides
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
-            warnings.simplefilter("ignore")
-            made = torch.onnx.export(
-                body,
-                (images,),
-                dynamo=True,
-                opset_version=_OPSET,
-                input_names=["images"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                external_data=False,
-            )
-    finally:
-        logging.disable(logging.NOTSET)
+    from osr_lightning.deploy.export import OPSET, quiet  # torch's exporter takes a second to load
+
+    with quiet(), torch.no_grad():
+        made = torch.onnx.export(
+            body,
+            (images,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            external_data=False,
+        )
     assert made is not None
     return cast(bytes, made.model_proto.SerializeToString())
