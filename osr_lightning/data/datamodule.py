@@ -17,7 +17,7 @@ from osr_lightning.data.batch import Batch
 from osr_lightning.data.image_table import ImageTable, ImageTables, even_batch_size, per_channel, whole_batch
 from osr_lightning.data.resumable_loader import ResumableLoader
 from osr_lightning.data.stream import Images
-from osr_lightning.data_spec import DataSpec
+from osr_lightning.data_spec import LARGEST, DataSpec
 from osr_lightning.errors import UserError, check_range
 
 
@@ -217,9 +217,6 @@ def datamodule_of(trainer: object) -> OpenSetDataModule | None:
     """The datamodule that a trainer is given, if it is one of these."""
     found = getattr(trainer, "datamodule", None)
     return found if isinstance(found, OpenSetDataModule) else None
-
-
-LARGEST = 4096  # pixels a side
 
 
 def check_options(options: Mapping[str, Any]) -> None:

@@ -130,8 +130,7 @@ def _suggested(tables: ImageTables, finetune: bool) -> NetworkLike | None:
         return None
     say(
         f"network: {DEFAULT_NAME}{'' if finetune else ', frozen'}, as the known images are photographs; "
-        "--model.network ConvNet "
-        "trains one from random weights"
+        "--model.network ConvNet trains one from random weights"
     )
     return {"class_path": Backbone.__name__, "init_args": {"name": DEFAULT_NAME, "weights": "DEFAULT"}}
 

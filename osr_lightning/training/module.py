@@ -212,8 +212,13 @@ class OpenSetClassifier(LightningModule):
     @property
     def trains_head_alone(self) -> bool:
         """Whether the network is a frozen backbone, of which the last layer learns."""
-        network = getattr(getattr(self.recogniser, "sampler", None), "network", None)
+        network = self._network
         return isinstance(network, Backbone) and not network.body.finetune
+
+    @property
+    def _network(self) -> object:
+        """What is trained; None before it is built, and of an ensemble."""
+        return getattr(getattr(self.recogniser, "sampler", None), "network", None)
 
     @property
     def expected_spec(self) -> DataSpec | None:
@@ -244,7 +249,7 @@ class OpenSetClassifier(LightningModule):
             UserError: where the images do not serve the model.
         """
         if stage == "fit":
-            if isinstance(getattr(getattr(self.recogniser, "sampler", None), "network", None), Wrapped):
+            if isinstance(self._network, Wrapped):
                 raise UserError(
                     "a wrapped classifier is not trained: name its network and weights with --model.network "
                     "Backbone to train a last layer, or all of it with --model.finetune true"
