@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ from osr_lightning.data.cache import cache_folder
 from osr_lightning.data.leaks import digest_of
 from osr_lightning.data.stream import Images, StreamedImages, kept
 from osr_lightning.errors import Failure
+from osr_lightning.images.ahead import ahead
 
 Pixels: TypeAlias = NDArray[np.uint8]
 THUMBNAIL = 32  # pixels a side
@@ -137,14 +137,9 @@ def _looked_at(
     found, size = list(missing.items()), extractor.batch_size
     parts = [found[start : start + size] for start in range(0, len(found), size)]
     with ThreadPoolExecutor(2) as pool:
-        rest = iter(parts)
-        waiting: deque[tuple[list[tuple[bytes, Any]], Future[Pixels]]] = deque()
-        waiting.extend((some, pool.submit(prepare, some)) for some in islice(rest, _AHEAD))
         silent = not sys.stderr.isatty()
-        for _ in track(parts, description="features", disable=silent):
-            some, future = waiting.popleft()
-            waiting.extend((more, pool.submit(prepare, more)) for more in islice(rest, 1))
-            pixels = future.result()
+        read_ahead = ahead(pool, prepare, parts, _AHEAD)
+        for some, pixels in track(read_ahead, total=len(parts), description="features", disable=silent):
             thumbnails = _thumbnails(torch.from_numpy(pixels)).numpy()
             features = extractor(pixels)
             for (key, _), image, feature, small in zip(some, pixels, features, thumbnails, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from osr_lightning.atomic_write import as_text
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError
+from osr_lightning.images.ahead import ahead
 from osr_lightning.images.find import find
 from osr_lightning.recogniser.prediction import AT_ONCE, Answering
 from osr_lightning.recogniser.rows import COLUMNS, Row, Sink, answer_cells, columns, error_cells, path_cell
@@ -33,7 +33,6 @@ from osr_lightning.scoring.p_values import (
     places,
 )
 
-T = TypeVar("T")
 Pixels: TypeAlias = NDArray[np.uint8]
 _PREDICTION, _SCORE, _THRESHOLD, _ERROR = map(COLUMNS.index, ("prediction", "score", "threshold", "error"))
 _AT_ONCE = 1024  # rows that are decided together
@@ -134,7 +133,7 @@ def classify(
     reading = partial(read, recogniser)
     index = 0
     with ThreadPoolExecutor(workers) as pool:
-        for some, pixels in _ahead(pool, reading, _parts(found, rank, world), workers * _AHEAD):
+        for some, pixels in ahead(pool, reading, _parts(found, rank, world), workers * _AHEAD):
             for part in _in_order(_rows(recogniser, some, pixels), world):
                 rows = [(index + place, *row) for place, row in enumerate(part)]
                 index += len(rows)
@@ -201,17 +200,6 @@ def _parts(found: Iterable[Image], rank: int, world: int) -> Iterator[list[Image
         if not parts[0]:
             return
         yield parts[rank]
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Sequence[Image]], T], parts: Iterable[list[Image]], ahead: int
-) -> Iterator[tuple[list[Image], T]]:
-    rest = iter(parts)
-    waiting = deque((part, pool.submit(work, part)) for part in islice(rest, ahead))
-    while waiting:
-        part, result = waiting.popleft()
-        waiting.extend((more, pool.submit(work, more)) for more in islice(rest, 1))
-        yield part, result.result()
 
 
 def _rows(recogniser: Answering, some: Sequence[Image], pixels: Sequence[Pixels | str]) -> list[Row]:
