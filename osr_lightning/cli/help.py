@@ -66,7 +66,7 @@ SECTIONS = (
         "trainer.max_epochs trainer.max_time data.batch_size model.learning_rate model.schedule "
         "model.weight_decay model.label_smoothing model.augment model.finetune model.balance_classes "
         "model.compile optimizer lr_scheduler trainer.gradient_clip_val trainer.limit_train_batches "
-        "model.keep_examples",
+        "model.keep_examples model.keep_features",
         _TRAINING,
     ),
     Section(

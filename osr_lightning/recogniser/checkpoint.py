@@ -3,7 +3,8 @@
 The layout is that of Lightning, so a training's checkpoint and one written by `save` are the same to `load`::
 
     state_dict: {"recogniser.…": …}
-    recogniser: {"version": 2, "recipe": {…}, "facts": {…}, "examples": {class: PNG in base64}}
+    recogniser: {"version": 2, "recipe": {…}, "facts": {…}, "examples": {class: PNG in base64},
+                 "known_images": {…} or None}
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
 from osr_lightning.models.sampling import LogitSampler, Single
 from osr_lightning.models.split import split
-from osr_lightning.recogniser import claims, examples
+from osr_lightning.recogniser import claims, examples, known_images
 from osr_lightning.recogniser.device import choose
 from osr_lightning.recogniser.migrate import VERSION, migrate
 from osr_lightning.recogniser.recogniser import Recogniser
@@ -73,6 +74,7 @@ def load(
         recogniser = build(kept["recipe"], spec, network=network, trust=trust, weights=weights)
         take_weights(recogniser, weights)
         recogniser.examples = examples.from_plain(kept.get("examples"), spec)
+        recogniser.known_images = known_images.from_plain(kept.get("known_images"), spec)
         recogniser.eval()
     return recogniser.to(chosen)
 
@@ -112,6 +114,7 @@ def content(recogniser: Recogniser) -> dict[str, Any]:
         "recipe": recipe,
         "facts": recogniser.spec.to_dict(),
         "examples": examples.to_plain(recogniser.examples),
+        "known_images": known_images.to_plain(recogniser.known_images),
     }
 
 

@@ -22,6 +22,7 @@ from osr_lightning.images.pixels import ImageLike, prepared, to_pixels
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.sampling import LogitSampler
 from osr_lightning.recogniser.examples import Examples
+from osr_lightning.recogniser.known_images import KnownImages
 from osr_lightning.recogniser.prediction import AT_ONCE, OUTPUTS, Answers, Prediction, batch_size, predictions
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
@@ -44,6 +45,8 @@ class Recogniser(nn.Module):
 
     Attributes:
         examples: pictures of known classes to try it with; no answer depends on them.
+        known_images: what it keeps of those it was made of, for `osr extend` and `osr explain`; None where
+            nothing is kept. No answer depends on them.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Recogniser(nn.Module):
         self.spec = spec
         self.threshold = threshold
         self.examples: Examples = {}
+        self.known_images: KnownImages | None = None
         # the deciding score first exists once its detector does
         fitted = [name for name in DETECTORS if name in (threshold.score, *detectors)]
         self.detectors = nn.ModuleDict({name: DETECTORS[name].of(sampler) for name in fitted})

@@ -68,7 +68,7 @@ def join(paths: Sequence[str | PathLike[str]], *, trust: bool = False) -> dict[s
         **{name: first.checkpoint[name] for name in (*_KEPT, *_KEPT_DATA) if name in first.checkpoint},
         "state_dict": {**joined, f"{checkpoints.PREFIX}threshold._extra_state": {"records": {}}},
         "images": seen._asdict(),
-        "recogniser": {**kept, "recipe": made | decides},
+        "recogniser": {**kept, "known_images": None, "recipe": made | decides},
     }
 
 

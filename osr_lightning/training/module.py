@@ -34,6 +34,7 @@ from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import SplitNetwork
 from osr_lightning.models.sampling import NOT_TRAINED, LogitSampler
 from osr_lightning.recogniser import checkpoint as checkpoints
+from osr_lightning.recogniser import known_images
 from osr_lightning.recogniser.examples import from_plain
 from osr_lightning.recogniser.migrate import migrate
 from osr_lightning.recogniser.recogniser import Recogniser, not_fitted
@@ -59,6 +60,7 @@ from osr_lightning.training.cross_calibration import KnownFeatures, deal_folds, 
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.examples import choose_examples
 from osr_lightning.training.head import choose_weight_decay, solve
+from osr_lightning.training.known_images import known_images_of
 from osr_lightning.training.left_out import leave_classes_out
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
@@ -129,6 +131,9 @@ class OpenSetClassifier(LightningModule):
         compile: use torch.compile for the training; it pays on GPUs and for large networks.
         keep_examples: keep a small validation image of up to 12 classes each in the checkpoint; the page of
             osr serve shows them. calibrate with false takes them out of a checkpoint.
+        keep_features: keep features and small pictures of the known images of a frozen backbone in the
+            checkpoint, about 6 KB each; osr extend needs them, and osr explain shows the nearest. calibrate
+            with false takes them out.
 
     Attributes:
         plan: how the training goes, once its images are known.
@@ -167,6 +172,7 @@ class OpenSetClassifier(LightningModule):
         balance_classes: bool = False,
         compile: bool = False,
         keep_examples: bool = True,
+        keep_features: bool = True,
     ) -> None:
         super().__init__()
         # in a tuple, as a module would be registered here beside its place in the recogniser
@@ -460,6 +466,8 @@ class OpenSetClassifier(LightningModule):
         }
         examples = from_plain(checkpoint["recogniser"].get("examples"), self.trained.spec)
         self.trained.examples = examples if self.hparams["keep_examples"] else {}
+        known = known_images.from_plain(checkpoint["recogniser"].get("known_images"), self.trained.spec)
+        self.trained.known_images = known if self.hparams["keep_features"] else None
         kept = checkpoint["recogniser"]["recipe"]
         if kept.get("mask_seed") != self.sampler_options().get("mask_seed"):  # others were asked for
             masks = checkpoints.mask_names(self.trained)
@@ -702,6 +710,15 @@ class OpenSetClassifier(LightningModule):
             _, val = datamodule.tables.load_training()
             self.trained.examples = choose_examples(rows, val.images, self.trained.spec)
 
+    def _keep_features(self, datamodule: OpenSetDataModule) -> None:
+        if self.hparams["keep_features"] and self.trains_head_alone and self._learns_of_features(datamodule):
+            kept = known_images_of(datamodule.tables)
+            self.trained.known_images = kept
+            say(
+                f"kept of {len(kept):,} known images: features and small pictures, {kept.size / 1e6:,.1f} MB "
+                "of the checkpoint (model.keep_features)"
+            )
+
     def calibration_method(self, datamodule: OpenSetDataModule | None) -> CalibrationMethod:
         """How the threshold is chosen: what the user says, or what suits the images.
 
@@ -799,6 +816,7 @@ class OpenSetClassifier(LightningModule):
         validation = datamodule.hparams["calibrate_on"] == "validation"
         if tables.extractor is not None and validation and not self.trained.examples:
             self._keep_examples(rows, datamodule)
+        self._keep_features(datamodule)
 
     def _cross_calibrate(self, datamodule: OpenSetDataModule) -> None:
         """Fit last layer and detectors to training and validation images; scores out of fold choose.
@@ -830,6 +848,7 @@ class OpenSetClassifier(LightningModule):
         if not self.trained.examples:
             own = {name: value[len(train) :] for name, value in rows.items()}
             self._keep_examples({**own, "row": own["row"] - len(train)}, datamodule)
+        self._keep_features(datamodule)
 
     @torch.inference_mode(False)
     def leave_classes_out(self, datamodule: OpenSetDataModule) -> dict[str, Any] | None:

@@ -103,6 +103,24 @@ def test_a_second_run_reads_no_picture_that_it_does_not_show(run, pictures, weig
     assert main([*words, "--seed_everything=5", f"--trainer.default_root_dir={tmp_path}"]) == 0
 
 
+def test_the_checkpoint_keeps_features_of_its_known_images(run, pictures, tmp_path):
+    ckpt = run / "checkpoints" / "best.ckpt"
+    recogniser = load(ckpt)
+    kept = recogniser.known_images
+    assert (len(kept), kept.features.dtype) == (len({*kept.files}), torch.float16)
+    assert int(kept.held_out.sum()) > 0
+    row = kept.files.index(next(name for name in kept.files if "grass" in name))
+    assert recogniser.spec.classes[kept.labels[row]] == "grass"
+    image = torch.from_numpy(recogniser.prepare(pictures / kept.files[row]))[None]
+    with torch.no_grad():
+        expected = recogniser.sampler.network.body(recogniser.standardise(image))[0]
+    torch.testing.assert_close(kept.features[row].float(), expected, rtol=1e-2, atol=1e-2)
+    without = tmp_path / "without.ckpt"
+    words = [f"--ckpt_path={ckpt}", "--model.keep_features=false", f"--output={without}", *FAST]
+    assert main(["calibrate", *words, "--trainer.logger=false"]) == 0
+    assert load(without).known_images is None
+
+
 def test_small_pictures_are_enlarged_whole(weights, tmp_path):
     for size, resize in ((40, 160), (72, 168)):
         folder = photos.write_photos(tmp_path / str(size), count=3, size=(size, size))

@@ -1,0 +1,127 @@
+"""What a recogniser of a frozen backbone keeps of the known images it was made of: features and labels.
+
+With them its last layer can be fitted again without the pictures, and an image can be put beside its nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from osr_lightning.data_spec import DataSpec
+from osr_lightning.errors import UserError
+
+_DIGEST = 16  # bytes
+_MOST_SIDE = 64  # pixels of a small picture
+_MOST_NAME = 4096  # characters of a file's name
+_HALF = 60_000.0  # features above it are kept as float32: float16 ends at 65,504
+
+# field -> number of axes and types
+_LAYOUT = {
+    "features": (2, (torch.float16, torch.float32)),
+    "labels": (1, (torch.int64,)),
+    "held_out": (1, (torch.bool,)),
+    "digests": (2, (torch.uint8,)),
+    "thumbnails": (4, (torch.uint8,)),
+}
+
+
+class KnownImages(NamedTuple):
+    """``N`` known images.
+
+    Attributes:
+        features: ``(N, D)`` float16, or float32 where they are large; of the backbone, before anything else.
+        labels: ``(N,)`` int64 in ``0 .. K-1``.
+        held_out: ``(N,)`` bool, whether it was a validation image.
+        digests: ``(N, 16)`` uint8, of each image's prepared pixels.
+        thumbnails: small pictures ``(N, 3, s, s)`` uint8.
+        files: ``N`` names, empty where there is none.
+    """
+
+    features: Tensor
+    labels: Tensor
+    held_out: Tensor
+    digests: Tensor
+    thumbnails: Tensor
+    files: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        features: Tensor,
+        labels: Tensor,
+        held_out: Tensor,
+        digests: Tensor,
+        thumbnails: Tensor,
+        files: list[str],
+    ) -> KnownImages:
+        """The same with features ``(N, D)`` of any precision, brought to the one that is kept."""
+        small = not features.numel() or float(features.abs().max()) < _HALF
+        kept = features.half() if small else features.float()
+        return cls(kept.cpu(), labels.cpu(), held_out, digests, thumbnails, files)
+
+    def __len__(self) -> int:
+        """``N``, though a tuple's length would be its number of fields."""
+        return len(self.labels)
+
+    @property
+    def size(self) -> int:
+        """Bytes that they take."""
+        tensors = (self.features, self.labels, self.held_out, self.digests, self.thumbnails)
+        return sum(part.nbytes for part in tensors) + sum(map(len, self.files))
+
+    def where(self, mask: Tensor) -> KnownImages:
+        """Those of ``mask`` ``(N,)`` bool."""
+        mask = mask.cpu()
+        files = [name for name, there in zip(self.files, mask.tolist(), strict=True) if there]
+        parts = (self.features, self.labels, self.held_out, self.digests, self.thumbnails)
+        return KnownImages(*(part[mask] for part in parts), files)
+
+    def joined(self, other: KnownImages) -> KnownImages:
+        """These and then others, of one backbone."""
+        features = torch.cat([self.features.float(), other.features.float()])
+        parts = (torch.cat([mine, theirs]) for mine, theirs in zip(self[1:5], other[1:5], strict=True))
+        return KnownImages.of(features, *parts, [*self.files, *other.files])
+
+
+def to_plain(known: KnownImages | None) -> dict[str, Any] | None:
+    """What a checkpoint keeps."""
+    return None if known is None else known._asdict()
+
+
+def from_plain(kept: object, spec: DataSpec) -> KnownImages | None:
+    """The inverse of `to_plain`; of a file that keeps none, None.
+
+    Args:
+        kept: whatever a stranger's file holds in their place.
+        spec: of the known images.
+
+    Raises:
+        UserError: where it is something else.
+    """
+    if kept is None:
+        return None
+    wrong = UserError("what it keeps of its known images is damaged; calibrate it again (osr calibrate)")
+    if not isinstance(kept, Mapping) or kept.keys() != {*KnownImages._fields}:
+        raise wrong
+    files = kept["files"]
+    if not isinstance(files, list) or not all(isinstance(n, str) and len(n) <= _MOST_NAME for n in files):
+        raise wrong
+    count = len(files)
+    for name, (axes, kinds) in _LAYOUT.items():
+        value = kept[name]
+        # one number of a file may be repeated to any size: what is not contiguous is none of ours
+        if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_contiguous():
+            raise wrong
+        if value.ndim != axes or len(value) != count or value.dtype not in kinds:
+            raise wrong
+    labels, features, small = kept["labels"], kept["features"], kept["thumbnails"]
+    sides = (3, *small.shape[2:])
+    if kept["digests"].shape[1:] != (_DIGEST,) or small.shape[1:] != sides or max(sides) > _MOST_SIDE:
+        raise wrong
+    if not features.isfinite().all() or any(not 0 <= label < spec.num_classes for label in labels.tolist()):
+        raise wrong
+    return KnownImages(**{name: kept[name] for name in KnownImages._fields})
