@@ -28,6 +28,7 @@ COMMANDS = {
     "study": "configs x seeds x class splits, and one table of means and deviations",
     "search": "search options of run with Optuna, on validation images alone",
     "wrap": "make a recogniser of a classifier trained elsewhere, without training",
+    "extend": "add classes to a checkpoint of a frozen backbone, or take some out, without the old images",
     "ensemble": "join trained checkpoints into one, with a threshold of its own",
     "compare": "put finished runs side by side",
     "report": "write a run's report.html again from its saved files",

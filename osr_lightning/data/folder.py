@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 
 from osr_lightning.atomic_write import as_text
 from osr_lightning.data.cache import cached, mapped, read_rows
-from osr_lightning.data.features import FeatureExtractor, featured
+from osr_lightning.data.features import FeaturedImages, FeatureExtractor, featured
 from osr_lightning.data.image_set import ImageSet, Split
 from osr_lightning.data.leaks import pixel_digests
 from osr_lightning.data.measure_spec import natural_file_shape
@@ -228,6 +228,17 @@ def classes_of_folder(path: Path) -> tuple[str, ...]:
     here = layout(path).train
     files, _ = _find_images(here, path, as_known=True)
     return tuple(sorted({_class_name(file, here, path.resolve().name) for file in files}))
+
+
+def featured_files(files: Sequence[Path], wanted: PixelFormat, extractor: FeatureExtractor) -> FeaturedImages:
+    """Image files, wherever they are, with the features of a frozen backbone.
+
+    Raises:
+        UserError: where one cannot be read.
+    """
+    size, channels = wanted.image_size, wanted.channels
+    read = partial(read_images, size=size, channels=channels, pixel_format=wanted)
+    return featured([_digest(file) for file in files], files, read, extractor, (channels, size, size))
 
 
 def read_images(

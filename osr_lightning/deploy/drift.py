@@ -5,20 +5,17 @@ The tests, the scores in ``predictions.csv`` that they take, and the figure of b
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
 import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from itertools import chain
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from osr_lightning.errors import UserError
+from osr_lightning.recogniser.read_table import is_rounded, rows_of, text_of
 from osr_lightning.recogniser.rows import COLUMNS
 from osr_lightning.scoring.calibration import Calibration, order_statistics
 from osr_lightning.scoring.decision import is_unknown
@@ -26,9 +23,6 @@ from osr_lightning.scoring.sweep import Floats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-_DIGITS = 3  # of a rounded threshold that can be told from another's
 
 
 @dataclass(frozen=True)
@@ -243,8 +237,8 @@ def read(paths: Sequence[str], score: str, threshold: float) -> Scores:
 def _scores(path: str, score: str, threshold: float) -> Iterator[float | None]:
     """The score of each row; None for one with an error."""
     try:
-        with open(path, "rb") as file, _text(file) as lines:
-            reader, decimal_comma = _table(lines)
+        with open(path, "rb") as file, text_of(file) as lines:
+            reader, decimal_comma = rows_of(lines)
             header = tuple(reader.fieldnames or ())
             if missing := [name for name in COLUMNS if name not in header]:
                 raise UserError(
@@ -265,7 +259,7 @@ def _scores(path: str, score: str, threshold: float) -> Iterator[float | None]:
                 if decimal_comma:
                     row = {name: (row[name] or "").replace(",", ".") for name in ("threshold", "score")}
                 found = _number(row["threshold"], where)
-                if not _rounded(str(row["threshold"]), threshold):
+                if not is_rounded(str(row["threshold"]), threshold):
                     raise UserError(
                         f"{where}: the threshold was {found!r}, that of the checkpoint for {score} is "
                         f"{threshold!r}; predict again with this checkpoint and without --threshold"
@@ -277,32 +271,6 @@ def _scores(path: str, score: str, threshold: float) -> Iterator[float | None]:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a file of osr predict") from error
     except (csv.Error, UnicodeError) as error:
         raise UserError(f"{path} is damaged ({error}); write it again with osr predict") from error
-
-
-def _text(file: IO[bytes]) -> io.TextIOWrapper:
-    """The text of a file, which may be a pipe: UTF-8, or what spreadsheets call Unicode text, UTF-16."""
-    begin = file.peek(2)[:2]  # type: ignore[attr-defined]
-    encoding = "utf-16" if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-    errors = "strict" if encoding == "utf-16" else "surrogateescape"
-    return io.TextIOWrapper(file, encoding, errors, newline="")
-
-
-def _table(lines: Iterator[str]) -> tuple[csv.DictReader[str], bool]:
-    """The rows, whatever of ``,``, ``;`` and tab is between the cells; and whether numbers have a comma."""
-    first = next(lines, "")
-    if first.startswith("sep="):  # a word of Excel's to itself
-        first = next(lines, "")
-    between = max(",;\t", key=first.count)
-    return csv.DictReader(chain([first], lines), strict=True, delimiter=between), between != ","
-
-
-def _rounded(text: str, threshold: float) -> bool:
-    """Whether a number as it is written is the threshold, rounded to its digits as a spreadsheet does."""
-    found = Decimal(text)
-    if math.isclose(found, threshold, rel_tol=1e-9):
-        return True
-    unit = Decimal(1).scaleb(int(found.as_tuple().exponent))
-    return len(found.as_tuple().digits) >= _DIGITS and abs(found - Decimal(threshold)) <= unit / 2
 
 
 def _number(text: str | None, where: str) -> float:

@@ -6,7 +6,8 @@ With them its last layer can be fitted again without the pictures, and an image 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ _LAYOUT = {
 }
 
 
-class KnownImages(NamedTuple):
+@dataclass(frozen=True)
+class KnownImages:
     """``N`` known images.
 
     Attributes:
@@ -64,7 +66,7 @@ class KnownImages(NamedTuple):
         return cls(kept.cpu(), labels.cpu(), held_out, digests, thumbnails, files)
 
     def __len__(self) -> int:
-        """``N``, though a tuple's length would be its number of fields."""
+        """``N``."""
         return len(self.labels)
 
     @property
@@ -77,19 +79,33 @@ class KnownImages(NamedTuple):
         """Those of ``mask`` ``(N,)`` bool."""
         mask = mask.cpu()
         files = [name for name, there in zip(self.files, mask.tolist(), strict=True) if there]
-        parts = (self.features, self.labels, self.held_out, self.digests, self.thumbnails)
-        return KnownImages(*(part[mask] for part in parts), files)
+        return KnownImages(
+            self.features[mask],
+            self.labels[mask],
+            self.held_out[mask],
+            self.digests[mask],
+            self.thumbnails[mask],
+            files,
+        )
 
     def joined(self, other: KnownImages) -> KnownImages:
         """These and then others, of one backbone."""
-        features = torch.cat([self.features.float(), other.features.float()])
-        parts = (torch.cat([mine, theirs]) for mine, theirs in zip(self[1:5], other[1:5], strict=True))
-        return KnownImages.of(features, *parts, [*self.files, *other.files])
+        return KnownImages.of(
+            torch.cat([self.features.float(), other.features.float()]),
+            torch.cat([self.labels, other.labels]),
+            torch.cat([self.held_out, other.held_out]),
+            torch.cat([self.digests, other.digests]),
+            torch.cat([self.thumbnails, other.thumbnails]),
+            [*self.files, *other.files],
+        )
+
+
+_FIELDS = {field.name for field in fields(KnownImages)}
 
 
 def to_plain(known: KnownImages | None) -> dict[str, Any] | None:
     """What a checkpoint keeps."""
-    return None if known is None else known._asdict()
+    return None if known is None else dict(vars(known))
 
 
 def from_plain(kept: object, spec: DataSpec) -> KnownImages | None:
@@ -105,7 +121,7 @@ def from_plain(kept: object, spec: DataSpec) -> KnownImages | None:
     if kept is None:
         return None
     wrong = UserError("what it keeps of its known images is damaged; calibrate it again (osr calibrate)")
-    if not isinstance(kept, Mapping) or kept.keys() != {*KnownImages._fields}:
+    if not isinstance(kept, Mapping) or kept.keys() != _FIELDS:
         raise wrong
     files = kept["files"]
     if not isinstance(files, list) or not all(isinstance(n, str) and len(n) <= _MOST_NAME for n in files):
@@ -124,4 +140,4 @@ def from_plain(kept: object, spec: DataSpec) -> KnownImages | None:
         raise wrong
     if not features.isfinite().all() or any(not 0 <= label < spec.num_classes for label in labels.tolist()):
         raise wrong
-    return KnownImages(**{name: kept[name] for name in KnownImages._fields})
+    return KnownImages(**kept)

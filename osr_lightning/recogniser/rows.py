@@ -212,6 +212,7 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _AFTER = r"(?<=[;\t\r\n])"
 _SIGN = r"(?='*[=+\-@\uff1d\uff0b\uff0d\uff20])"
 _BEGIN = re.compile(rf"^(?='*[{re.escape(''.join(_FORMULA))}])|{_AFTER}{_SIGN}")
+_UNGUARD = re.compile(rf"^'(?='*[{re.escape(''.join(_FORMULA))}])|{_AFTER}'{_SIGN}")
 _GUARD = re.compile(rf"{_AFTER}'{_SIGN}")
 
 
@@ -226,6 +227,11 @@ def name_cell(name: str) -> str:
     Two names never become one: what is a formula behind apostrophes gets one more. A number stays itself.
     """
     return name if _NUMBER.fullmatch(name) else _BEGIN.sub("'", name)
+
+
+def name_of_cell(cell: str) -> str:
+    """The name whose `name_cell` this is; another text stays itself."""
+    return _UNGUARD.sub("", cell)
 
 
 def file_of_cell(cell: str) -> str:

@@ -196,8 +196,8 @@ def copy_with(recogniser: Recogniser, classes: Sequence[str] | None = None) -> R
         recogniser: to be copied.
         classes: names of those that its last layer tells apart; the same if not given.
     """
-    body = _network(recogniser).body
-    copied = copy.deepcopy(recogniser, {id(body): body})
+    body, known = _network(recogniser).body, recogniser.known_images
+    copied = copy.deepcopy(recogniser, {id(body): body, id(known): known})
     if classes is not None:
         network, last = _network(copied), copied.sampler.last_layer
         copied.spec = copied.spec._replace(classes=tuple(classes))

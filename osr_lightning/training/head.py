@@ -11,6 +11,12 @@ _MOST = 5000  # training images that choose: more change the choice by less than
 _ITERATIONS = 60
 
 
+def balanced(labels: Tensor, num_classes: int) -> Tensor:
+    """Weights ``(K,)`` under which classes weigh the same in the loss, whatever their number of images."""
+    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
+    return len(labels) / num_classes / counts
+
+
 def choose_weight_decay(
     features: Tensor,
     labels: Tensor,

@@ -59,7 +59,7 @@ from osr_lightning.training.console import device_name, precision_name, say
 from osr_lightning.training.cross_calibration import KnownFeatures, deal_folds, fit_all
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.examples import choose_examples
-from osr_lightning.training.head import choose_weight_decay, solve
+from osr_lightning.training.head import balanced, choose_weight_decay, solve
 from osr_lightning.training.known_images import known_images_of
 from osr_lightning.training.left_out import leave_classes_out
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
@@ -327,10 +327,7 @@ class OpenSetClassifier(LightningModule):
 
     def _balance(self, labels: Tensor, num_classes: int) -> Tensor | None:
         """Weights ``(K,)`` under which classes weigh the same in the loss, where they are to."""
-        if not self.hparams["balance_classes"]:
-            return None
-        counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
-        return len(labels) / num_classes / counts
+        return balanced(labels, num_classes) if self.hparams["balance_classes"] else None
 
     def decide(self, spec: DataSpec, images: int) -> Plan:
         """Decide how to train on so many ``images`` of this data spec, and keep it as ``plan``."""
