@@ -159,7 +159,7 @@ def _tell(report: Mapping[str, Any], target: Path) -> None:
 
     console = Console(markup=False)
     old = report["old"]
-    table = new_table(console, "out of fold", "images", "before", "after")
+    table = new_table(console, "not fitted to the image", "images", "before", "after")
     if old["count"]:
         kept = f"{old['count']:,}"
         table.add_row("old classes: right", kept, *map(percent, old["accuracy"]))
@@ -189,7 +189,9 @@ def _tell(report: Mapping[str, Any], target: Path) -> None:
         console.print(
             f"of the new images {percent(report['called_unknown_before'])} were called unknown before"
         )
-    console.print(f"of the old images {percent(old['decisions_changed'])} are decided otherwise")
+    console.print(
+        f"of those {old['count']:,} old images {percent(old['decisions_changed'])} are decided otherwise"
+    )
     lost = old["accuracy"][0] - old["accuracy"][1] if old["count"] else 0.0
     if lost > _LOST:
         console.print(

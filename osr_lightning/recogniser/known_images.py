@@ -5,6 +5,7 @@ With them its last layer can be fitted again without the pictures, and an image 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -41,6 +42,7 @@ class KnownImages:
         digests: ``(N, 16)`` uint8, of each image's prepared pixels.
         thumbnails: small pictures ``(N, 3, s, s)`` uint8.
         files: ``N`` names, empty where there is none.
+        weight_decay: of the last layer, that suits these images; None where it is not known.
     """
 
     features: Tensor
@@ -49,6 +51,7 @@ class KnownImages:
     digests: Tensor
     thumbnails: Tensor
     files: list[str]
+    weight_decay: float | None = None
 
     @classmethod
     def of(
@@ -59,11 +62,12 @@ class KnownImages:
         digests: Tensor,
         thumbnails: Tensor,
         files: list[str],
+        weight_decay: float | None = None,
     ) -> KnownImages:
         """The same with features ``(N, D)`` of any precision, brought to the one that is kept."""
         small = not features.numel() or float(features.abs().max()) < _HALF
         kept = features.half() if small else features.float()
-        return cls(kept.cpu(), labels.cpu(), held_out, digests, thumbnails, files)
+        return cls(kept.cpu(), labels.cpu(), held_out, digests, thumbnails, files, weight_decay)
 
     def __len__(self) -> int:
         """``N``."""
@@ -86,6 +90,7 @@ class KnownImages:
             self.digests[mask],
             self.thumbnails[mask],
             files,
+            self.weight_decay,
         )
 
     def joined(self, other: KnownImages) -> KnownImages:
@@ -97,6 +102,7 @@ class KnownImages:
             torch.cat([self.digests, other.digests]),
             torch.cat([self.thumbnails, other.thumbnails]),
             [*self.files, *other.files],
+            self.weight_decay,
         )
 
 
@@ -125,6 +131,9 @@ def from_plain(kept: object, spec: DataSpec) -> KnownImages | None:
         raise wrong
     files = kept["files"]
     if not isinstance(files, list) or not all(isinstance(n, str) and len(n) <= _MOST_NAME for n in files):
+        raise wrong
+    decay = kept["weight_decay"]
+    if decay is not None and not (isinstance(decay, float) and 0 <= decay < math.inf):
         raise wrong
     count = len(files)
     for name, (axes, kinds) in _LAYOUT.items():

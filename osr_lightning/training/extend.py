@@ -1,7 +1,7 @@
 """Classes added to a recogniser of a frozen backbone, or taken out, without the images it was made of.
 
 Its checkpoint keeps their features and labels: the last layer and the detectors are fitted to these and to
-those of the new images, and scores out of fold choose the threshold.
+those of the new images, all classes weighing the same, and scores out of fold choose the threshold.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training.calibration import choose_thresholds
 from osr_lightning.training.cross_calibration import (
     KnownFeatures,
+    choose_decay,
     copy_with,
     deal_folds,
     describe_part,
@@ -61,15 +62,20 @@ class Extended(NamedTuple):
     report: dict[str, Any]
 
 
+class _Answers(NamedTuple):
+    """What is said of ``n`` of ``N`` old images: ``chosen`` ``(N,)`` bool, and ``(n,)`` each."""
+
+    chosen: Tensor
+    predicted: Tensor
+    rejected: Tensor
+
+
 class _Options(NamedTuple):
-    """How the last layer is fitted and the threshold chosen: as for the checkpoint."""
+    """How the checkpoint's last layer was fitted and its threshold chosen."""
 
     alpha: float
     decay: float | None
     balance: bool
-
-    def weights(self, labels: Tensor, num_classes: int) -> Tensor | None:
-        return balanced(labels, num_classes) if self.balance else None
 
 
 def extend(
@@ -82,7 +88,8 @@ def extend(
 ) -> Extended:
     """Add classes and images to a checkpoint, or take classes out, and see what changes for the others.
 
-    Of the old images, and of the new ones, everything is said out of fold: by fits that have not seen them.
+    Nothing is said by a fit that has seen the image: before, the recogniser is asked about the images that it
+    held out, and fits without a fold where it held out none; afterwards, fits without a fold are.
 
     Args:
         path: of a checkpoint with `osr_lightning.recogniser.known_images.KnownImages`.
@@ -119,11 +126,16 @@ def extend(
     joined = replace(kept, labels=places[kept.labels]).joined(new)
     _check_counts(joined, classes, added)
     check_alpha(options.alpha, len(joined), share="the number of images")
-    before, threshold_before = _before(old, known, options)
+    before = _before(old, known, options)
     rejected_before = _rejected_by(old, new)
     work = _with_classes(old, classes)
     features = _features(joined, len(kept))
-    rows = fit_all(work, features, options.decay, options.weights(joined.labels, len(classes)))
+    # or a class of twenty images would hardly be named beside those of hundreds
+    weights = balanced(joined.labels, len(classes))
+    decay = options.decay
+    if decay is None:
+        decay = choose_decay(work, features, features.parts[:1], weights)
+    rows = fit_all(work, features, decay, weights)
     work.threshold.fixed = None
     work.threshold.records, _ = choose_thresholds(
         rows,
@@ -135,7 +147,7 @@ def extend(
         calibrated_on=f"{len(joined):,} known images out of fold, of which {len(new):,} were added",
         optimistic=False,
     )
-    work.known_images = joined
+    work.known_images = replace(joined, weight_decay=decay)
     work.examples = _examples(old, work, rows, images, len(kept), {*added} - {*stays})
     grown = {name: int((new.labels == classes.index(name)).sum()) for name in added}
     report = {
@@ -145,7 +157,7 @@ def extend(
         "removed": list(removed),
         "already_known": doubles,
         "images": len(joined),
-        "old": _compared(before, threshold_before, rows, work, len(kept), places),
+        "old": _compared(before, rows, work, places, known.labels),
         "new_classes": {n: _of_class(rows, work, classes.index(n), len(kept)) for n in added},
         "called_unknown_before": rejected_before,
         "threshold": [old.threshold.value, work.threshold.value],
@@ -217,10 +229,11 @@ def _options(checkpoint: Mapping[str, Any], recogniser: Recogniser, alpha: float
     if alpha is None:
         target = record.target if record.method in QUANTILES else given.get("alpha", _ALPHA)
         alpha = target if is_finite(target) and 0 < target < 1 else _ALPHA
+    known = recogniser.known_images
     decay = given.get("weight_decay")
-    return _Options(
-        alpha, decay if is_finite(decay) and decay >= 0 else None, given.get("balance_classes") is True
-    )
+    if not is_finite(decay) or decay < 0:
+        decay = None if known is None else known.weight_decay
+    return _Options(alpha, decay, given.get("balance_classes") is True)
 
 
 def _check_names(classes: Sequence[str], added: Mapping[str, Sequence[Path]], removed: Sequence[str]) -> None:
@@ -314,19 +327,24 @@ def _features(known: KnownImages, old: int) -> KnownFeatures:
     return KnownFeatures(known.features.float(), known.labels, torch.cat(parts))
 
 
-def _before(old: Recogniser, known: KnownImages, options: _Options) -> tuple[dict[str, Tensor], float]:
-    """What fits without an image say of it with the old classes, and the threshold of such fits."""
-    work = copy_with(old)
-    score = work.threshold.score
-    for name in [name for name in work.detectors if name != score]:
-        del work.detectors[name]
-    rows = fit_all(
-        work,
-        _features(known, len(known)),
-        options.decay,
-        options.weights(known.labels, old.spec.num_classes),
-    )
-    return rows, known_quantile(rows[f"score/{score}"].numpy(), options.alpha)
+def _before(old: Recogniser, known: KnownImages, options: _Options) -> _Answers:
+    """What is said with the old classes of old images: by the recogniser, of those it held out.
+
+    Where none were, by fits without the image that is asked about.
+    """
+    score = old.threshold.score
+    if old.threshold.record.method != CROSS and known.held_out.any():
+        rows = _describe(old, known.features[known.held_out].float())
+        chosen, value = known.held_out, old.threshold.value
+    else:
+        work = copy_with(old)
+        for name in [name for name in work.detectors if name != score]:
+            del work.detectors[name]
+        weights = balanced(known.labels, old.spec.num_classes) if options.balance else None
+        rows = fit_all(work, _features(known, len(known)), options.decay, weights)
+        chosen = torch.ones(len(known), dtype=torch.bool)
+        value = known_quantile(rows[f"score/{score}"].numpy(), options.alpha)
+    return _Answers(chosen, rows["predicted_class"], is_unknown(rows[f"score/{score}"], value))
 
 
 def _with_classes(old: Recogniser, classes: Sequence[str]) -> Recogniser:
@@ -370,33 +388,34 @@ def _examples(
 
 
 def _compared(
-    before: Mapping[str, Tensor],
-    threshold: float,
-    after: Mapping[str, Tensor],
-    work: Recogniser,
-    count: int,
-    places: Tensor,
+    before: _Answers, rows: Mapping[str, Tensor], work: Recogniser, places: Tensor, labels: Tensor
 ) -> dict[str, Any]:
-    """What became of the old images, the first ``count`` of ``after``, of the classes that stay."""
-    score, classes = f"score/{work.threshold.score}", work.spec.num_classes
-    stays = places[before["label"]] >= 0
-    labels = after["label"][:count]
-    answers = []
-    for rows, chosen, value, names in (
-        (before, stays, threshold, torch.cat([places, torch.tensor([-1])])),
-        (after, slice(count), work.threshold.value, torch.arange(classes)),
-    ):
-        predicted = names[rows["predicted_class"][chosen]]
-        answers.append((predicted, is_unknown(rows[score][chosen], value)))
+    """What became of old images of the classes that stay.
+
+    Args:
+        before: to some of the old images.
+        rows: of the old images of the classes that stay, and then of the new ones.
+        work: with a threshold.
+        places: ``(K,)``, the old classes' labels now; -1 of those that are taken out.
+        labels: ``(N,)`` of the old images, as they were.
+    """
+    stays = places[labels] >= 0
+    chosen = stays[before.chosen]
+    here = (stays.cumsum(0) - 1)[before.chosen & stays]
+    truth = places[labels[before.chosen & stays]]
+    rejected = is_unknown(rows[f"score/{work.threshold.score}"][here], work.threshold.value)
+    answers = [
+        (places[before.predicted[chosen]], before.rejected[chosen]),
+        (rows["predicted_class"][here], rejected),
+    ]
     pairs: dict[str, list[float]] = {"accuracy": [], "closed_set": [], "rejected": []}
-    for predicted, rejected in answers:
-        right = predicted == labels
-        pairs["accuracy"].append(float((right & ~rejected).double().mean()))
+    for predicted, unknown in answers:
+        right = predicted == truth
+        pairs["accuracy"].append(float((right & ~unknown).double().mean()))
         pairs["closed_set"].append(float(right.double().mean()))
-        pairs["rejected"].append(float(rejected.double().mean()))
-    (old, old_rejected), (new, new_rejected) = answers
-    changed = (old.where(~old_rejected, classes) != new.where(~new_rejected, classes)).double().mean()
-    return {"count": count, **pairs, "decisions_changed": float(changed)}
+        pairs["rejected"].append(float(unknown.double().mean()))
+    old, new = (predicted.where(~unknown, work.spec.num_classes) for predicted, unknown in answers)
+    return {"count": len(truth), **pairs, "decisions_changed": float((old != new).double().mean())}
 
 
 def _of_class(rows: Mapping[str, Tensor], work: Recogniser, label: int, begin: int) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from osr_lightning.data.leaks import packed_digests
 from osr_lightning.recogniser.known_images import KnownImages
 
 
-def known_images_of(tables: ImageTables) -> KnownImages:
-    """Training and then validation images, of which features are at hand."""
+def known_images_of(tables: ImageTables, weight_decay: float | None) -> KnownImages:
+    """Training and then validation images, of which features are at hand; with the last layer's decay."""
     parts = tables.load_training()
     features = [part.features for part in parts if part.features is not None]
     sizes = torch.tensor([len(part) for part in parts])
@@ -22,4 +22,5 @@ def known_images_of(tables: ImageTables) -> KnownImages:
         torch.cat([packed_digests(part.images) for part in parts]),
         torch.cat([thumbnails_of(part.images, torch.arange(len(part))) for part in parts]),
         [name for part in parts for name in (part.files or ("",) * len(part))],
+        weight_decay,
     )

@@ -56,7 +56,7 @@ from osr_lightning.training.calibration import (
     references,
 )
 from osr_lightning.training.console import device_name, precision_name, say
-from osr_lightning.training.cross_calibration import KnownFeatures, deal_folds, fit_all
+from osr_lightning.training.cross_calibration import KnownFeatures, choose_decay, deal_folds, fit_all
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.examples import choose_examples
 from osr_lightning.training.head import balanced, choose_weight_decay, solve
@@ -707,9 +707,11 @@ class OpenSetClassifier(LightningModule):
             _, val = datamodule.tables.load_training()
             self.trained.examples = choose_examples(rows, val.images, self.trained.spec)
 
-    def _keep_features(self, datamodule: OpenSetDataModule) -> None:
+    def _keep_features(self, datamodule: OpenSetDataModule, weight_decay: float | None) -> None:
         if self.hparams["keep_features"] and self.trains_head_alone and self._learns_of_features(datamodule):
-            kept = known_images_of(datamodule.tables)
+            if weight_decay is None and self.trained.known_images is not None:
+                weight_decay = self.trained.known_images.weight_decay  # of the training
+            kept = known_images_of(datamodule.tables, weight_decay)
             self.trained.known_images = kept
             say(
                 f"kept of {len(kept):,} known images: features and small pictures, {kept.size / 1e6:,.1f} MB "
@@ -813,7 +815,8 @@ class OpenSetClassifier(LightningModule):
         validation = datamodule.hparams["calibrate_on"] == "validation"
         if tables.extractor is not None and validation and not self.trained.examples:
             self._keep_examples(rows, datamodule)
-        self._keep_features(datamodule)
+        decay = self.hparams["weight_decay"] if self.plan is None else self.plan.weight_decay
+        self._keep_features(datamodule, decay)
 
     def _cross_calibrate(self, datamodule: OpenSetDataModule) -> None:
         """Fit last layer and detectors to training and validation images; scores out of fold choose.
@@ -828,7 +831,10 @@ class OpenSetClassifier(LightningModule):
         )
         self.trained.sampler.restart()
         weights = self._balance(known.labels, self.num_classes)
-        rows = fit_all(self.trained, known, self.hparams["weight_decay"], weights)
+        decay = self.hparams["weight_decay"]
+        if decay is None:
+            decay = choose_decay(self.trained, known, known.parts, weights)
+        rows = fit_all(self.trained, known, decay, weights)
         rows = {name: value.cpu() for name, value in rows.items()}
         images = f"training and validation images out of fold: {tables.options['known']}"
         self.trained.threshold.records, self.search_trials = choose_thresholds(
@@ -845,7 +851,7 @@ class OpenSetClassifier(LightningModule):
         if not self.trained.examples:
             own = {name: value[len(train) :] for name, value in rows.items()}
             self._keep_examples({**own, "row": own["row"] - len(train)}, datamodule)
-        self._keep_features(datamodule)
+        self._keep_features(datamodule, decay)
 
     @torch.inference_mode(False)
     def leave_classes_out(self, datamodule: OpenSetDataModule) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ def known(count=4, largest=3.0):
         torch.zeros(count, 16, dtype=torch.uint8),
         torch.zeros(count, 3, 4, 4, dtype=torch.uint8),
         [f"{row}.png" for row in range(count)],
+        0.03,
     )
 
 
@@ -25,8 +26,9 @@ def test_it_comes_back_as_it_was():
     mine = known()
     found = from_plain(to_plain(mine), SPEC)
     assert found.features.dtype == torch.float16
-    for before, after in zip(vars(mine).values(), vars(found).values(), strict=True):
-        assert before == after if isinstance(before, list) else torch.equal(before, after)
+    for name, before in vars(mine).items():
+        after = getattr(found, name)
+        assert torch.equal(before, after) if isinstance(before, torch.Tensor) else before == after
     assert from_plain(None, SPEC) is None
     assert len(found) == 4
 
@@ -63,6 +65,8 @@ def test_parts_and_joins_keep_rows_together():
         {"files": ["x", "y", 3, "z"]},
         {"files": ["x" * 5000] * 4},
         {"more": 1},
+        {"weight_decay": float("nan")},
+        {"weight_decay": "0.1"},
     ],
 )
 def test_damage_is_one_sentence(damage):
