@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 
 from osr_lightning.deploy.drift import distribution_test, drift, share_test
 from osr_lightning.deploy.sequential import sequential
-from osr_lightning.scoring.calibration import Calibration, known_quantile, order_statistics
+from osr_lightning.scoring.calibration import Calibration, order_statistics
+from osr_lightning.scoring.quantile import known_quantile
 
 DAYS = 1000
 

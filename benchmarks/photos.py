@@ -45,9 +45,9 @@ from osr_lightning.data.npz import load_npz
 from osr_lightning.evaluation.measures.ranking import share95
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.models.backbones import DEFAULT_NAME, Backbone
-from osr_lightning.scoring.calibration import known_quantile
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.detectors.surprise import surprise, tail_slopes
+from osr_lightning.scoring.quantile import known_quantile
 from osr_lightning.training.calibration import references
 from osr_lightning.training.callbacks.evaluator import Evaluator
 

@@ -16,7 +16,7 @@ from osr_lightning.evaluation.measures.closed_set import aurc, ece
 from osr_lightning.evaluation.measures.ranking import auroc, fpr95_known
 from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.evaluation.prediction_table import PredictionTable
-from osr_lightning.scoring.calibration import conformal_rank
+from osr_lightning.scoring.quantile import conformal_rank
 
 Numbers = dict[str, float | int | None]
 

@@ -266,6 +266,12 @@ def take_weights(recogniser: Recogniser, weights: dict[str, Any]) -> None:
     image = torch.zeros(1, *recogniser.spec.input_shape, dtype=torch.uint8)
     try:
         recogniser.load_state_dict(weights)
+        for name, record in recogniser.threshold.records.items():
+            if len(record.class_shifts) not in (0, recogniser.spec.num_classes):
+                raise UserError(
+                    f"the score {name} has thresholds of {len(record.class_shifts)} classes, and there are "
+                    f"{recogniser.spec.num_classes}; the checkpoint is damaged: run osr calibrate"
+                )
         with evaluating(recogniser), torch.inference_mode():
             recogniser.describe(image.to(next(recogniser.parameters()).device))
     except UserError:

@@ -124,6 +124,7 @@ class Recogniser(nn.Module):
             score = SCORES[name](samples)
         else:
             score = detector({**sampled.features, LOG_PROBABILITY: log_probability})
+        score = self.threshold.by_class(name, score, log_probability.argmax(dim=-1))
         return self._decide(log_probability, score, self.threshold.value if threshold is None else threshold)
 
     def _decide(self, log_probability: Tensor, score: Tensor, threshold: float | Tensor) -> Answers:
@@ -146,7 +147,7 @@ class Recogniser(nn.Module):
             ``predicted_class`` ``(B,)`` int64 before any rejection; ``log_probability`` ``(B, K)`` float64,
             of the mean over samples; ``confidence`` ``(B,)`` float64, of the predicted class; ``logits``
             ``(B, K)`` float32, mean over samples; and ``score/NAME`` ``(B,)`` float64 for every score and
-            every fitted detector.
+            every fitted detector, as `Threshold.by_class` has it compared.
         """
         fitted = self._fitted()
         sampled = self.sampler(self.standardise(images), _layers(fitted.values()))
@@ -154,6 +155,8 @@ class Recogniser(nn.Module):
         seen = {**sampled.features, LOG_PROBABILITY: rows[LOG_PROBABILITY]}
         rows |= {f"score/{name}": detector(seen) for name, detector in fitted.items()}
         confidence, predicted = rows["log_probability"].max(dim=-1)
+        for name in self.score_names:
+            rows[f"score/{name}"] = self.threshold.by_class(name, rows[f"score/{name}"], predicted)
         return rows | {"predicted_class": predicted, "confidence": confidence.exp()}
 
     def _describe_evenly(self, images: Tensor) -> dict[str, Tensor]:

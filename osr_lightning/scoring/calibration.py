@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal, TypeGuard, get_args
 
@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osr_lightning.errors import UserError
+from osr_lightning.scoring.class_quantile import Predicted, class_shifts
 from osr_lightning.scoring.decision import is_unknown
+from osr_lightning.scoring.quantile import known_quantile
 from osr_lightning.scoring.sweep import Bools, Costs, Floats, min_cost, optuna_search
 
 CalibrationMethod = Literal[
-    "known_quantile", "cross_known_quantile", "max_accuracy", "min_cost", "optuna", "fixed"
+    "known_quantile", "cross_known_quantile", "class_quantile", "max_accuracy", "min_cost", "optuna", "fixed"
 ]
 CROSS: Final = "cross_known_quantile"
-QUANTILES = frozenset({"known_quantile", CROSS})  # that promise something of alpha
+BY_CLASS: Final = "class_quantile"
+QUANTILES = frozenset({"known_quantile", CROSS, BY_CLASS})  # that promise something of alpha
 NEEDS_UNKNOWNS = frozenset({"max_accuracy", "min_cost", "optuna"})
 # a threshold that rejects more of the known images, or less of an unknown set, is worth a word; one that
 # rejects less than the other hardly decides anything
@@ -44,6 +47,8 @@ class Calibration:
         rejected_unknown: the same of the unknown ones.
         known_scores: order statistics of the known ones' scores, see `order_statistics`; what p-values
             and `osr drift` compare with. None where nothing was calibrated, or by a version that kept none.
+        class_shifts: by class_quantile what is added to the score of an image named each class, in the order
+            of the classes, so that one value serves all; empty for other methods.
     """
 
     value: float
@@ -57,6 +62,12 @@ class Calibration:
     rejected_known: float | None = None
     rejected_unknown: float | None = None
     known_scores: tuple[float, ...] = ()
+    class_shifts: tuple[float, ...] = ()
+
+    @property
+    def class_thresholds(self) -> tuple[float, ...]:
+        """Each class's own threshold, of the score before the shift; empty where all share one."""
+        return tuple(self.value - shift for shift in self.class_shifts)
 
     @property
     def guaranteed(self) -> bool:
@@ -67,10 +78,15 @@ class Calibration:
         """The same threshold, of which nothing may be expected any more."""
         return replace(self, guarantee=f"{_NONE}: {why}")
 
-    def summary(self) -> dict[str, Any]:
-        """All but the scores: what ``results.json`` and ``calibration.json`` hold."""
-        names = [field.name for field in fields(self) if field.name != "known_scores"]
-        return {name: getattr(self, name) for name in names}
+    def summary(self, classes: Sequence[str] = ()) -> dict[str, Any]:
+        """All but the scores: what ``results.json`` and ``calibration.json`` hold.
+
+        Args:
+            classes: names of the known ones, for ``class_thresholds`` where each has its own.
+        """
+        names = [field.name for field in fields(self) if field.name not in ("known_scores", "class_shifts")]
+        own = dict(zip(classes, self.class_thresholds, strict=False))
+        return {name: getattr(self, name) for name in names} | ({"class_thresholds": own} if own else {})
 
 
 class NotFinite(TypeError):
@@ -103,6 +119,8 @@ def read_record(values: object) -> Calibration:
         "rejected_unknown": _is_share(record.rejected_unknown),
         "known_scores": isinstance(record.known_scores, (tuple, list))
         and all(isinstance(score, float) and not math.isnan(score) for score in record.known_scores),
+        "class_shifts": isinstance(record.class_shifts, (tuple, list))
+        and all(map(is_finite, record.class_shifts)),
     }
     if wrong := [name for name, fits in right.items() if not fits]:
         raise TypeError(f"the threshold's {wrong[0]} is {str(getattr(record, wrong[0]))[:80]}")
@@ -110,7 +128,12 @@ def read_record(values: object) -> Calibration:
         raise TypeError(
             f"{len(record.known_scores)} scores of {record.count_known} known images are in a record"
         )
-    return replace(record, value=float(record.value), known_scores=tuple(record.known_scores))
+    return replace(
+        record,
+        value=float(record.value),
+        known_scores=tuple(record.known_scores),
+        class_shifts=tuple(map(float, record.class_shifts)),
+    )
 
 
 def is_finite(value: object) -> TypeGuard[float]:
@@ -131,28 +154,6 @@ def _is_share(value: object) -> bool:
     return value is None or (is_finite(value) and 0 <= value <= 1)
 
 
-def known_quantile(known_scores: Floats, alpha: float) -> float:
-    """The split-conformal threshold that rejects at most a share ``alpha`` of known images.
-
-    It is the ``ceil((n + 1) (1 - alpha))``-th smallest of the ``n`` held-out known scores. If a new
-    known image is exchangeable with them, ``P(score > threshold) <= alpha`` (Vovk et al. 2005;
-    Angelopoulos & Bates 2023).
-
-    Args:
-        known_scores: ``(n,)`` scores of known images that took no part in training.
-        alpha: share in (0, 1).
-
-    Returns:
-        The threshold, in units of the score.
-
-    Raises:
-        UserError: with fewer than ``1 / alpha - 1`` scores, where no finite threshold has that guarantee.
-    """
-    check_alpha(alpha, len(known_scores))
-    rank = conformal_rank(len(known_scores), alpha)
-    return float(np.partition(known_scores, rank - 1)[rank - 1])
-
-
 def order_statistics(scores: Floats, count: int = KEPT_SCORES) -> tuple[float, ...]:
     """``count`` of ``(n,)`` scores that stand for all of them, in ascending order.
 
@@ -168,45 +169,6 @@ def kept_ranks(scores: int, count: int) -> NDArray[np.int64]:
     return ((np.arange(count) + 0.5) * scores / count).astype(np.int64)
 
 
-def check_alpha(alpha: float, images: int, beside: str = "", share: str = "data.val_fraction") -> None:
-    """Stop where ``images`` known validation images are too few for ``alpha``.
-
-    Args:
-        alpha: share in (0, 1).
-        images: how many choose the threshold.
-        beside: which further images do not, for the message.
-        share: what to raise so that there are more, for the message.
-
-    Raises:
-        UserError: with the number needed and the smallest alpha possible.
-    """
-    if conformal_rank(images, alpha) <= images:
-        return
-    needed = images_needed(alpha)
-    # rounded up to two digits, so that what is printed will do
-    smallest = 1 / (images + 1)
-    digits = 1 - math.floor(math.log10(smallest))
-    printed = math.ceil(smallest * 10**digits) / 10**digits
-    raise UserError(
-        f"alpha {alpha:g} needs {needed:,} validation images{beside}, there are {images:,}; "
-        f"the smallest possible is {printed:g}: raise model.alpha or {share}"
-    )
-
-
-def images_needed(alpha: float) -> int:
-    """The fewest known validation images that serve ``alpha``."""
-    needed = math.ceil(1 / alpha - 1 - 1e-9)
-    while conformal_rank(needed, alpha) > needed:
-        needed += 1
-    return needed
-
-
-def conformal_rank(n: int, alpha: float) -> int:
-    """``ceil((n + 1) (1 - alpha))``; above ``n`` where ``n`` scores are too few for ``alpha``."""
-    # the small slack keeps the product from being rounded up past a whole number
-    return math.ceil((n + 1) * (1 - alpha) - 1e-9)
-
-
 def calibrate(
     scores: dict[str, Floats],
     known: Bools,
@@ -218,6 +180,7 @@ def calibrate(
     unknown_prior: float,
     calibrated_on: str,
     optimistic: bool,
+    predicted: Predicted | None = None,
 ) -> tuple[dict[str, Calibration], list[tuple[float, float]]]:
     """Choose a threshold for every score, so that a change of score finds its own.
 
@@ -231,6 +194,7 @@ def calibrate(
         unknown_prior: share of unknown images to expect, for ``max_accuracy`` and ``min_cost``.
         calibrated_on: said of the images in the record.
         optimistic: whether test images are among them.
+        predicted: of the same images; class_quantile needs it.
 
     Returns:
         Score name -> calibration, and the trials of the ``optuna`` search (else empty).
@@ -255,8 +219,17 @@ def calibrate(
     trials: list[tuple[float, float]] = []
     chosen: dict[str, Calibration] = {}
 
-    def record(score: str, value: float, target: float | dict[str, float] | None, guarantee: str) -> None:
-        rejected = is_unknown(scores[score], value)
+    def record(
+        score: str,
+        value: float,
+        target: float | dict[str, float] | None,
+        guarantee: str,
+        shifts: Floats | None = None,
+    ) -> None:
+        own = scores[score]
+        if shifts is not None and predicted is not None:
+            own = own + shifts[predicted.predicted]
+        rejected = is_unknown(own, value)
         chosen[score] = Calibration(
             value,
             method,
@@ -268,12 +241,17 @@ def calibrate(
             count_unknown=len(known) - count,
             rejected_known=float(rejected[known].mean()),
             rejected_unknown=None if known.all() else float(rejected[~known].mean()),
-            known_scores=order_statistics(scores[score][known]),
+            known_scores=order_statistics(own[known]),
+            class_shifts=() if shifts is None else tuple(shifts.tolist()),
         )
 
     expecting = f"with {unknown_prior:.0%} unknown images"
     for score, values in scores.items():
-        if method in QUANTILES:
+        if method == BY_CLASS:
+            assert predicted is not None
+            value, shifts = class_shifts(values, predicted, alpha)
+            record(score, value, alpha, _promise(method, alpha, count), shifts)
+        elif method in QUANTILES:
             record(score, known_quantile(values[known], alpha), alpha, _promise(method, alpha, count))
         elif method == "max_accuracy":
             text = f"the greatest total accuracy on the calibration images {expecting}; no guarantee beyond"
@@ -305,6 +283,11 @@ def _promise(method: CalibrationMethod, alpha: float, count: int) -> str:
             f"a known image exchangeable with the {count} calibration images is rejected with probability "
             f"about {alpha:g}: each was scored by a fit to the other folds, and a fit to all of them decides "
             f"(cross-conformal; at most {2 * alpha:g} is proven where the folds' own fits decide)"
+        )
+    if method == BY_CLASS:
+        return (
+            f"of each class, a known image exchangeable with its own among the {count} calibration images is "
+            f"rejected with probability at most {alpha:g} (split conformal, class by class)"
         )
     return (
         f"a known image exchangeable with the {count} calibration images is rejected with probability at "

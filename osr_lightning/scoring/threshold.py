@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from osr_lightning.errors import NotCalibrated, UserError
@@ -63,6 +64,23 @@ class Threshold(nn.Module):
     def value(self) -> float:
         """The threshold, in units of the score."""
         return self.record.value
+
+    def by_class(self, name: str, score: Tensor, predicted: Tensor) -> Tensor:
+        """A score as it is compared: where each class has a threshold of its own, shifted by the class.
+
+        Args:
+            name: of the score.
+            score: ``(B,)`` float64.
+            predicted: ``(B,)`` int64 in ``0 .. K-1``, before any rejection.
+        """
+        record = self.records.get(name)
+        if record is None or not record.class_shifts:
+            return score
+        return score + torch.tensor(record.class_shifts, dtype=score.dtype, device=score.device)[predicted]
+
+    def forget_shifts(self) -> None:
+        """Take scores as they are, as a calibration has to: it begins anew."""
+        self.records = {name: one for name, one in self.records.items() if not one.class_shifts}
 
     def forward(self, score: Tensor) -> Tensor:
         """Scores ``(B,)`` -> whether each image is unknown, ``(B,)`` bool; see `is_unknown`."""

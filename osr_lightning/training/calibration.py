@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data.batch import Batch
-from osr_lightning.data.image_table import ImageTables
+from osr_lightning.data.image_table import ImageTable, ImageTables
 from osr_lightning.data.leaks import pixel_digests
+from osr_lightning.data.stream import Images
 from osr_lightning.errors import UserError
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.sampling import LOGITS
@@ -21,12 +22,12 @@ from osr_lightning.scoring.calibration import (
     Calibration,
     CalibrationMethod,
     calibrate,
-    check_alpha,
     fixed_calibration,
-    images_needed,
     misgivings,
 )
+from osr_lightning.scoring.class_quantile import Predicted, refuse_few
 from osr_lightning.scoring.detectors import DETECTORS, Detector
+from osr_lightning.scoring.quantile import check_alpha, images_needed
 from osr_lightning.scoring.sweep import Costs
 from osr_lightning.scoring.threshold import Threshold
 from osr_lightning.training.console import say
@@ -122,12 +123,41 @@ def references(
     rows = torch.arange(len(known))
     taken = torch.zeros(len(tables.load_calibration()), dtype=torch.bool)
     if tables.options["calibrate_on"] == "validation":  # whose table begins with them
-        digests = pixel_digests(known.images)
-        count = reference_count(len(rows), alpha)
-        rows = torch.tensor(sorted(rows.tolist(), key=digests.__getitem__)[:count]).long()
+        rows = reference_rows(known.images, alpha)
         taken[rows] = True
-    parts = torch.split(rows.sort().values, _AT_ONCE)
+    parts = torch.split(rows, _AT_ONCE)
     return (known.__getitems__(part.tolist()) for part in parts), taken
+
+
+def reference_rows(images: Images, alpha: float | None) -> Tensor:
+    """The rows of those known validation images that are references, see `references`, in ascending order."""
+    digests = pixel_digests(images)
+    count = reference_count(len(digests), alpha)
+    return torch.tensor(sorted(range(len(digests)), key=digests.__getitem__)[:count]).long().sort().values
+
+
+def check_classes(
+    alpha: float, scores: Sequence[str], val: ImageTable, classes: Sequence[str], *, shared: bool
+) -> None:
+    """Stop where a class has too few validation images for class_quantile.
+
+    Args:
+        alpha: share in (0, 1).
+        scores: names of those to be calibrated.
+        val: the known validation images.
+        classes: names of the known classes.
+        shared: whether some of the images are references of the scores that take held-out images.
+
+    Raises:
+        UserError: naming the classes, and how many images each would need.
+    """
+    sizes = torch.bincount(val.labels, minlength=len(classes))
+    takers = [name for name in scores if name in DETECTORS and DETECTORS[name].held_out]
+    beside = ""
+    if takers and shared:
+        sizes -= torch.bincount(val.labels[reference_rows(val.images, None)], minlength=len(classes))
+        beside = f" beside those for reference of the score {takers[0]}"
+    refuse_few(sizes.numpy(), classes, alpha, beside)
 
 
 def reference_count(known: int, alpha: float | None) -> int:
@@ -181,7 +211,7 @@ def fit_detectors(
 def choose_thresholds(
     rows: Mapping[str, Tensor],
     scores: Sequence[str],
-    num_classes: int,
+    classes: Sequence[str],
     options: Mapping[str, Any],
     *,
     method: CalibrationMethod,
@@ -194,8 +224,8 @@ def choose_thresholds(
     Args:
         rows: per image ``row``, ``label``, ``predicted_class`` and ``score/NAME``, ``(N,)`` each.
         scores: names of those to be calibrated.
-        num_classes: ``K``, the label of unknown images.
-        options: of the classifier: score, threshold, alpha, costs and unknown_prior.
+        classes: names of the ``K`` known ones; unknown images have the label ``K``.
+        options: of the classifier: score, threshold, alpha, costs, unknown_prior and common_for_few.
         method: how.
         calibrated_on: said of the images in the records.
         optimistic: whether test images are among them.
@@ -220,7 +250,7 @@ def choose_thresholds(
                 for name in scores
                 if (name in DETECTORS and DETECTORS[name].held_out) is held_out
             },
-            (rows["label"] < num_classes)[left].numpy(),
+            (rows["label"] < len(classes))[left].numpy(),
             (rows["predicted_class"] == rows["label"])[left].numpy(),
             method=method,
             alpha=options["alpha"],
@@ -228,6 +258,12 @@ def choose_thresholds(
             unknown_prior=options["unknown_prior"],
             calibrated_on=calibrated_on,
             optimistic=optimistic,
+            predicted=Predicted(
+                rows["label"][left].numpy(),
+                rows["predicted_class"][left].numpy(),
+                classes,
+                options["common_for_few"],
+            ),
         )
         records |= found
         trials += tried

@@ -208,6 +208,7 @@ def copy_with(recogniser: Recogniser, classes: Sequence[str] | None = None) -> R
     """
     body, known = _network(recogniser).body, recogniser.known_images
     copied = copy.deepcopy(recogniser, {id(body): body, id(known): known})
+    copied.threshold.forget_shifts()  # scores are taken as they are
     if classes is not None:
         network, last = _network(copied), copied.sampler.last_layer
         copied.spec = copied.spec._replace(classes=tuple(classes))

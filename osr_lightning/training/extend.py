@@ -26,9 +26,10 @@ from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser.examples import MOST
 from osr_lightning.recogniser.known_images import KnownImages
 from osr_lightning.recogniser.recogniser import Recogniser
-from osr_lightning.scoring.calibration import CROSS, QUANTILES, check_alpha, is_finite, known_quantile
+from osr_lightning.scoring.calibration import CROSS, QUANTILES, is_finite
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS
+from osr_lightning.scoring.quantile import check_alpha, known_quantile
 from osr_lightning.training.calibration import choose_thresholds
 from osr_lightning.training.cross_calibration import (
     KnownFeatures,
@@ -140,9 +141,9 @@ def extend(
     work.threshold.records, _ = choose_thresholds(
         rows,
         work.score_names,
-        len(classes),
+        classes,
         {"score": work.threshold.score, "threshold": None, "alpha": options.alpha}
-        | {"costs": {}, "unknown_prior": 0.5},
+        | {"costs": {}, "unknown_prior": 0.5, "common_for_few": False},
         method=CROSS,
         calibrated_on=f"{len(joined):,} known images out of fold, of which {len(new):,} were added",
         optimistic=False,

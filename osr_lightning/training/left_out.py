@@ -12,8 +12,8 @@ from osr_lightning.evaluation.acceptance import FloatArray
 from osr_lightning.evaluation.measures.ranking import auroc
 from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.recogniser.recogniser import Recogniser
-from osr_lightning.scoring.calibration import conformal_rank, known_quantile
 from osr_lightning.scoring.decision import is_unknown
+from osr_lightning.scoring.quantile import conformal_rank, known_quantile
 from osr_lightning.training.cross_calibration import (
     KnownFeatures,
     choose_decay,

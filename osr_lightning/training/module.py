@@ -39,17 +39,19 @@ from osr_lightning.recogniser.examples import from_plain
 from osr_lightning.recogniser.migrate import migrate
 from osr_lightning.recogniser.recogniser import Recogniser, not_fitted
 from osr_lightning.scoring.calibration import (
+    BY_CLASS,
     CROSS,
     NEEDS_UNKNOWNS,
     QUANTILES,
     CalibrationMethod,
-    check_alpha,
 )
 from osr_lightning.scoring.detectors import Detector
+from osr_lightning.scoring.quantile import check_alpha
 from osr_lightning.scoring.sweep import Costs
 from osr_lightning.training.backbone import frozen, use_backbone
 from osr_lightning.training.calibration import (
     are_few,
+    check_classes,
     check_images,
     choose_thresholds,
     fit_detectors,
@@ -110,9 +112,13 @@ class OpenSetClassifier(LightningModule):
             cross_known_quantile for a frozen backbone with few validation images. known_quantile: so that at
             most a share alpha of known images is rejected, by validation images; cross_known_quantile: about
             alpha, by training and validation images, each scored by a last layer fitted without its fold, and
-            one fitted to all decides; max_accuracy and min_cost: best on validation images with
-            data.calibration_unknown; optuna: the notebook's search; fixed: the given threshold.
+            one fitted to all decides; class_quantile: so that at most a share alpha of each class is
+            rejected, by a threshold of its own, for which the scores of images named it are shifted;
+            max_accuracy and min_cost: best on validation images with data.calibration_unknown;
+            optuna: the notebook's search; fixed: the given threshold.
         alpha: largest share of known images to reject, in (0, 1), by known_quantile.
+        common_for_few: let classes with too few images for class_quantile share a threshold; they are refused
+            otherwise.
         threshold: score above which an image is unknown, for calibration fixed; in units of the score.
         costs: costs of mistakes, for min_cost; of a wrong label, a false alarm and a missed unknown.
         unknown_prior: share of unknown images to expect; in (0, 1), for max_accuracy and min_cost.
@@ -131,9 +137,9 @@ class OpenSetClassifier(LightningModule):
         compile: use torch.compile for the training; it pays on GPUs and for large networks.
         keep_examples: keep a small validation image of up to 12 classes each in the checkpoint; the page of
             osr serve shows them. calibrate with false takes them out of a checkpoint.
-        keep_features: keep features and small pictures of the known images of a frozen backbone in the
-            checkpoint, about 6 KB each; osr extend needs them, and osr explain shows the nearest. calibrate
-            with false takes them out.
+        keep_features: keep features of the known images; those of a frozen backbone, with small pictures,
+            about 6 KB each, in the checkpoint. osr extend needs them, and osr explain shows the nearest. calibrate with
+            false takes them out.
 
     Attributes:
         plan: how the training goes, once its images are known.
@@ -160,6 +166,7 @@ class OpenSetClassifier(LightningModule):
         detectors: list[str] | None = None,
         calibration: CalibrationMethod | None = None,
         alpha: float = 0.05,
+        common_for_few: bool = False,
         threshold: float = 0.5,
         costs: Costs | None = None,
         unknown_prior: float = 0.5,
@@ -689,7 +696,7 @@ class OpenSetClassifier(LightningModule):
             # a fit validates on known images alone; `calibrate` brings the unknown
             datamodule = datamodule_of(self._trainer)
             method = self.calibration_method(datamodule)
-            if method in NEEDS_UNKNOWNS:
+            if method in NEEDS_UNKNOWNS or method == BY_CLASS:  # which is chosen at the end
                 method = "known_quantile"
             self.rows = gather_rows(batches, self.device)
             if method == CROSS:  # by a last layer of its own, once the training is done
@@ -778,11 +785,14 @@ class OpenSetClassifier(LightningModule):
             shared = datamodule.hparams["calibrate_on"] == "validation"
             share = datamodule.tables.share_of_calibration
             check_images(alpha, self._calibrated, known, shared=shared, share=share)
+            if method == BY_CLASS and not self.hparams["common_for_few"] and shared:
+                val, classes = datamodule.tables.load_training()[1], datamodule.spec.classes
+                check_classes(alpha, self._calibrated, val, classes, shared=shared)
 
     def completes(self, datamodule: OpenSetDataModule) -> bool:
         """Whether something is fitted, or chosen of known images, once a training is done."""
         method = self.calibration_method(datamodule)
-        return method == CROSS or (bool(self.trained.detectors) and method not in NEEDS_UNKNOWNS)
+        return method in (CROSS, BY_CLASS) or (bool(self.trained.detectors) and method not in NEEDS_UNKNOWNS)
 
     def fit_and_calibrate(
         self,
@@ -804,6 +814,7 @@ class OpenSetClassifier(LightningModule):
             self._cross_calibrate(datamodule)
             return
         alpha = self.hparams["alpha"] if method == "known_quantile" else None
+        self.trained.threshold.forget_shifts()
         held_out, taken = references(tables, self.trained, alpha)
         fit_detectors(self.trained, datamodule.fitting_dataloader(), held_out)
         rows = (rows_of or self._rows_of)(datamodule.calibration_dataloader())
@@ -840,7 +851,7 @@ class OpenSetClassifier(LightningModule):
         self.trained.threshold.records, self.search_trials = choose_thresholds(
             rows,
             self.trained.score_names,
-            self.num_classes,
+            self.trained.spec.classes,
             self.hparams,
             method=CROSS,
             calibrated_on=images,
@@ -886,7 +897,7 @@ class OpenSetClassifier(LightningModule):
         chosen = None
         if self.trainer.is_global_zero:
             names, options = self.trained.score_names, self.hparams
-            chosen = choose_thresholds(rows, names, self.num_classes, options, **about)
+            chosen = choose_thresholds(rows, names, self.trained.spec.classes, options, **about)
         chosen = self.trainer.strategy.broadcast(chosen)
         assert chosen is not None
         self.trained.threshold.records, self.search_trials = chosen

@@ -401,7 +401,8 @@ class OpenSetTrainer(Trainer):
             if target is not None:
                 self._write_checkpoint(model, datamodule, source, target, follow=follow)
             if folder is not None:
-                records = {n: record.summary() for n, record in model.trained.threshold.records.items()}
+                names, kept = model.trained.spec.classes, model.trained.threshold.records
+                records = {score: record.summary(names) for score, record in kept.items()}
                 write_text(folder / "calibration.json", json.dumps(records, indent=2) + "\n")
         self.strategy.barrier("calibrated")
 

@@ -16,7 +16,8 @@ from osr_lightning.evaluation.measures.ranking import auroc, fpr95_known, oscr
 from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.results import achieved, closed_set, evaluate, open_set
-from osr_lightning.scoring.calibration import known_quantile, misgivings
+from osr_lightning.scoring.calibration import misgivings
+from osr_lightning.scoring.quantile import known_quantile
 from osr_lightning.training.callbacks.evaluator import rejected_shares
 
 OPEN_SET = {

@@ -13,8 +13,8 @@ from osr_lightning import BaselineClassifier, MCDropoutClassifier, OpenSetDataMo
 from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
 from osr_lightning.models.networks import MCDropoutCNN
-from osr_lightning.scoring.calibration import images_needed, known_quantile
 from osr_lightning.scoring.detectors import DETECTORS
+from osr_lightning.scoring.quantile import images_needed, known_quantile
 from osr_lightning.training import module as training
 from osr_lightning.training.calibration import check_images, fit_detectors, reference_count, references
 

@@ -16,7 +16,8 @@ from osr_lightning.__main__ import main
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.models.backbones import Backbone
 from osr_lightning.recogniser.checkpoint import build
-from osr_lightning.scoring.calibration import CROSS, conformal_rank, known_quantile
+from osr_lightning.scoring.calibration import CROSS
+from osr_lightning.scoring.quantile import conformal_rank, known_quantile
 from osr_lightning.training.calibration import are_few
 from osr_lightning.training.cross_calibration import KnownFeatures, deal_folds, describe_part, fit_all
 from osr_lightning.training.head import solve

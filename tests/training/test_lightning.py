@@ -11,7 +11,7 @@ from quick import TRAINER
 from osr_lightning import BaselineClassifier, EnsembleClassifier, MCDropoutClassifier, OpenSetDataModule, load
 from osr_lightning.__main__ import main
 from osr_lightning.models.networks import MCDropoutCNN
-from osr_lightning.scoring.calibration import known_quantile
+from osr_lightning.scoring.quantile import known_quantile
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(LeafSpec|does not have many workers|logging interval)")
 PLAIN = {**TRAINER, "logger": False, "max_epochs": 1}

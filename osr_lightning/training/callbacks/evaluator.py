@@ -226,7 +226,7 @@ def run_record(
     timing: dict[str, float | None],
 ) -> dict[str, Any]:
     """What was run: the part of ``results.json`` that is no measurement of the images."""
-    threshold = recogniser.threshold.record.summary()
+    threshold = recogniser.threshold.record.summary(recogniser.spec.classes)
     # the audit of this very test may have found what the calibration could not know
     threshold["optimistic"] |= tables.optimistic
     spec, sampler = recogniser.spec.to_dict(), recogniser.sampler
