@@ -196,7 +196,8 @@ def _tell(report: Mapping[str, Any], target: Path) -> None:
     if lost > _LOST:
         console.print(
             f"warning: the old classes lose {100 * lost:.1f} points; more images of what they are "
-            "mistaken for, or osr explain, may tell why"
+            "mistaken for, or osr explain, may tell why",
+            soft_wrap=True,
         )
     before, after = report["threshold"]
     console.print(f"threshold {before:.6g} -> {after:.6g}", soft_wrap=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,10 @@ _LAYOUT = {
     "held_out": (1, (torch.bool,)),
     "digests": (2, (torch.uint8,)),
     "thumbnails": (4, (torch.uint8,)),
+    "predicted": (1, (torch.int64,)),
+    "scores": (1, (torch.float64,)),
 }
+_MAY_LACK = ("predicted", "scores")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class KnownImages:
         thumbnails: small pictures ``(N, 3, s, s)`` uint8.
         files: ``N`` names, empty where there is none.
         weight_decay: of the last layer, that suits these images; None where it is not known.
+        predicted: ``(N,)`` int64, the class that a fit without the image names; None where there were no such
+            fits.
+        scores: ``(N,)`` float64, its deciding score by the same.
     """
 
     features: Tensor
@@ -52,6 +58,8 @@ class KnownImages:
     thumbnails: Tensor
     files: list[str]
     weight_decay: float | None = None
+    predicted: Tensor | None = None
+    scores: Tensor | None = None
 
     @classmethod
     def of(
@@ -76,25 +84,18 @@ class KnownImages:
     @property
     def size(self) -> int:
         """Bytes that they take."""
-        tensors = (self.features, self.labels, self.held_out, self.digests, self.thumbnails)
+        tensors = [part for part in vars(self).values() if isinstance(part, Tensor)]
         return sum(part.nbytes for part in tensors) + sum(map(len, self.files))
 
     def where(self, mask: Tensor) -> KnownImages:
         """Those of ``mask`` ``(N,)`` bool."""
         mask = mask.cpu()
         files = [name for name, there in zip(self.files, mask.tolist(), strict=True) if there]
-        return KnownImages(
-            self.features[mask],
-            self.labels[mask],
-            self.held_out[mask],
-            self.digests[mask],
-            self.thumbnails[mask],
-            files,
-            self.weight_decay,
-        )
+        parts: dict[str, Any] = {n: part[mask] for n, part in vars(self).items() if isinstance(part, Tensor)}
+        return replace(self, files=files, **parts)
 
     def joined(self, other: KnownImages) -> KnownImages:
-        """These and then others, of one backbone."""
+        """These and then others, of one backbone, about which nothing was said yet."""
         return KnownImages.of(
             torch.cat([self.features.float(), other.features.float()]),
             torch.cat([self.labels, other.labels]),
@@ -138,6 +139,8 @@ def from_plain(kept: object, spec: DataSpec) -> KnownImages | None:
     count = len(files)
     for name, (axes, kinds) in _LAYOUT.items():
         value = kept[name]
+        if value is None and name in _MAY_LACK:
+            continue
         # one number of a file may be repeated to any size: what is not contiguous is none of ours
         if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_contiguous():
             raise wrong
@@ -147,6 +150,7 @@ def from_plain(kept: object, spec: DataSpec) -> KnownImages | None:
     sides = (3, *small.shape[2:])
     if kept["digests"].shape[1:] != (_DIGEST,) or small.shape[1:] != sides or max(sides) > _MOST_SIDE:
         raise wrong
-    if not features.isfinite().all() or any(not 0 <= label < spec.num_classes for label in labels.tolist()):
+    named = [] if kept["predicted"] is None else kept["predicted"].tolist()
+    if not features.isfinite().all() or not {*labels.tolist(), *named} <= {*range(spec.num_classes)}:
         raise wrong
     return KnownImages(**kept)

@@ -29,7 +29,7 @@ from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.scoring.calibration import CROSS, QUANTILES, is_finite
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS
-from osr_lightning.scoring.quantile import check_alpha, known_quantile
+from osr_lightning.scoring.quantile import check_alpha
 from osr_lightning.training.calibration import choose_thresholds
 from osr_lightning.training.cross_calibration import (
     KnownFeatures,
@@ -76,7 +76,6 @@ class _Options(NamedTuple):
 
     alpha: float
     decay: float | None
-    balance: bool
 
 
 def extend(
@@ -90,7 +89,7 @@ def extend(
     """Add classes and images to a checkpoint, or take classes out, and see what changes for the others.
 
     Nothing is said by a fit that has seen the image: before, the recogniser is asked about the images that it
-    held out, and fits without a fold where it held out none; afterwards, fits without a fold are.
+    held out, or fits without a fold were when it was calibrated; afterwards, fits without a fold are.
 
     Args:
         path: of a checkpoint with `osr_lightning.recogniser.known_images.KnownImages`.
@@ -127,7 +126,7 @@ def extend(
     joined = replace(kept, labels=places[kept.labels]).joined(new)
     _check_counts(joined, classes, added)
     check_alpha(options.alpha, len(joined), share="the number of images")
-    before = _before(old, known, options)
+    before = _before(old, known)
     rejected_before = _rejected_by(old, new)
     work = _with_classes(old, classes)
     features = _features(joined, len(kept))
@@ -148,7 +147,8 @@ def extend(
         calibrated_on=f"{len(joined):,} known images out of fold, of which {len(new):,} were added",
         optimistic=False,
     )
-    work.known_images = replace(joined, weight_decay=decay)
+    scores = rows[f"score/{work.threshold.score}"]
+    work.known_images = replace(joined, weight_decay=decay, predicted=rows["predicted_class"], scores=scores)
     work.examples = _examples(old, work, rows, images, len(kept), {*added} - {*stays})
     grown = {name: int((new.labels == classes.index(name)).sum()) for name in added}
     report = {
@@ -234,7 +234,7 @@ def _options(checkpoint: Mapping[str, Any], recogniser: Recogniser, alpha: float
     decay = given.get("weight_decay")
     if not is_finite(decay) or decay < 0:
         decay = None if known is None else known.weight_decay
-    return _Options(alpha, decay, given.get("balance_classes") is True)
+    return _Options(alpha, decay)
 
 
 def _check_names(classes: Sequence[str], added: Mapping[str, Sequence[Path]], removed: Sequence[str]) -> None:
@@ -328,24 +328,15 @@ def _features(known: KnownImages, old: int) -> KnownFeatures:
     return KnownFeatures(known.features.float(), known.labels, torch.cat(parts))
 
 
-def _before(old: Recogniser, known: KnownImages, options: _Options) -> _Answers:
-    """What is said with the old classes of old images: by the recogniser, of those it held out.
-
-    Where none were, by fits without the image that is asked about.
-    """
-    score = old.threshold.score
-    if old.threshold.record.method != CROSS and known.held_out.any():
-        rows = _describe(old, known.features[known.held_out].float())
-        chosen, value = known.held_out, old.threshold.value
+def _before(old: Recogniser, known: KnownImages) -> _Answers:
+    """What was said of old images by fits without them; of those that were held out, where there are none."""
+    if known.predicted is not None and known.scores is not None:
+        chosen, predicted, scores = torch.ones(len(known), dtype=torch.bool), known.predicted, known.scores
     else:
-        work = copy_with(old)
-        for name in [name for name in work.detectors if name != score]:
-            del work.detectors[name]
-        weights = balanced(known.labels, old.spec.num_classes) if options.balance else None
-        rows = fit_all(work, _features(known, len(known)), options.decay, weights)
-        chosen = torch.ones(len(known), dtype=torch.bool)
-        value = known_quantile(rows[f"score/{score}"].numpy(), options.alpha)
-    return _Answers(chosen, rows["predicted_class"], is_unknown(rows[f"score/{score}"], value))
+        rows = _describe(old, known.features[known.held_out].float())
+        chosen, predicted = known.held_out, rows["predicted_class"]
+        scores = rows[f"score/{old.threshold.score}"]
+    return _Answers(chosen, predicted, is_unknown(scores, old.threshold.value))
 
 
 def _with_classes(old: Recogniser, classes: Sequence[str]) -> Recogniser:

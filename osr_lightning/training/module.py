@@ -138,8 +138,8 @@ class OpenSetClassifier(LightningModule):
         keep_examples: keep a small validation image of up to 12 classes each in the checkpoint; the page of
             osr serve shows them. calibrate with false takes them out of a checkpoint.
         keep_features: keep features of the known images; those of a frozen backbone, with small pictures,
-            about 6 KB each, in the checkpoint. osr extend needs them, and osr explain shows the nearest. calibrate with
-            false takes them out.
+            about 6 KB each, in the checkpoint. osr extend needs them, and osr explain shows the nearest.
+            calibrate with false takes them out.
 
     Attributes:
         plan: how the training goes, once its images are known.
@@ -863,6 +863,9 @@ class OpenSetClassifier(LightningModule):
             own = {name: value[len(train) :] for name, value in rows.items()}
             self._keep_examples({**own, "row": own["row"] - len(train)}, datamodule)
         self._keep_features(datamodule, decay)
+        if (kept := self.trained.known_images) is not None:
+            scores = rows[f"score/{self.hparams['score']}"]
+            self.trained.known_images = replace(kept, predicted=rows["predicted_class"], scores=scores)
 
     @torch.inference_mode(False)
     def leave_classes_out(self, datamodule: OpenSetDataModule) -> dict[str, Any] | None:
