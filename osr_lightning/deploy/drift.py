@@ -5,18 +5,15 @@ The tests, the scores in ``predictions.csv`` that they take, and the figure of b
 
 from __future__ import annotations
 
-import csv
-import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from osr_lightning.deploy.answers import read_answers
 from osr_lightning.errors import UserError
-from osr_lightning.recogniser.read_table import is_rounded, rows_of, text_of
-from osr_lightning.recogniser.rows import COLUMNS
 from osr_lightning.scoring.calibration import Calibration, order_statistics
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.sweep import Floats
@@ -210,77 +207,24 @@ class Scores(NamedTuple):
 
 
 def read(paths: Sequence[str], score: str, threshold: float) -> Scores:
-    """Read predictions that were decided by ``score`` and ``threshold``, as written or from a spreadsheet.
-
-    That may have put ``;`` or tabs between the cells, commas into numbers, a mark of its encoding in front,
-    and rounded what it shows.
+    """Read predictions that were decided by ``score`` and ``threshold``; see `read_answers`.
 
     Raises:
-        UserError: where a file is missing, damaged, no such table, or was decided otherwise; or where no row
-            has a score.
+        UserError: where `read_answers` does, or no row has a score.
     """
     values, errors, files = array("d"), 0, []
     for path in paths:
         before = len(values)
-        for value in _scores(path, score, threshold):
-            if value is None:
+        for answer in read_answers(path, score, threshold):
+            if answer.score is None:
                 errors += 1
             else:
-                values.append(value)
+                values.append(answer.score)
         files.append((path, len(values) - before))
     if not values:
         beside = f", only {errors:,} rows with an error" if errors else ""
         raise UserError(f"there are no predictions in {', '.join(paths)}{beside}: predict some images first")
     return Scores(np.frombuffer(values), errors, files)
-
-
-def _scores(path: str, score: str, threshold: float) -> Iterator[float | None]:
-    """The score of each row; None for one with an error."""
-    try:
-        with open(path, "rb") as file, text_of(file) as lines:
-            reader, decimal_comma = rows_of(lines)
-            header = tuple(reader.fieldnames or ())
-            if missing := [name for name in COLUMNS if name not in header]:
-                raise UserError(
-                    f"{path}: its first line has no column {', '.join(missing)}; give what osr predict wrote"
-                )
-            if score in header:
-                raise UserError(
-                    f"{path}: another score than {score} called its images unknown; name it with --score, or "
-                    f"predict again with {score}"
-                )
-            for row in reader:
-                if row["error"]:
-                    yield None
-                    continue
-                if not any(row.values()):
-                    continue  # as spreadsheets write below a table
-                where = f"{path}, line {reader.line_num}"
-                if decimal_comma:
-                    row = {name: (row[name] or "").replace(",", ".") for name in ("threshold", "score")}
-                found = _number(row["threshold"], where)
-                if not is_rounded(str(row["threshold"]), threshold):
-                    raise UserError(
-                        f"{where}: the threshold was {found!r}, that of the checkpoint for {score} is "
-                        f"{threshold!r}; predict again with this checkpoint and without --threshold"
-                    )
-                yield _number(row["score"], where)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}; write it with osr predict --output {path}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a file of osr predict") from error
-    except (csv.Error, UnicodeError) as error:
-        raise UserError(f"{path} is damaged ({error}); write it again with osr predict") from error
-
-
-def _number(text: str | None, where: str) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{where}: {text!r} is no finite number; write the file again with osr predict")
-    return value
 
 
 def draw(found: Drift, calibration: Calibration, scores: Floats, name: str) -> Figure:
