@@ -83,3 +83,23 @@ def test_photos_writes_its_section_and_goes_on_where_it_was_stopped(tmp_path, be
     written = page.read_text()
     benchmark("photos.py", *words)
     assert page.read_text() == written
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_review_measures_groups_of_each_kind_and_writes_its_section(tmp_path, benchmark):
+    shades = {str(place): (30 + 20 * place, 250 - 22 * place, 80 + 15 * place) for place in range(10)}
+    photos.write_photos(tmp_path / "clothing", shades, count=24)
+    photos.write_photos(tmp_path / "cifar10" / "test", shades, count=8, size=(32, 32), seed=1)
+    page = tmp_path / "page.md"
+    page.write_text("# Review\n\n## How well it groups\n\nearlier\n")
+    words = ["--draws", "1", "--data-root", tmp_path, "--page", page, "--json", tmp_path / "found.json"]
+    weights = photos.write_weights(tmp_path / "small.pth")
+    benchmark("review.py", *words, "--backbone", photos.BACKBONE, "--weights", weights)
+    runs = json.loads((tmp_path / "found.json").read_text())["runs"]
+    assert list(runs) == [f"{kind}, {count} classes" for kind in ("near", "far") for count in (2, 3, 4)]
+    assert all(-1 <= found["review"] <= 1 for (found,) in runs.values())
+    lines = page.read_text().splitlines()
+    assert "earlier" not in lines
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")][1:] == [
+        f"| {name}" for name in runs
+    ]

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "write a checkpoint as one .onnx or .pt2 file that decides as it does",
     "serve": "the rows of predict over HTTP, and a page to try a checkpoint",
     "drift": "compare predictions with calibration: alarm where what comes in has changed",
+    "review": "group what was called unknown, on a page where a person names it",
     "study": "configs x seeds x class splits, and one table of means and deviations",
     "search": "search options of run with Optuna, on validation images alone",
     "wrap": "make a recogniser of a classifier trained elsewhere, without training",

@@ -147,7 +147,7 @@ def _files(options: argparse.Namespace) -> int:
     if not total:
         others = f", but {counts.skipped:,} other files: {counts.others}" if counts.skipped else ""
         raise UserError(f"there are no images in {', '.join(options.paths)}{others}")
-    with _process_group(world), _progress(total, rank) as advance:
+    with _process_group(world), progress(total, rank) as advance:
         work = {"workers": options.workers, "rank": rank, "world": world, "advance": advance}
         if rank == 0:
             names = columns(recogniser.score_names, recogniser.threshold.score)
@@ -200,7 +200,7 @@ def _process_group(world: int) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(total: int, rank: int) -> Iterator[Callable[[int], None]]:
+def progress(total: int, rank: int) -> Iterator[Callable[[int], None]]:
     """A bar with the time left on standard error, where a person sees it."""
     if rank or not sys.stderr.isatty():
         yield lambda count: None

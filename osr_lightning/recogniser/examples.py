@@ -28,7 +28,7 @@ Examples: TypeAlias = Mapping[str, NDArray[np.uint8]]
 
 def small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A prepared image ``(C, H, W)``, at most `SIDE` pixels a side."""
-    image = _picture(pixels)
+    image = picture(pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
     return _pixels(image)
 
@@ -36,7 +36,7 @@ def small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def to_png(pixels: NDArray[np.uint8]) -> bytes:
     """``(C, H, W)`` as a PNG."""
     file = io.BytesIO()
-    _picture(pixels).save(file, "PNG")
+    picture(pixels).save(file, "PNG")
     return file.getvalue()
 
 
@@ -85,7 +85,8 @@ def _read(name: str, text: object, spec: DataSpec) -> NDArray[np.uint8]:
         ) from error
 
 
-def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
+def picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    """A prepared image ``(C, H, W)`` as one of Pillow's."""
     rows = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     return Image.fromarray(rows)
 

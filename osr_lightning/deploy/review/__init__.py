@@ -1,0 +1,1 @@
+"""``osr review``: what was called unknown, in groups that a person names."""
