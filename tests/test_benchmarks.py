@@ -103,3 +103,20 @@ def test_review_measures_groups_of_each_kind_and_writes_its_section(tmp_path, be
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")][1:] == [
         f"| {name}" for name in runs
     ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_hour_in_the_field_ends_with_new_classes_known(tmp_path, benchmark):
+    shades = {
+        name: (40 * place, 230 - 40 * place, 80 + 150 * (place % 2)) for place, name in enumerate("abcdef")
+    }
+    photos.write_photos(tmp_path / "clothing", shades, count=28)
+    words = ["--data-root", tmp_path, "--page", tmp_path / "page.md", "--json", tmp_path / "found.json"]
+    words += ["--classes", *"abcdef", "--pictures", "12", "8", "8"]
+    weights = photos.write_weights(tmp_path / "small.pth")
+    benchmark("field.py", *words, "--backbone", photos.BACKBONE, "--weights", weights)
+    found = json.loads((tmp_path / "found.json").read_text())["hour"]
+    assert found["new"][0] == 0.0
+    assert found["new"][1] > 0.2
+    assert found["of_new_classes"] <= found["unknown"]
+    assert "| new classes: right |" in (tmp_path / "page.md").read_text()
