@@ -198,7 +198,15 @@ def _at_most(numbers: int, entries: int) -> Iterator[None]:
 
 
 def _refuse_wide(network: nn.Module, spec: DataSpec) -> None:
-    """Stop where a layer of a network on the meta device gives more numbers than memory is for."""
+    """Stop where a layer of a network on the meta device gives more numbers than memory is for.
+
+    It runs only where it could: torch's meta kernels load its compiler, which takes longer than all else.
+    """
+    # none of these networks enlarges an image, so that a layer gives at most the widest's channels at each
+    # pixel; twice that, as windows and tokens of transformers may need some more
+    widest = max((value.shape[0] for value in network.parameters() if value.ndim), default=1)
+    if 2 * 2 * widest * spec.image_size**2 <= _MOST_ACTIVATIONS:
+        return
 
     def look(module: nn.Module, given: object, result: object) -> None:
         if isinstance(result, Tensor) and result.numel() > _MOST_ACTIVATIONS:

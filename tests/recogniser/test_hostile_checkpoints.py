@@ -20,8 +20,10 @@ from PIL import Image
 
 from osr_lightning import load
 from osr_lightning.__main__ import main
+from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError, one_line
-from osr_lightning.recogniser import checkpoint
+from osr_lightning.models.factory import build_network
+from osr_lightning.recogniser import checkpoint, claims
 from osr_lightning.training.module import MCDropoutClassifier
 
 QUICK = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -417,6 +419,25 @@ def test_a_checkpoint_takes_no_more_than_it_holds(kind, saved, tmp_path, monkeyp
     if "members" not in kind and kind != "samples":  # these are taken from the settings
         with pytest.raises(UserError, match=said):
             MCDropoutClassifier.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["MCDropoutCNN", "ConvNet", "squeezenet1_0", "vit_b_32"])
+def test_no_layer_is_too_wide_to_be_seen(name, monkeypatch):
+    """What is let pass without being run has no layer that would be refused."""
+    spec = DataSpec(("a", "b"), 3, 224, (0.5,) * 3, (0.5,) * 3)
+    recipe = {"network": {"class_path": name, "init_args": {}}}
+    network = build_network(recipe["network"], spec)
+    weights, given = network.state_dict(), []
+    for module in network.modules():
+        module.register_forward_hook(lambda module, images, result: given.append(result))
+    with torch.device("meta"):
+        network.to("meta").eval()(torch.empty(2, *spec.input_shape))
+    most = max(result.numel() for result in given if isinstance(result, torch.Tensor))
+    monkeypatch.setattr(claims, "_MOST_ACTIVATIONS", most)
+    claims.refuse_larger(recipe, spec, weights)
+    monkeypatch.setattr(claims, "_MOST_ACTIVATIONS", most - 1)
+    with pytest.raises(UserError, match="GiB for two images of 224 pixels"):
+        claims.refuse_larger(recipe, spec, weights)
 
 
 def test_what_a_checkpoint_takes_is_little(saved, tmp_path):
