@@ -122,6 +122,10 @@ def run(words: list[str], *options: str) -> int:
     return main([*words[1:], *FAST, *options])
 
 
+# where what is learned is not looked at
+SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
+
+
 def latest(experiment: str) -> Path:
     return max(Path("lightning_logs", experiment).glob("version_*"), key=lambda path: int(path.name[8:]))
 
@@ -160,7 +164,7 @@ def test_a_config_with_the_paths_predicts_new_pictures_wherever_its_checkpoint_i
         ["osr", "run", "--config", "configs/my_images.yaml"]  # the page names it within a sentence
     ]
     shutil.rmtree("lightning_logs", ignore_errors=True)
-    assert run(words, "--trainer.max_epochs=1") == 0
+    assert run(words, *SHORT) == 0
     (predict,) = named("NEW_PICTURES")
     assert main(predict[1:]) == 0
     with Path("answers.csv").open() as file:
@@ -192,7 +196,7 @@ def test_a_config_with_the_paths_predicts_new_pictures_wherever_its_checkpoint_i
 def test_another_network_is_one_option(kind, work, capsys, caplog):
     (words,) = [words for words in named("my_images.yaml") if f" {kind} " in " ".join(words)]
     # so small a step that what is kept is what was read
-    little = ["--trainer.max_epochs=1", "--model.learning_rate=1e-9", "--model.schedule=step"]
+    little = [*SHORT, "--model.learning_rate=1e-9", "--model.schedule=step"]
     with caplog.at_level(logging.WARNING, "osr_lightning"):
         assert run(words, *little) == 0
     folder = latest("my_images")
@@ -224,7 +228,7 @@ def test_another_network_is_one_option(kind, work, capsys, caplog):
 
 def test_some_classes_of_a_set_leave_the_rest_unknown(work, tiny_root, capsys):
     (words,) = named("data.known_classes")
-    assert run(words, f"--data.root={tiny_root}", "--trainer.max_epochs=1", "--model.alpha=0.1") == 0
+    assert run(words, f"--data.root={tiny_root}", *SHORT, "--model.alpha=0.1") == 0
     out = capsys.readouterr().out
     assert "6 classes (0 - zero, 1 - one" in out
     assert "unknown: rest 40" in out  # four tenths of 101 images
@@ -261,7 +265,7 @@ def test_copies_stop_no_run_and_are_named(work, tmp_path, capsys):
         shutil.copy(file, file.with_name(f"{file.stem}_again.png"))
         Image.open(file).save(file.with_name(f"{file.stem}_other.bmp"))
     command = ["osr", "run", "--data.known", f"folder:{tmp_path}/set", "--data.unknown"]
-    assert run([*command, "{others: 'folder:OTHERS'}"], "--trainer.max_epochs=1") == 0
+    assert run([*command, "{others: 'folder:OTHERS'}"], *SHORT) == 0
     (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     assert note.startswith("note: 20 images are copies of others and stay in the same part with them (")
     assert "flower/000.png = flower/000_again.png" in note
@@ -279,7 +283,7 @@ def test_few_and_uneven_classes_are_warned_of_and_may_weigh_the_same(work, tmp_p
     keep(crops(flower, 12, 1), tmp_path / "set" / "few")
     command = ["osr", "run", "--data.known", f"folder:{tmp_path}/set", "--data.unknown"]
     command += ["{others: 'folder:OTHERS'}", "--model.balance_classes", "true"]
-    assert run(command, "--trainer.max_epochs=1", "--model.alpha=0.3") == 0
+    assert run(command, *SHORT, "--model.alpha=0.3") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     few, uneven = [line for line in lines if "training images" in line]
     assert re.search(r"fewer than 20 training images \(few \d+\)", few)

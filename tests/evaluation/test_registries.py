@@ -1,6 +1,7 @@
 """The promise to whoever extends the evaluation: a measure or a figure is one decorated function."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from osr_lightning.evaluation.figures import figure
 from osr_lightning.evaluation.figures.registry import FIGURES
 from osr_lightning.evaluation.measures import MEASURES, measure
 from osr_lightning.evaluation.outcomes import Outcomes
+from osr_lightning.models.networks import BaselineCNN
 from osr_lightning.training.callbacks.evaluator import Evaluator
 
 
@@ -40,7 +42,8 @@ def test_a_decorated_function_is_in_every_file_of_a_run(made_up, tiny_root, tmp_
         enable_model_summary=False,
     )
     noise = {"noise": f"npz:{tiny_root}/unknown.npz"}
-    trainer.run(BaselineClassifier(), OpenSetDataModule(root=str(tiny_root), unknown=noise))
+    network = partial(BaselineCNN, channels=(2, 3), hidden=5)
+    trainer.run(BaselineClassifier(network), OpenSetDataModule(root=str(tiny_root), unknown=noise))
     folder = tmp_path / "lightning_logs" / "default" / "version_0"
     results = json.loads((folder / "results.json").read_text())
     assert results["open_set"]["made_up_measure"] == results["unknown"]["noise"]["made_up_measure"] == 0.25
