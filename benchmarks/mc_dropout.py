@@ -19,6 +19,7 @@ from common import Target, console, finish, new_parser, print_table, start
 from torch import Tensor
 from torchvision.datasets import MNIST
 
+from osr_lightning.models.allocator import keep_freed_memory
 from osr_lightning.models.mc_dropout import MCDropout, Method
 from osr_lightning.models.networks import MCDropoutCNN
 
@@ -118,6 +119,7 @@ def main() -> None:
     arguments = parse_arguments()
     machine = start(arguments)
     images = load_images(arguments.data_root, arguments.images).to(arguments.device)
+    keep_freed_memory()  # as every command does
     torch.manual_seed(0)
     network = MCDropoutCNN().eval().to(arguments.device)
     sides: dict[str, Side] = {

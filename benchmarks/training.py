@@ -38,8 +38,9 @@ from torchvision.datasets import MNIST
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.splits import holdout
 from osr_lightning.data_spec import DataSpec
+from osr_lightning.models.allocator import keep_freed_memory
 from osr_lightning.training.module import BaselineClassifier, MCDropoutClassifier, OpenSetClassifier
-from osr_lightning.training.precision import computes_bfloat16, keep_freed_memory
+from osr_lightning.training.precision import computes_bfloat16
 from osr_lightning.training.trainer import OpenSetTrainer
 
 CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {

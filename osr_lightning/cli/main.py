@@ -14,6 +14,7 @@ from osr_lightning import __version__
 from osr_lightning.cli.arguments import no_command
 from osr_lightning.cli.fast_torchmetrics import defer_torchmetrics
 from osr_lightning.errors import UserError
+from osr_lightning.models.allocator import keep_freed_memory
 
 COMMANDS = {
     "run": "train, calibrate and test the best checkpoint, and write the complete run folder",
@@ -57,6 +58,7 @@ def process() -> int:
             os._exit(status)
 
     atexit.register(leave)  # the first one runs last
+    keep_freed_memory()
     try:
         status = main()
     except SystemExit as end:

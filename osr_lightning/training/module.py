@@ -26,6 +26,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.data.leaks import ImageDigests, packed_digests, pixel_digests, read_digests
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, NotCalibrated, UserError
+from osr_lightning.models.allocator import keep_freed_memory
 from osr_lightning.models.backbones import Backbone, Body, Wrapped
 from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
@@ -67,7 +68,7 @@ from osr_lightning.training.left_out import leave_classes_out
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.plan import Plan, check_options, plan_training
-from osr_lightning.training.precision import keep_freed_memory, train_in_float32
+from osr_lightning.training.precision import train_in_float32
 from osr_lightning.training.resume import EpochSteps, accept, resume, training_state
 
 if TYPE_CHECKING:
