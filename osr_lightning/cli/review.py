@@ -168,11 +168,11 @@ def _show(
             share = like.max() / len(rows)
             table.add_row(f"{number + 1}", f"{len(rows):,}", f"{coherence:.2f}", f"{name} ({share:.0%})")
         console.print(table)
-    alone = int((groups.labels < 0).sum())
+    found, alone = len(groups.coherence), int((groups.labels < 0).sum())
     console.print(
         one_line(
-            f"{output}: {len(groups.coherence)} groups, {alone:,} images in none; open it in a browser, name "
-            "the groups, and give its labels.csv to osr extend"
+            f"{output}: {found} group{'s' * (found != 1)}, {alone:,} images in none; open it in a browser, "
+            "name the groups, and give its labels.csv to osr extend"
         ),
         soft_wrap=True,
     )
