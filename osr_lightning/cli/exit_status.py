@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any, TextIO
 
 from osr_lightning.atomic_write import cannot_write
 from osr_lightning.errors import Failure, UserError, missing_package, needs
@@ -21,6 +22,9 @@ from osr_lightning.errors import Failure, UserError, missing_package, needs
 _MARK = "OSR_FIRST_FAILURE"  # environment variable: a file that the first process to fail makes
 _PATIENCE = 3.0  # seconds that a process waits for the sentence of the one that failed before it
 _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_OUTPUT = "the standard output"
+# as torch, CUDA, the loader of libraries and the system say it
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|failed to map segment|Cannot allocate memory")
 _RIGHTS = (PermissionError, NotADirectoryError, FileExistsError)
 
 
@@ -41,23 +45,83 @@ def run(command: Callable[[], int | None]) -> int:
         try:
             if sys.stdout is None:  # the next file that is opened would take its number, and what is printed
                 raise UserError("the standard output is closed: send it somewhere, as in > /dev/null")
-            return command() or 0
+            with _output() as output:
+                try:
+                    status = command() or 0
+                except SystemExit:  # of a parser, which passes over what keeps its help from being written
+                    output.flush()
+                    raise
+                output.flush()
+                return status
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except BrokenPipeError:  # `osr predict … | head`: the reader has what it wanted
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+            _print_to_nobody()
             return 128 + signal.SIGPIPE
         except Exception as error:
             found = sentence(error)
             if found is None and _among_others():
                 _wait_for(mark)  # this may follow from another's failure
             status, text = found or (1, "")
+            if isinstance(error, OSError) and error.filename == _OUTPUT:
+                _print_to_nobody()
             if (first := _claim(mark, status)) is not None:
                 return first
             if found is None:
                 raise
             print(f"osr: error: {text}", file=sys.stderr)
             return status
+
+
+class _Output:
+    """The standard output, whose errors say that they are its own.
+
+    Args:
+        stream: the output.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._name(error)
+            raise
+
+    def flush(self) -> None:
+        """Have all written that was given to `write` until now, or raise what has kept it from being so."""
+        if self._error is not None:
+            raise self._error
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._name(error)
+            raise
+
+    def _name(self, error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            error.filename = _OUTPUT
+            self._error = error
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _output() -> Iterator[_Output]:
+    """The standard output within the block."""
+    before = sys.stdout
+    own = _Output(before)
+    sys.stdout = own
+    try:
+        yield own
+    finally:
+        if sys.stdout is own:
+            sys.stdout = before
 
 
 def _say_errors_to_nobody() -> None:
@@ -67,6 +131,12 @@ def _say_errors_to_nobody() -> None:
         os.dup2(handle, 2)
         os.close(handle)
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def _print_to_nobody() -> None:
+    """Let go what the standard output still holds, or Python complains at its end."""
+    with suppress(OSError, ValueError):  # of a test's stand-in
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def sentence(error: BaseException) -> tuple[int, str] | None:
@@ -80,6 +150,11 @@ def sentence(error: BaseException) -> tuple[int, str] | None:
             return 2, str(cause)
         if isinstance(cause, OSError) and (told := _of_disk(cause)) is not None:
             return told
+        if isinstance(cause, MemoryError) or _NO_MEMORY.search(str(cause)):
+            return 1, (
+                "there is not enough memory for this: leave it more (images take less with a lower "
+                "data.batch_size, data.eval_batch_size or data.memory_limit); what was written is whole"
+            )
         if (package := missing_package(cause)) is not None:
             return 2, f"{_whose(error)} {needs(package)}"
         cause = cause.__cause__
@@ -104,6 +179,9 @@ def _of_disk(error: OSError) -> tuple[int, str] | None:
     if isinstance(error, _RIGHTS):
         way_out = "change its rights, or write elsewhere with --trainer.default_root_dir"
         return 2, f"{error.filename}: {error.strerror}; {way_out}"
+    if error.filename == _OUTPUT:
+        reason = error.strerror or error
+        return 1, f"cannot write the standard output: {reason}; send it elsewhere; all files are whole"
     if error.errno in _ROOM:
         return 1, cannot_write(error, error.filename or "the run folder")
     return None

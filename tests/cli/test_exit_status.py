@@ -1,5 +1,6 @@
 """How commands end: statuses, one sentence, signals, and the first of several processes to fail."""
 
+import argparse
 import errno
 import os
 import signal
@@ -27,6 +28,14 @@ def failing(error):
         (UserError("no such thing: name another"), 2, "no such thing: name another"),
         (Failure("the loss is NaN"), 1, "the loss is NaN"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "cannot write /x/y: No space left"),
+        (MemoryError(), 1, "there is not enough memory for this: leave it more (images take less with"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "there is not enough memory for this"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), 1, "not enough memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+            1,
+            "not enough memory",
+        ),
         (OSError(errno.EROFS, "Read-only file system", "/x/y"), 1, "make it writable"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/x/y"),
@@ -48,6 +57,28 @@ def test_the_cause_within_another_error_is_told(capsys):
     outer.__cause__ = UserError("the true reason")
     assert exit_status.run(failing(outer)) == 2
     assert capsys.readouterr().err == "osr: error: the true reason\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("buffering", [-1, 1], ids=["at the end", "line by line"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda: print("a line"),
+        argparse.ArgumentParser("osr").print_help,  # which passes over errors
+        lambda: argparse.ArgumentParser("osr").parse_args(["--help"]),
+    ],
+    ids=["print", "help", "exit"],
+)
+def test_a_full_output_is_not_taken_for_the_run_folder(command, buffering, monkeypatch, capsys):
+    with open("/dev/full", "w", buffering) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert exit_status.run(command) == 1
+        assert sys.stdout is full
+    assert capsys.readouterr().err == (
+        "osr: error: cannot write the standard output: No space left on device; send it elsewhere; all files "
+        "are whole\n"
+    )
 
 
 def test_what_is_no_mistake_keeps_its_traceback():
