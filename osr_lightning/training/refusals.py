@@ -12,7 +12,13 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BackboneFinetuning, BaseFinetuning, BasePredictionWriter, Timer
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    BasePredictionWriter,
+    Checkpoint,
+    Timer,
+)
 
 from osr_lightning.data.datamodule import datamodule_of
 from osr_lightning.errors import UserError, check_range, did_you_mean, missing_package, needs
@@ -26,7 +32,7 @@ _LIGHTNINGS = ("epoch", "step")  # of a ModelCheckpoint
 _OWN = ("lightning.", "osr_lightning.")
 _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0}
 _MACHINE = ("accelerator", "strategy", "precision", "profiler")  # that may need a package
-_BASES = (BaseFinetuning, BasePredictionWriter)  # whose subclasses do something
+_BASES = (BaseFinetuning, BasePredictionWriter, Checkpoint)  # whose subclasses do something
 # callbacks that train some steps and go back, and what gives the value they look for
 _FINDERS = {"BatchSizeFinder": "data.batch_size", "LearningRateFinder": "model.learning_rate"}
 
@@ -90,6 +96,14 @@ def refusals_of_lightning(options: Mapping[str, Any]) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except RuntimeError as error:
+        # of several that would keep their state under one name
+        if (found := re.search(r"more than one stateful callback of type `(\w+)`", str(error))) is None:
+            raise
+        raise UserError(
+            f"trainer.callbacks {found[1]}: there is one with the same options already: give this one "
+            "others, or leave it out"
+        ) from error
     except (ImportError, MisconfigurationException, TypeError, ValueError) as error:
         if "unexpected keyword argument" in str(error):
             raise

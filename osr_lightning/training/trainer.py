@@ -44,6 +44,7 @@ from osr_lightning.training.calibration import (
 from osr_lightning.training.callbacks.checkpointing import WholeCheckpointIO, checkpoint_callbacks
 from osr_lightning.training.callbacks.evaluator import Evaluator
 from osr_lightning.training.callbacks.loader_watch import LoaderWatch
+from osr_lightning.training.callbacks.plain_layout import PlainLayout
 from osr_lightning.training.callbacks.progress import Progress, begin_stage
 from osr_lightning.training.callbacks.run_folder import WithdrawUnused
 from osr_lightning.training.console import hush, say
@@ -125,6 +126,7 @@ class OpenSetTrainer(Trainer):
         check_limits(checkpoint_minutes, kwargs)
         if isinstance(version, str) and re.fullmatch("0|[1-9][0-9]*", version):
             version = int(version)  # the command line gives all names as text
+        folder_name("trainer.experiment", experiment)
         if isinstance(version, str):
             folder_name("trainer.version", version)
         if logger is None or logger is True:
@@ -138,7 +140,7 @@ class OpenSetTrainer(Trainer):
             given.insert(0, Progress())
         self._checks = FitChecks()
         kept = checkpoint_callbacks(checkpoint_minutes, keep=keep)
-        own = [WithdrawUnused(), self._checks, *kept, LoaderWatch()]
+        own = [WithdrawUnused(), self._checks, *kept, LoaderWatch(), PlainLayout()]
         passes = None if precision == "auto" else precision
         with refusals_of_lightning({**kwargs, "accelerator": accelerator, "precision": passes}):
             super().__init__(

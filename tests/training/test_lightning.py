@@ -1,6 +1,7 @@
 """Lightning's own trainer and its callbacks: what is trained, averaged and tested is what is kept."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -119,6 +120,63 @@ def test_averaged_weights_are_what_is_calibrated_tested_and_saved(callback, smal
     with torch.no_grad():
         scores = recogniser.describe(known.images)["score/msp"].numpy()
     assert recogniser.threshold.value == pytest.approx(known_quantile(scores, 0.05), rel=1e-5)
+
+
+PRUNING = {
+    "all weights together": [],
+    "each layer": ["--trainer.callbacks.use_global_unstructured=false"],
+    "a winning ticket": ["--trainer.callbacks.resample_parameters=true"],
+    "rows": [
+        *("--trainer.callbacks.pruning_fn=random_structured", "--trainer.callbacks.pruning_dim=0"),
+        *(
+            "--trainer.callbacks.use_global_unstructured=false",
+            "--trainer.callbacks.parameter_names=[weight]",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("how", PRUNING)
+def test_a_pruned_network_is_what_is_kept(how, small, tmp_path):
+    options = [option for option in small if "max_epochs" not in option]
+    options += ["--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}", "--model.score=msp"]
+    options += ["--trainer.callbacks=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"]
+    assert main(["fit", *options, "--trainer.callbacks.amount=0.5", *PRUNING[how]]) == 0
+    folder = tmp_path / "lightning_logs" / "default" / "version_0"
+    assert re.search(r"pruning_fn: \w+_(un)?structured\n", (folder / "config.yaml").read_text())
+    path = folder / "checkpoints" / "last.ckpt"
+    kept = torch.load(path, weights_only=True)["state_dict"]
+    weights = torch.cat([value.flatten() for name, value in kept.items() if "network" in name])
+    assert len(weights) == sum(one.numel() for one in load(path).sampler.parameters())
+    assert (weights == 0).float().mean() >= (0.5 if how == "rows" else 0.7)  # half, and half of the rest
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ["ModelPruning", "pruning_fn=random_structured", "pruning_dim=0", "amount=0.5"],
+            "is supported with `use_global_unstructured=True`",
+        ),
+        (
+            [
+                *("ModelPruning", "pruning_fn=random_structured", "pruning_dim=0", "amount=0.5"),
+                "use_global_unstructured=false",
+            ],
+            "prunes whole rows, and a bias of this network has none",
+        ),
+        (
+            ["ModelCheckpoint"],
+            "trainer.callbacks ModelCheckpoint: there is one with the same options already",
+        ),
+        (["Checkpoint"], "Checkpoint does nothing itself: name a subclass of it"),
+    ],
+)
+def test_callbacks_that_cannot_work_are_refused_before_the_training(options, told, small, tmp_path, capsys):
+    words = [f"--trainer.callbacks={options[0]}", *(f"--trainer.callbacks.{one}" for one in options[1:])]
+    assert main(["fit", *small, f"--trainer.default_root_dir={tmp_path}", *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
