@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,7 @@ class OpenSetCLI(LightningCLI):
         config: Namespace = self.config[command]
         if config.get("ckpt_path") is None:
             if command in TRAINING:
+                self._keep_results(config)
                 return None
             raise UserError(
                 f"{command} needs a trained checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt"
@@ -210,11 +212,37 @@ class OpenSetCLI(LightningCLI):
         goes_on = command in TRAINING or (command == "calibrate" and config.in_place)
         if goes_on and run_folder.parent == runs.resolve():
             config.trainer.version = int(number) if number.isdigit() else run_folder.name
+        else:
+            self._keep_results(config)
         if command in TRAINING:
             self.kept = checkpoints.read(path)
             refuse_ensemble(self.kept)
             same_split(self.kept, config.data, command)
         return str(path)
+
+    def _keep_results(self, config: Namespace) -> None:
+        """Leave a run folder that holds a run as it is, unless the command line names just that.
+
+        A saved config names the folder that it was saved in.
+
+        Raises:
+            UserError: where a training would begin in a folder that the command line names and that holds
+                trained checkpoints.
+        """
+        version, trainer = config.trainer.version, config.trainer
+        if version is None:
+            return
+        name = f"version_{version}" if str(version).isdecimal() else str(version)
+        folder = Path(trainer.default_root_dir, "lightning_logs", trainer.experiment, name)
+        trained = any(folder.glob("checkpoints/*.ckpt"))
+        if value_of(self.arguments, "--trainer.version") is None:
+            if trained or (folder / "results.json").is_file():
+                trainer.version = None
+        elif trained and self.command in TRAINING:
+            raise UserError(
+                f"{folder} holds a trained run, which this would write over: go on with it by --ckpt_path "
+                "last, or take another trainer.version"
+            )
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command, after a look at its images: a mistake shows before other processes start."""
@@ -275,7 +303,12 @@ class OpenSetCLI(LightningCLI):
 
 def plain_text(parser: LightningArgumentParser, config: Namespace, **options: bool) -> str:
     """A config as YAML, with all that is none; it is not checked, which was done when it was parsed."""
-    return str(parser.dump(config, skip_none=False, skip_validation=True, **options))
+    # the parser's word for text where a function might stand as well, as of ModelPruning's pruning_fn
+    text = "Unable to serialize instance "
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", rf"(?s).*{text}\w+\s*$")
+        dumped = str(parser.dump(config, skip_none=False, skip_validation=True, **options))
+    return re.sub(rf"{text}(\w+)$", r"\1", dumped, flags=re.MULTILINE)
 
 
 def _with_new_class_path(word: str) -> str:

@@ -1,6 +1,7 @@
 """Names stay text, however much they look like numbers or truths; class paths of 0.1 and 0.2 are found."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -96,6 +97,28 @@ def test_a_run_on_them_and_its_checkpoint_keep_the_names(numbered, small, tmp_pa
     assert main([*again, "--evaluation.figures=false", "--evaluation.bootstrap=2"]) == 0
     assert main(["run", f"--config={folder / 'config.yaml'}", "--trainer.version=12:30"]) == 0
     assert (tmp_path / "lightning_logs" / "default" / "12:30").is_dir()
+
+
+@pytest.mark.parametrize("version", ["mine", "0"])
+def test_a_saved_config_does_not_lead_back_into_its_run_folder(version, small, small_run, tmp_path, capsys):
+    runs = tmp_path / "lightning_logs" / "default"
+    run = runs / ("version_0" if version == "0" else version)
+    shutil.copytree(small_run, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["trainer"] |= {"version": version, "default_root_dir": str(tmp_path)}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    saved = f"--config={run / 'config.yaml'}"
+    assert main(["test", saved, f"--ckpt_path={run}/checkpoints/best.ckpt", "--model.num_samples=1"]) == 0
+    assert main(["fit", saved]) == 0
+    capsys.readouterr()
+    # the command line names it
+    assert (
+        main(["fit", *small, f"--trainer.version={version}", f"--trainer.default_root_dir={tmp_path}"]) == 2
+    )
+    assert f"{run} holds a trained run, which this would write over" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert len([path for path in runs.iterdir() if path.is_dir()]) == 3
 
 
 @pytest.mark.parametrize(
