@@ -107,11 +107,23 @@ def report_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def cannot_write(error: OSError, path: str | os.PathLike[str]) -> str:
     """The sentence of `report_write_errors`."""
+    if error.errno == errno.EISDIR:
+        return f"cannot write {os.fspath(path)}: it is a folder; name a file"
     way_out = "make room there" if error.errno in _NO_ROOM else "make it writable"
     return (
         f"cannot write {os.fspath(path)}: {error.strerror or error}; {way_out}, or write elsewhere "
         "(--trainer.default_root_dir, --output); what was written before is whole"
     )
+
+
+def refuse_folder(output: str | os.PathLike[str]) -> None:
+    """Stop where the file that is to be written is a folder.
+
+    Raises:
+        UserError: naming it.
+    """
+    if os.path.isdir(output):
+        raise UserError(f"output {os.fspath(output)} is a folder: name a file in it")
 
 
 def as_text(path: str | os.PathLike[str]) -> str:

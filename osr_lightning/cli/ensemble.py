@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from osr_lightning.atomic_write import refuse_folder
 from osr_lightning.cli.arguments import names, split_words
 from osr_lightning.cli.checkpoint_path import existing
 from osr_lightning.cli.checkpoint_settings import is_trusted
@@ -86,7 +87,13 @@ def ensemble(
         raise UserError(f"osr ensemble takes the checkpoints alone and writes another: leave {odd[0]} out")
     if output is not None and any(Path(output).resolve() == Path(path).resolve() for path in paths):
         raise UserError(f"--output {output} is one of the members: name another file")
-    joined = join([existing(os.fspath(path), option="") for path in paths], trust=is_trusted(options))
+    found = [existing(os.fspath(path), option="") for path in paths]
+    for number, path in enumerate(found):
+        if any(path.samefile(other) for other in found[:number]):
+            raise UserError(f"{path} is named twice, and a member weighs as much as any other: name it once")
+    if output is not None:
+        refuse_folder(output)
+    joined = join(found, trust=is_trusted(options))
     members = joined["recogniser"]["recipe"]["members"]
     say(f"ensemble of {len(members)}: {', '.join(str(one.get('file')) for one in members)}")
     with TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from osr_lightning.atomic_write import refuse_folder
 from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_trust, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(build_parser(), arguments)
     path = existing(options.ckpt_path)
     output = Path(options.output or path.with_suffix(".onnx"))
+    refuse_folder(output)
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.absolute().parent}")
 

@@ -132,6 +132,8 @@ class ImageTables:
                 f"data.unknown has a set named {options['known']}, like the known source; rename it"
             )
         self.calibration_unknown: Mapping[str, str] = options["calibration_unknown"] or {}
+        for option in ("unknown", "calibration_unknown"):
+            _refuse_nameless(f"data.{option}", options[option] or {})
         self.leaks: list[str] = []
         self.notes: list[str] = []
         self.left_out: dict[str, list[str]] = {}
@@ -452,6 +454,21 @@ class ImageTables:
     def optimistic(self) -> bool:
         """Whether test images take part in choosing the threshold."""
         return self.options["calibrate_on"] == "test" or bool(self.leaks)
+
+
+def _refuse_nameless(option: str, sets: UnknownSets) -> None:
+    """Stop where a set or a group has a name that nobody can read.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name, value in sets.items():
+        if not name.strip():
+            raise UserError(
+                f"{option} has a set without a name: write NAME: SOURCE, as in {{others: folder:DIR}}"
+            )
+        if isinstance(value, Mapping):
+            _refuse_nameless(option, value)
 
 
 def flatten(unknown: UnknownSets) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:

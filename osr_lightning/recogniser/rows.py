@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from osr_lightning.atomic_write import as_text, replacing
+from osr_lightning.atomic_write import as_text, refuse_folder, replacing
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.recogniser.prediction import Answering, Answers
@@ -158,8 +158,9 @@ def check_output(output: str) -> None:
             raise UserError(
                 "--output .parquet needs the extra 'parquet': pip install 'osr_lightning[parquet]'"
             ) from error
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {path.absolute().parent}, or it is one")
+    refuse_folder(path)
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {path.absolute().parent}")
 
 
 @contextlib.contextmanager

@@ -240,6 +240,16 @@ def test_calibrate_in_place_renews_the_records_of_its_run(trained, tmp_path):
     assert kept["fisher"] == after["threshold"]
 
 
+@pytest.mark.parametrize("command", [["calibrate"], ["predict", "x.png"], ["export"]], ids=lambda one: one[0])
+def test_a_folder_is_no_output(command, trained, tmp_path, capsys):
+    folder = tmp_path / "out.csv"
+    folder.mkdir()
+    assert main([*command, f"--ckpt_path={trained}/checkpoints/best.ckpt", f"--output={folder}"]) == 2
+    said = capsys.readouterr()
+    assert f"osr: error: output {folder} is a folder: name a file in it\n" in said.err
+    assert not list(folder.iterdir())
+
+
 def test_calibrate_fits_detectors_and_keeps_them_in_the_checkpoint(trained, tmp_path):
     here = [f"--trainer.default_root_dir={tmp_path}"]
     command = ["calibrate", f"--ckpt_path={trained}/checkpoints/best.ckpt", f"--output={tmp_path}/new.ckpt"]
@@ -517,6 +527,14 @@ def test_a_fit_that_starts_from_another_experiment_leaves_that_alone(trained, ti
 
 MISTAKES = {
     "name of the run folder": (["--trainer.version=../x"], "trainer.version must be the name of a folder"),
+    "no experiment": (["--trainer.experiment="], "trainer.experiment must be the name of a folder, not ''"),
+    "experiment": (["--trainer.experiment=a/b"], "trainer.experiment must be the name of a folder"),
+    "set without a name": (["--data.unknown={'': 'noise:uniform'}"], "data.unknown has a set without a name"),
+    "group without a name": (["--data.unknown={' ': {a: 'noise:uniform'}}"], "has a set without a name"),
+    "calibration set without a name": (
+        ["--data.calibration_unknown={far: x, '': 'noise:uniform'}"],
+        "data.calibration_unknown has a set without a name",
+    ),
     "unknown source": (["--data.known=mnits"], "mnits"),
     "unknown unknown source": (["--data.unknown={a: nosuch}"], "nosuch"),
     "missing folder": (["--data.unknown={a: 'folder:/no/such/folder'}"], "/no/such/folder"),

@@ -288,6 +288,19 @@ def test_a_member_is_never_written_over(plain, other):
     assert plain.read_bytes() == before
 
 
+def test_a_member_is_named_once(plain, other, tmp_path, capsys):
+    (tmp_path / "same.ckpt").symlink_to(plain)
+    for again in (plain, tmp_path / "same.ckpt"):
+        assert main(["ensemble", str(plain), str(other), str(again), *here(tmp_path)]) == 2
+        assert f"{again} is named twice" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("version_*"))
+
+
+def test_a_folder_is_no_place_for_its_file(plain, tmp_path, capsys):
+    assert main(["ensemble", str(plain), f"--output={tmp_path}", *here(tmp_path)]) == 2
+    assert f"output {tmp_path} is a folder: name a file in it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--ckpt_path=x", "--in_place=true"])
 def test_options_that_say_which_checkpoint_are_refused(option, plain, capsys):
     assert main(["ensemble", str(plain), option]) == 2
