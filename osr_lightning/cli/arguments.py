@@ -12,6 +12,7 @@ from pathlib import Path
 from osr_lightning.errors import UserError
 from osr_lightning.yaml_files import ENDINGS, check_yaml
 
+_READ = 8  # names that a sentence has, at most
 TRUST = "let the checkpoint import your own code; a network of one's own, which runs its code"
 
 
@@ -34,13 +35,21 @@ def no_command(arguments: Sequence[str], commands: Iterable[str]) -> str:
     return f"there is no command {first!r}; {nearest(first, commands)}"
 
 
-def nearest(given: str, known: Iterable[str]) -> str:
-    """The name that was probably meant, or all of them, as the end of a sentence."""
+def nearest(given: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The name that was probably meant, or all of them, as the end of a sentence.
+
+    Args:
+        given: by the user.
+        known: the names.
+        otherwise: what to say in place of more names than a person reads; all are named where it is empty.
+    """
     known = list(dict.fromkeys(known))
     close = [name for name in known if name.startswith(given)] if given else []
     if not 0 < len(close) <= 3:
         close = difflib.get_close_matches(given, known, n=1, cutoff=0.8)
     close = close or difflib.get_close_matches(given, known, n=3, cutoff=0.6)
+    if not close and otherwise and len(known) > _READ:
+        return otherwise
     return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
 
 

@@ -11,7 +11,7 @@ import inspect
 import os
 import re
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,10 +46,12 @@ _KINDS = {
     tuple: "a list, as [a, b]",
     dict: "a mapping, as {name: value}",
     str: "text",
+    Callable: "the path of a function, as my_module.my_function",
 }
 # what a list or a mapping may hold, and how one begins
 _ITEMS = {int: "whole numbers", float: "numbers", str: "texts", dict: "mappings"}
 _HOLDERS = {list: ("[", "a list of"), Sequence: ("[", "a list of"), dict: ("{", "a mapping of names to")}
+_ELSEWHERE = "see --help-all"
 _LACKS = object()  # the value of an option without one
 _KEY = re.compile(r"\b[Kk]ey \"([^\"]+)\"")  # of jsonargparse's messages, the outermost first
 
@@ -92,8 +94,10 @@ def read_options(command: str, words: Sequence[str], further: Collection[str] = 
             options = options_of(command, _classifier(one))
         if (parts := _parts(one.name, options)) and one.name not in parts:
             raise UserError(f"{one.where}{_no_option(one.name, [*parts])}")
+        if (whole := _list_above(one.name, options)) is not None:
+            raise UserError(f"{one.where}{whole} is given as a whole: --{whole} '[A, B]'")
         if not _is_known(one.name, options):
-            raise UserError(f"{one.where}{_no_option(one.name, [*options, *further])}")
+            raise UserError(f"{one.where}{_no_option(one.name, [*options, *further], options)}")
         if one.value is _LACKS:
             raise UserError(f"{one.name} lacks its value: --{one.name} VALUE")
         found.append(one)
@@ -216,6 +220,20 @@ def _is_known(name: str, options: Mapping[str, Option]) -> bool:
     )
 
 
+def _list_above(name: str, options: Mapping[str, Option]) -> str | None:
+    """The option that takes a list of plain values and no mapping, if a name is one of its places."""
+    whole, dot, _ = name.rpartition(".")
+    if not dot or whole not in options or options[whole].parts:
+        return None
+    held = [
+        kind
+        for member in (options[whole].hint, *typing.get_args(options[whole].hint))
+        if typing.get_origin(member) in (list, tuple, Sequence)
+        for kind in kinds_of(typing.get_args(member)[0])
+    ]
+    return whole if held and {*held} <= {int, float, str} and dict not in options[whole].kinds else None
+
+
 def _parts(name: str, options: Mapping[str, Option]) -> dict[str, Option]:
     """The parts of the option that a name is a part of, by their whole names; empty where that has none."""
     whole = name.rpartition(".")[0]
@@ -270,15 +288,20 @@ def _network_options(name: str) -> dict[str, Option]:
     return {key: option for key, option in parameters(factory).items() if key not in filled}
 
 
-def _no_option(name: str, options: Sequence[str]) -> str:
+def _no_option(name: str, options: Sequence[str], table: Mapping[str, Option] | None = None) -> str:
     section, dot, own = name.rpartition(".")
     inside = [option.rpartition(".")[2] for option in options if dot and option.rpartition(".")[0] == section]
     if inside:
-        found, close = f"no option {own} of {section}", nearest(own, inside)
+        found, close = f"no option {own} of {section}", nearest(own, inside, _ELSEWHERE)
+        # one that the help calls so, as an experiment's name
+        clauses = {other: table[f"{section}.{other}"].clause for other in inside} if table else {}
+        called = [other for other, clause in clauses.items() if re.search(rf"\b{re.escape(own)}\b", clause)]
+        if close == _ELSEWHERE and called:
+            close = f"did you mean {' or '.join(called[:2])}? Or {_ELSEWHERE}"
     else:
         found, close = f"no option {name}", nearest(name, options)
     if not inside and "did you mean" not in close:
-        close = "see --help-all"
+        close = _ELSEWHERE
     return f"there is {found}; {close}"
 
 

@@ -183,13 +183,31 @@ def test_model_help_lists_our_classes_and_their_options(capsys):
         ("run --data.mean x", "data.mean must be a number or a list, as [a, b], got 'x'"),
         (
             "run --model BaselineClassifier --model.masks shared",
-            "there is no option masks of model; there are",
+            "there is no option masks of model; see --help-all",
         ),
         ("run --optimizer Adam --optimizer.lrx 3", "there is no option lrx of optimizer; did you mean lr?"),
         (
             "run --trainer.callbacks EarlyStopping --trainer.callbacks.patience x",
             "trainer.callbacks.patience must be a whole number, got 'x'",
         ),
+        (
+            "run --trainer.name x",
+            "no option name of trainer; did you mean experiment or version? Or see --help-all",
+        ),
+        ("run --trainer.zzzz x", "there is no option zzzz of trainer; see --help-all"),
+        (
+            "run --data.known_classes.0 1",
+            "data.known_classes is given as a whole: --data.known_classes '[A, B]'",
+        ),
+        (
+            "run --trainer.callbacks LambdaCallback --trainer.callbacks.on_train_start print",
+            "trainer.callbacks.on_train_start must be the path of a function, as my_module.my_function, got",
+        ),
+        (
+            "run --trainer.callbacks ThroughputMonitor --trainer.callbacks.batch_size_fn len",
+            "trainer.callbacks.batch_size_fn must be the path of a function",
+        ),
+        ("run --data.mean.0 1", "data.mean is given as a whole"),
         ("run --trainer.logger=Foo", "trainer.logger: there is no 'Foo'; there are CSVLogger"),
     ],
 )
