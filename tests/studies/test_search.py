@@ -553,6 +553,28 @@ def test_a_database_of_a_strangers_is_told_in_a_sentence(change, tmp_path):
         opened()
 
 
+ENDLESS = "with recursive c(x) as (select 1 union all select x + 1 from c) select x from c"
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        (f"create view endless as {ENDLESS}", "the view endless"),
+        ("drop table trial_values; create view trial_values as select 1 x", "the view trial_values"),
+        ("create trigger t after insert on trials begin select raise(abort, 'x'); end", "the trigger t"),
+        ("create virtual table v using fts5(x)", "the table v"),
+    ],
+)
+def test_a_database_that_would_run_something_is_not_opened(made, named, tmp_path):
+    storage = f"sqlite:///{tmp_path}/a.db"
+    open_study(storage, tmp_path, "s", 0)
+    open_study(storage, tmp_path, "s", 0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as database:
+        database.executescript(made)
+    with pytest.raises(UserError, match=rf"a\.db holds {named}, which no search makes"):
+        open_study(storage, tmp_path, "s", 0)
+
+
 # what a search loads, which takes seconds, sooner or later
 LOADED = [
     *("osr_lightning.cli.search", "osr_lightning.studies.search.figures"),

@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +24,7 @@ from optuna.samplers import TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError  # Optuna needs it itself
 
 from osr_lightning.atomic_write import cannot_write, refuse_outside, report_write_errors
@@ -76,6 +78,8 @@ def open_study(storage: str | None, folder: Path, name: str, seed: int) -> optun
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     where: str | JournalStorage
+    if storage is not None:
+        _refuse_programs(storage)
     if storage is not None and "://" in storage:
         where = storage
     else:
@@ -114,6 +118,34 @@ def open_study(storage: str | None, folder: Path, name: str, seed: int) -> optun
                 raise UserError(f"cannot open the storage {shown}: {_said(error)}") from error
             time.sleep(0.2 * attempt)
     raise AssertionError  # the last attempt returned or raised
+
+
+def _refuse_programs(storage: str) -> None:
+    """Stop where a SQLite file, which may be a stranger's, holds what runs when it is read or written.
+
+    A view may have no end, which nothing but SIGKILL would end; Optuna makes tables and indices alone.
+
+    Raises:
+        UserError: naming the first.
+    """
+    try:
+        url = make_url(storage)
+    except ArgumentError:  # a journal's path, or told when it is opened
+        return
+    if url.get_backend_name() != "sqlite" or not url.database or not os.path.isfile(url.database):
+        return
+    place = f"{Path(url.database).absolute().as_uri()}?mode=ro"
+    query = (
+        "select type, name from sqlite_master where type not in ('table', 'index') "
+        "or sql like 'create virtual%'"
+    )
+    with suppress(sqlite3.Error), closing(sqlite3.connect(place, uri=True)) as database:
+        found = database.execute(query).fetchone()
+        if found is not None:
+            raise UserError(
+                f"the storage {url.database} holds the {found[0]} {found[1]}, which no search makes: name "
+                "another with --storage"
+            )
 
 
 def _said(error: Exception) -> str:
