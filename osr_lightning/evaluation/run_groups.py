@@ -12,6 +12,8 @@ from osr_lightning.scoring.calibration import is_finite
 
 # OpenAUC always equals OSCR, and is in the CSV files alone
 RATES = {"closed_set_accuracy": "closed set", "total_accuracy": "total", "oscr": "OSCR (OpenAUC)"}
+# what pages call each measure
+MEASURES = {**RATES, "auroc": "AUROC", "fpr95_known": "FPR95 (known)"}
 
 
 class RunGroup(NamedTuple):

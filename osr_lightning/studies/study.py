@@ -27,6 +27,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.evaluation.report.places import link
 from osr_lightning.evaluation.report.render import read_results, render
 from osr_lightning.evaluation.run_groups import (
+    MEASURES,
     RATES,
     group,
     headline,
@@ -251,6 +252,7 @@ def table(runs: Sequence[StudyRun], joined: Sequence[StudyRun] = (), *, say: boo
         runs=[(run, link(path, run.folder / "report.html")) for run in shown],
         count=count,
         rates=RATES,
+        measures=MEASURES,
         sets=sets,
         titles=titles(sets),
         rows=[(one, headline(one, sets)) for one in groups],

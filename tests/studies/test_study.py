@@ -68,6 +68,11 @@ def test_every_config_and_seed_has_a_run_folder(done):
     assert [results(done, f"mc-seed{seed}")["seed"] for seed in (0, 1)] == [0, 1]
     page = (folder / "study.html").read_text()
     assert all(f'href="{run}/report.html"' in page for run in runs)
+    # its differences have the report's names, and the file those of its columns
+    for name, column in (("closed set", "closed_set_accuracy"), ("FPR95 (known)", "fpr95_known")):
+        assert f'data-label="measure">{name}</td>' in page
+        assert column not in page
+        assert column in (folder / "study.csv").read_text()
 
 
 def test_the_table_holds_means_deviations_and_paired_differences(done):
