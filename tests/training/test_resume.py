@@ -1,9 +1,11 @@
 """A training that is killed at any step and resumed equals one that was not, to the bit."""
 
 import functools
+import itertools
 import os
 import re
 import signal
+import time
 
 import pytest
 import torch
@@ -87,6 +89,19 @@ def test_killed_at_any_step_and_resumed_equals_uninterrupted(whole, after, tiny_
     state, metrics = content(run)
     assert same(state, expected[0])
     assert metrics == expected[1]
+
+
+def test_a_clock_that_is_set_back_again_and_again_costs_no_checkpoint(
+    whole, tiny_root, tmp_path, monkeypatch
+):
+    kind, precision, expected = whole
+    clock = itertools.count(2**31, -3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    with pytest.raises(Killed):  # within the first epoch, whose end would write one anyway
+        fit(tiny_root, tmp_path, kind, callbacks=[Kill(1)], precision=precision)
+    last = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints" / "last.ckpt"
+    run = fit(tiny_root, tmp_path, kind, ckpt_path=str(last), precision=precision)
+    assert same(content(run)[0], expected[0])
 
 
 def test_checkpoints_of_epoch_ends_resume_as_exactly(tiny_root, tmp_path):
