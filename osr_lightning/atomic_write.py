@@ -126,7 +126,7 @@ def refuse_folder(output: str | os.PathLike[str]) -> None:
         raise UserError(f"output {os.fspath(output)} is a folder: name a file in it")
 
 
-def as_text(path: str | os.PathLike[str]) -> str:
+def as_text(path: str | bytes | os.PathLike[str]) -> str:
     """A path or name as text that any file can hold, what is no UTF-8 written with backslashes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 

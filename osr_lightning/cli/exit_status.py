@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from osr_lightning.atomic_write import cannot_write
+from osr_lightning.atomic_write import as_text, cannot_write
 from osr_lightning.errors import Failure, UserError, missing_package, needs
 
 _MARK = "OSR_FIRST_FAILURE"  # environment variable: a file that the first process to fail makes
@@ -176,14 +176,16 @@ def _from_worker(message: str) -> str:
 
 
 def _of_disk(error: OSError) -> tuple[int, str] | None:
+    # TensorBoard's names are bytes
+    named = as_text(error.filename) if isinstance(error.filename, (str, bytes)) else "the run folder"
     if isinstance(error, _RIGHTS):
         way_out = "change its rights, or write elsewhere with --trainer.default_root_dir"
-        return 2, f"{error.filename}: {error.strerror}; {way_out}"
+        return 2, f"{named}: {error.strerror}; {way_out}"
     if error.filename == _OUTPUT:
         reason = error.strerror or error
         return 1, f"cannot write the standard output: {reason}; send it elsewhere; all files are whole"
     if error.errno in _ROOM:
-        return 1, cannot_write(error, error.filename or "the run folder")
+        return 1, cannot_write(error, named)
     return None
 
 

@@ -36,6 +36,7 @@ def failing(error):
             1,
             "not enough memory",
         ),
+        (OSError(errno.EROFS, "Read-only file system", b"/x/y"), 1, "cannot write /x/y: Read-only file"),
         (OSError(errno.EROFS, "Read-only file system", "/x/y"), 1, "make it writable"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/x/y"),
