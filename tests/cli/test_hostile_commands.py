@@ -144,7 +144,7 @@ def test_a_run_goes_on_in_no_folder_with_links_out_of_it(command, name, small, s
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     more = {
         "resume": ["run", *small, "--ckpt_path=last", "--trainer.max_epochs=2"],
-        "named": ["run", *small, "--trainer.version=0"],
+        "named": ["test", f"--ckpt_path={small_run}/checkpoints/best.ckpt", "--trainer.version=0"],
         "in place": ["calibrate", f"--ckpt_path={run}/checkpoints/last.ckpt", "--in_place=true"],
     }[command]
     status, err = ends([*more, f"--trainer.default_root_dir={tmp_path}"], capsys)
