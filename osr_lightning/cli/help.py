@@ -57,7 +57,7 @@ SECTIONS = (
     ),
     Section(
         "Threshold",
-        "model.calibration model.alpha model.threshold model.costs model.unknown_prior "
+        "model.calibration model.alpha model.few_share model.threshold model.costs model.unknown_prior "
         "data.calibration_unknown data.calibrate_on data.allow_overlap",
         ("run", "fit", "calibrate"),
     ),

@@ -106,5 +106,5 @@ def refuse_few(sizes: NDArray[np.int64], classes: Sequence[str], alpha: float, b
         raise UserError(
             f"class_quantile with alpha {alpha:g} needs {needed:,} validation images of each class{beside}, "
             f"and there are {named}: raise model.alpha or data.val_fraction, or let these classes have the "
-            "common threshold with model.common_for_few true"
+            "common threshold with model.few_share true"
         )

@@ -226,7 +226,7 @@ def choose_thresholds(
         rows: per image ``row``, ``label``, ``predicted_class`` and ``score/NAME``, ``(N,)`` each.
         scores: names of those to be calibrated.
         classes: names of the ``K`` known ones; unknown images have the label ``K``.
-        options: of the classifier: score, threshold, alpha, costs, unknown_prior and common_for_few.
+        options: of the classifier: score, threshold, alpha, costs, unknown_prior and few_share.
         method: how.
         calibrated_on: said of the images in the records.
         optimistic: whether test images are among them.
@@ -263,7 +263,7 @@ def choose_thresholds(
                 rows["label"][left].numpy(),
                 rows["predicted_class"][left].numpy(),
                 classes,
-                options["common_for_few"],
+                options["few_share"],
             ),
         )
         records |= found

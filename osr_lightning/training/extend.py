@@ -142,7 +142,7 @@ def extend(
         work.score_names,
         classes,
         {"score": work.threshold.score, "threshold": None, "alpha": options.alpha}
-        | {"costs": {}, "unknown_prior": 0.5, "common_for_few": False},
+        | {"costs": {}, "unknown_prior": 0.5, "few_share": False},
         method=CROSS,
         calibrated_on=f"{len(joined):,} known images out of fold, of which {len(new):,} were added",
         optimistic=False,

@@ -118,9 +118,9 @@ class OpenSetClassifier(LightningModule):
             max_accuracy and min_cost: best on validation images with data.calibration_unknown;
             optuna: the notebook's search; fixed: the given threshold.
         alpha: largest share of known images to reject, in (0, 1), by known_quantile.
-        common_for_few: let classes with too few images for class_quantile share a threshold; they are refused
-            otherwise.
-        threshold: score above which an image is unknown, for calibration fixed; in units of the score.
+        few_share: classes of few images share a threshold; those that have too few for class_quantile,
+            which are refused otherwise.
+        threshold: above this score images are unknown; for calibration fixed, in units of the score.
         costs: costs of mistakes, for min_cost; of a wrong label, a false alarm and a missed unknown.
         unknown_prior: share of unknown images to expect; in (0, 1), for max_accuracy and min_cost.
         learning_rate: learning rate; the peak of one_cycle; what suits the network if not given.
@@ -136,8 +136,8 @@ class OpenSetClassifier(LightningModule):
             2022), at a tenth of the learning rate. Its batch norms keep their statistics.
         balance_classes: let classes weigh the same in the loss; however many images they have.
         compile: use torch.compile for the training; it pays on GPUs and for large networks.
-        keep_examples: keep a small validation image of up to 12 classes each in the checkpoint; the page of
-            osr serve shows them. calibrate with false takes them out of a checkpoint.
+        keep_examples: keep small pictures of up to 12 classes; a validation image of each in the checkpoint,
+            which the page of osr serve shows. calibrate with false takes them out of a checkpoint.
         keep_features: keep features of the known images; those of a frozen backbone, with small pictures,
             about 6 KB each, in the checkpoint. osr extend needs them, and osr explain shows the nearest.
             calibrate with false takes them out.
@@ -167,7 +167,7 @@ class OpenSetClassifier(LightningModule):
         detectors: list[str] | None = None,
         calibration: CalibrationMethod | None = None,
         alpha: float = 0.05,
-        common_for_few: bool = False,
+        few_share: bool = False,
         threshold: float = 0.5,
         costs: Costs | None = None,
         unknown_prior: float = 0.5,
@@ -786,7 +786,7 @@ class OpenSetClassifier(LightningModule):
             shared = datamodule.hparams["calibrate_on"] == "validation"
             share = datamodule.tables.share_of_calibration
             check_images(alpha, self._calibrated, known, shared=shared, share=share)
-            if method == BY_CLASS and not self.hparams["common_for_few"] and shared:
+            if method == BY_CLASS and not self.hparams["few_share"] and shared:
                 val, classes = datamodule.tables.load_training()[1], datamodule.spec.classes
                 check_classes(alpha, self._calibrated, val, classes, shared=shared)
 

@@ -78,7 +78,7 @@ def test_classes_with_too_few_images_are_told_before_the_training(small, tmp_pat
     assert main([*words, f"--trainer.default_root_dir={tmp_path}"]) == 2
     said = capsys.readouterr().err
     assert "class_quantile with alpha 0.1 needs 9 validation images of each class" in said
-    assert "model.common_for_few true" in said
+    assert "model.few_share true" in said
     assert not (tmp_path / "lightning_logs").exists()
 
 

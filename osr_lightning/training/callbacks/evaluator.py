@@ -48,7 +48,7 @@ class Evaluator(Callback):
             figure out.
         projector_points: images in TensorBoard's Projector; drawn in the same way; 0 leaves it out.
         bootstrap: resamples behind the 95% intervals.
-        left_out: estimate what a class never met would be taken for; by leaving out each known class once,
+        left_out: what an unmet class would be called; an estimate by leaving out each known class once,
             of a frozen backbone, whose last layer is fitted again without it.
         seed: seed of these draws and of t-SNE.
     """
