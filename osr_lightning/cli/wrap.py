@@ -60,7 +60,7 @@ class WrapCLI(OpenSetCLI):
         factory = find(given.name, trust=True) if is_class_path(given.name) else None
         found = pretrained(given.name, given.weights, factory)
         tables = ImageTables(config.data.as_dict())
-        wanted = tables.wanted_format(pixel_format(given.name, given.weights))
+        wanted = tables.wanted_format(pixel_format(given.name, given.weights, found.channels))
         generator = torch.Generator().manual_seed(0)
         size = wanted.image_size
         found.refuse_more(given.name, torch.rand(2, wanted.channels, size, size, generator=generator))

@@ -220,9 +220,10 @@ class ImageTables:
             UserError: where that cannot be had.
         """
         if self.options["channels"] not in (None, published.channels):
+            turned = "colours turn grey" if published.channels == 1 else "grey images are repeated"
             raise UserError(
                 f"data.channels {self.options['channels']}: the backbone takes {published.channels}; leave "
-                "data.channels out, and grey images are repeated"
+                f"data.channels out, and {turned}"
             )
         size = self.options["image_size"]
         wanted = published if size is None else published.at(size)

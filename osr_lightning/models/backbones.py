@@ -17,7 +17,14 @@ from osr_lightning.data_spec import INTERPOLATIONS, PixelFormat
 from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.models.dropout import Dropout
 from osr_lightning.models.networks import SplitNetwork, register
-from osr_lightning.models.torchvision_networks import classifier_names, published, read_weights
+from osr_lightning.models.torchvision_networks import (
+    classifier_names,
+    first_layer,
+    own_names,
+    published,
+    read_weights,
+    take_channels,
+)
 
 DEFAULT_NAME = "efficientnet_lite0"
 OWN = "own"  # in place of a file: the weights that a class path brings
@@ -42,6 +49,11 @@ class Pretrained(NamedTuple):
     width: int
     last: nn.Linear | None
     layer: str
+
+    @property
+    def channels(self) -> int:
+        """Of the images that it takes."""
+        return _channels(self.module)
 
     def own_layer(self, name: str) -> nn.Linear:
         """``last``, for the classifier of that name.
@@ -84,6 +96,12 @@ class Pretrained(NamedTuple):
                 f"the classifier {name} does more after its nn.Linear {self.layer}: wrap the part that ends "
                 "in that layer, whose outputs are logits"
             )
+
+
+def _channels(module: nn.Module) -> int:
+    """1 where the first convolution sees grey images, else 3."""
+    found = first_layer(module)
+    return 1 if found is not None and found[1].in_channels == 1 else 3
 
 
 class Body(nn.Module):
@@ -161,6 +179,11 @@ class OnBackbone(SplitNetwork):
         """The part that is trained elsewhere."""
         return cast(Body, self.trunk.body)
 
+    @property
+    def channels(self) -> int:
+        """Of the images that it takes."""
+        return _channels(self.body.module)
+
 
 @register
 class Backbone(OnBackbone):
@@ -180,6 +203,7 @@ class Backbone(OnBackbone):
         dropout: probability in [0, 1) that a feature is dropped before the last layer.
         finetune: whether the backbone's weights learn too.
         factory: what makes the network, where ``name`` is a class path.
+        in_channels: ``C``; weights of grey images bring 1 themselves.
 
     Raises:
         UserError: if there is no such network, or its weights are missing or not its own.
@@ -193,10 +217,11 @@ class Backbone(OnBackbone):
         dropout: float = 0.3,
         finetune: bool = False,
         factory: Callable[..., nn.Module] | None = None,
+        in_channels: int = 3,
     ) -> None:
         if not 0 <= dropout < 1:
             raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
-        found = pretrained(name, weights, factory)
+        found = pretrained(name, weights, factory, in_channels)
         trunk = nn.Sequential()
         trunk.add_module("body", Body(found.module, found.width, finetune))
         trunk.add_module("direction", Direction(found.width))
@@ -223,6 +248,7 @@ class Wrapped(OnBackbone):
         outputs: the ``K`` of its outputs that are the known classes, in their order; all of them if not
             given.
         factory: see `Backbone`.
+        in_channels: see `Backbone`.
 
     Raises:
         UserError: see `Backbone`; or if it does not end in a linear layer, or in one of another size.
@@ -235,8 +261,9 @@ class Wrapped(OnBackbone):
         weights: str | None = "DEFAULT",
         outputs: list[int] | None = None,
         factory: Callable[..., nn.Module] | None = None,
+        in_channels: int = 3,
     ) -> None:
-        found = pretrained(name, weights, factory)
+        found = pretrained(name, weights, factory, in_channels)
         last = nn.Linear(found.width, num_classes)
         if weights is not None:  # else a checkpoint fills it
             take_outputs(last, found.own_layer(name), outputs)
@@ -272,7 +299,10 @@ def take_outputs(last: nn.Linear, own: nn.Linear, outputs: Sequence[int] | None)
 
 
 def pretrained(
-    name: str, weights: str | None = None, factory: Callable[..., nn.Module] | None = None
+    name: str,
+    weights: str | None = None,
+    factory: Callable[..., nn.Module] | None = None,
+    in_channels: int = 3,
 ) -> Pretrained:
     """The network of that name up to its last layer, and that layer.
 
@@ -281,6 +311,7 @@ def pretrained(
         weights: see `Backbone`; own leaves those that a class path brings, and None those that are drawn, for
             a checkpoint to fill.
         factory: see `Backbone`.
+        in_channels: where there are no weights that say it.
 
     Raises:
         UserError: see `Backbone`.
@@ -296,17 +327,18 @@ def pretrained(
         assert factory is not None
         found = _of_factory(name, factory, state, weights)
     else:
-        found = builder(own, state, weights)
+        found = builder(own, state, weights, in_channels)
     found.module.eval()
     return found
 
 
-def pixel_format(name: str, weights: str | None = None) -> PixelFormat:
+def pixel_format(name: str, weights: str | None = None, channels: int = 3) -> PixelFormat:
     """What the weights want of an image: size, crop, interpolation, mean and deviation.
 
     Args:
         name: see `Backbone`.
         weights: see `Backbone`; a folder's ``config.json`` may say other values than the library.
+        channels: that the network takes; for grey images the means over the colours count.
 
     Raises:
         UserError: if there is no such network.
@@ -317,10 +349,10 @@ def pixel_format(name: str, weights: str | None = None) -> PixelFormat:
 
         wanted = models.get_model_weights(own).DEFAULT.transforms()
         return PixelFormat(
-            3,
+            channels,
             wanted.crop_size[0],
-            tuple(map(float, wanted.mean)),
-            tuple(map(float, wanted.std)),
+            _of_channels(wanted.mean, channels),
+            _of_channels(wanted.std, channels),
             wanted.resize_size[0],
             _interpolation(wanted.interpolation.value),
         )
@@ -333,8 +365,13 @@ def pixel_format(name: str, weights: str | None = None) -> PixelFormat:
     config |= _folder_config(weights)
     size = int(config["input_size"][-1])
     resize = None if config.get("crop_mode") == "squash" else int(size / float(config["crop_pct"]))
-    mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
-    return PixelFormat(3, size, mean, std, resize, _interpolation(str(config["interpolation"])))
+    mean, std = (_of_channels(config[key], channels) for key in ("mean", "std"))
+    return PixelFormat(channels, size, mean, std, resize, _interpolation(str(config["interpolation"])))
+
+
+def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    found = tuple(map(float, values))
+    return found if len(found) == channels else (sum(found) / len(found),) * channels
 
 
 # what networks of a class path are shown: what most weights of ImageNet want
@@ -470,16 +507,23 @@ def _timm_published(name: str) -> dict[str, Tensor]:
 # networks -----------------------------------------------------------------------------------------------
 
 
-def _of_timm(name: str, state: dict[str, Tensor] | None, weights: str | None) -> Pretrained:
+def _of_timm(name: str, state: dict[str, Tensor] | None, weights: str | None, in_channels: int) -> Pretrained:
     import timm
 
     config = timm.get_pretrained_cfg(name)
     given = getattr(config, "classifier", None) or ()
     layers = (given,) if isinstance(given, str) else tuple(given)
-    module = timm.create_model(name, pretrained=False, num_classes=0)
+
+    def build(channels: int) -> nn.Module:
+        return timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+
+    module = build(in_channels)
     width = int(getattr(module, "head_hidden_size", 0) or cast(int, module.num_features))
     last = None
     if state is not None:
+        state = own_names(state, module.state_dict())
+        if _sees_grey(module, state):
+            module = build(1)
         if name.removeprefix("tf_") in _PACKAGED:
             state = _in_order(state, timm.create_model(name, pretrained=False).state_dict())
         inner = {key: value for key, value in state.items() if key.rpartition(".")[0] not in layers}
@@ -488,19 +532,31 @@ def _of_timm(name: str, state: dict[str, Tensor] | None, weights: str | None) ->
     return Pretrained(module, width, last, layers[0] if layers else "")
 
 
-def _of_torchvision(name: str, state: dict[str, Tensor] | None, weights: str | None) -> Pretrained:
+def _sees_grey(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether weights for a network are those of grey images."""
+    found = first_layer(module)
+    weight = None if found is None else state.get(f"{found[0]}.weight")
+    return weight is not None and weight.ndim == 4 and weight.shape[1] == 1
+
+
+def _of_torchvision(
+    name: str, state: dict[str, Tensor] | None, weights: str | None, in_channels: int
+) -> Pretrained:
     from torchvision import models
 
     def build(classes: int) -> nn.Module:
         return cast(nn.Module, models.get_model(name, weights=None, num_classes=classes))
 
     module = build(2)
+    take_channels(module, in_channels)
     # the auxiliary classifiers of Inception and GoogLeNet come after it
     layer = _last_linear(name, module)
     last = None
     if state is not None:
+        state = own_names(state, module.state_dict())
         last = _linear(state, layer)
         module = build(2 if last is None else last.out_features)
+        take_channels(module, 1 if _sees_grey(module, state) else 3)
         _take(module, {key: value for key, value in state.items() if "aux" not in key.lower()}, str(weights))
     width = cast(nn.Linear, module.get_submodule(layer)).in_features
     module.set_submodule(layer, nn.Identity())
@@ -529,6 +585,7 @@ def _of_factory(
     layer = _last_linear(name, module)
     last = cast(nn.Linear, module.get_submodule(layer))
     if state is not None:
+        state = own_names(state, module.state_dict())
         own = _linear(state, layer)
         if own is not None and own.weight.shape != last.weight.shape:
             state = {key: value for key, value in state.items() if key.rpartition(".")[0] != layer}

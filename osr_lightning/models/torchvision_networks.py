@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,8 +53,9 @@ class Torchvision(nn.Module):
         self.network = build(num_classes=num_classes, weights=None)
         if weights is not None:
             path = Path(weights).expanduser()
-            _fill(self.network, read_weights(path) if path.is_file() else published(name, weights), weights)
-        _take_channels(self.network, in_channels)
+            state = read_weights(path) if path.is_file() else published(name, weights)
+            _fill(self.network, own_names(state, self.network.state_dict()), weights)
+        take_channels(self.network, in_channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` -> logits ``(B, K)``."""
@@ -114,8 +116,30 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} holds no state dict of weights")
     if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise UserError(f"{path} does not fit the network: {odd[0]!r} is no tensor")
-    # torch's DataParallel and DistributedDataParallel put this before every name
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    return {str(name): value for name, value in state.items()}
+
+
+def own_names(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """A state dict under a network's own names, where the network was part of a larger one as it was saved.
+
+    What stands before the most of its names is taken off, and weights that have no such name are left out:
+    ``module.`` of DataParallel, ``model.`` or ``net.`` of a LightningModule, beside which the weights of its
+    loss may stand, and ``_orig_mod.`` of torch.compile wherever it is.
+
+    Args:
+        state: name -> weight.
+        own: the network's own names.
+    """
+    state = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
+    names = {*own}
+    counts: Counter[str] = Counter()
+    for name in state:
+        parts = name.split(".")
+        for place in range(len(parts)):
+            if ".".join(parts[place:]) in names:
+                counts[name[: len(name) - len(".".join(parts[place:]))]] += 1
+    prefix = max(counts, key=lambda one: (counts[one], -len(one)), default="")
+    return {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
 
 
 def _fill(network: nn.Module, state: dict[str, Any], weights: str) -> None:
@@ -143,8 +167,17 @@ def _fill(network: nn.Module, state: dict[str, Any], weights: str) -> None:
         )
 
 
-def _take_channels(network: nn.Module, in_channels: int) -> None:
-    name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+def first_layer(network: nn.Module) -> tuple[str, nn.Conv2d] | None:
+    """The name of the first convolution, and that; None where there is none."""
+    found = ((name, one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d))
+    return next(found, None)
+
+
+def take_channels(network: nn.Module, in_channels: int) -> None:
+    """Let the first layer see images of so many channels, each as the mean over those of before."""
+    found = first_layer(network)
+    assert found is not None  # all of torchvision's classifiers begin with one
+    name, first = found
     if first.in_channels == in_channels:
         return
     made = nn.Conv2d(

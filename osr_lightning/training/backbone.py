@@ -73,6 +73,7 @@ def use_backbone(
         network = _finetuned(network)
     if isinstance(network, OnBackbone):
         name, weights, body = network.label, network.weights, network.body
+        channels = network.channels
     else:
         recipe = None if network is None else network_recipe(network)
         if recipe is None or not is_backbone(recipe):
@@ -81,7 +82,8 @@ def use_backbone(
         name, weights = given.get("name", DEFAULT_NAME), given.get("weights", "DEFAULT")
         made = pretrained(name, weights, find(name, trust=True) if is_class_path(name) else None)
         body = Body(made.module, made.width, given.get("finetune", False))
-    _serve(body, tables.wanted_format(pixel_format(name, weights)), tables)
+        channels = made.channels
+    _serve(body, tables.wanted_format(pixel_format(name, weights, channels)), tables)
     return network
 
 

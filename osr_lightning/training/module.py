@@ -29,7 +29,7 @@ from osr_lightning.errors import Diverged, NotCalibrated, UserError
 from osr_lightning.models.allocator import keep_freed_memory
 from osr_lightning.models.backbones import Backbone, Body, Wrapped
 from osr_lightning.models.ensemble import Ensemble
-from osr_lightning.models.factory import NetworkLike, Recipe, saved_recipe
+from osr_lightning.models.factory import NetworkLike, Recipe, makes, network_recipe, saved_recipe
 from osr_lightning.models.mc_dropout import MaskKind
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import SplitNetwork
@@ -230,6 +230,13 @@ class OpenSetClassifier(LightningModule):
         return isinstance(network, Backbone) and not network.body.finetune
 
     @property
+    def _is_wrapped(self) -> bool:
+        """Whether the network is a classifier that was trained elsewhere."""
+        (given,) = self._given
+        recipe = None if given is None else network_recipe(given)
+        return isinstance(self._network or given, Wrapped) or (recipe is not None and makes(recipe, Wrapped))
+
+    @property
     def _network(self) -> object:
         """What is trained; None before it is built, and of an ensemble."""
         return getattr(getattr(self.recogniser, "sampler", None), "network", None)
@@ -263,7 +270,7 @@ class OpenSetClassifier(LightningModule):
             UserError: where the images do not serve the model.
         """
         if stage == "fit":
-            if isinstance(self._network, Wrapped):
+            if self._is_wrapped:
                 raise UserError(
                     "a wrapped classifier is not trained: name its network and weights with --model.network "
                     "Backbone to train a last layer, or all of it with --model.finetune true"

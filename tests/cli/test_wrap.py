@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import photos
 import pytest
 import timm
@@ -100,6 +101,28 @@ def test_commands_take_the_checkpoint(run, places, tmp_path, capsys):
     with TestClient(build_app(open_backend(ckpt, device="cpu"))) as client:
         answer = client.post("/predict", content=picture.read_bytes())
     assert '"unknown"' in answer.text
+
+
+def test_drift_and_ensembles_take_the_checkpoint(run, places, tmp_path):
+    ckpt = str(run / "checkpoints" / "best.ckpt")
+    table = str(tmp_path / "answers.csv")
+    assert main(["predict", f"--ckpt_path={ckpt}", str(places / "others"), f"--output={table}"]) == 0
+    assert main(["drift", f"--ckpt_path={ckpt}", table, f"--output={tmp_path / 'drift'}"]) == 3  # all unknown
+    words = [ckpt, ckpt, f"--output={tmp_path / 'two.ckpt'}", *FAST[:3]]
+    assert main(["ensemble", *words]) == 0
+    picture = places / "mine" / "sky" / "000.png"
+    (alone,), (joined,) = (load(one).predict(str(picture)) for one in (ckpt, tmp_path / "two.ckpt"))
+    assert joined.label == alone.label == "sky"
+    assert joined.confidence == pytest.approx(alone.confidence)
+
+
+def test_a_study_does_not_wrap(places, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("model: {class_path: BaselineClassifier}\n")
+    network = ["--model.network=Wrapped", f"--model.network.name={photos.BACKBONE}"]
+    network.append(f"--model.network.weights={places / 'mine.pth'}")
+    words = ["study", str(tmp_path / "mine.yaml"), *network, f"--data.known=folder:{places / 'mine'}"]
+    assert main([*words, *OPTIONS, f"--trainer.default_root_dir={tmp_path}"]) == 2
+    assert "a wrapped classifier is not trained" in capsys.readouterr().err
 
 
 def test_it_is_not_trained_further(run, places, tmp_path, capsys):
@@ -204,3 +227,37 @@ def test_a_class_path_brings_its_weights_and_needs_trust(places, tmp_path, monke
         (row,) = csv.DictReader(file)
     assert row["prediction"] in ("sky", "unknown")
     assert float(row["confidence"]) > 0.9
+
+
+GREY = """
+import torch
+from torch import nn
+
+
+class GreyNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 1, 1), nn.Linear(1, 2)
+        with torch.no_grad():
+            self.first.weight.fill_(4.0)
+            self.last.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+            for layer in (self.first, self.last):
+                layer.bias.zero_()
+
+    def forward(self, images):
+        return self.last(self.first(images).mean((2, 3)))
+"""
+
+
+def test_a_classifier_of_grey_images_sees_colours_in_grey(tmp_path, monkeypatch):
+    (tmp_path / "grey_networks.py").write_text(GREY)
+    monkeypatch.syspath_prepend(tmp_path)
+    photos.write_photos(tmp_path / "mine", {"bright": (200, 220, 210), "dark": (50, 30, 40)}, count=24)
+    told = ["wrap", "--network", "grey_networks.GreyNet", "--known", str(tmp_path / "mine"), *OPTIONS]
+    assert main([*told, "--data.image_size=32", f"--trainer.default_root_dir={tmp_path}"]) == 0
+    recogniser = load(next(tmp_path.rglob("best.ckpt")), trust=True)
+    assert (recogniser.spec.channels, len(recogniser.spec.mean)) == (1, 1)
+    pictures = [tmp_path / "mine" / name / "000.png" for name in ("bright", "dark")]
+    images = np.stack([recogniser.prepare(str(picture)) for picture in pictures])
+    assert images.shape == (2, 1, 32, 32)
+    assert recogniser.answer(images).probabilities.argmax(1).tolist() == [0, 1]

@@ -8,9 +8,10 @@ from torchvision import models
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.models.backbones import OWN, Backbone, Wrapped, pretrained
+from osr_lightning.models.backbones import OWN, Backbone, Wrapped, pixel_format, pretrained
 from osr_lightning.models.factory import build_network
 from osr_lightning.models.sampling import Single
+from osr_lightning.models.torchvision_networks import own_names
 from osr_lightning.scoring.detectors import DETECTORS
 
 TIMM = ("test_efficientnet", "test_resnet", "test_vit", "test_convnext", "test_convnext2", "test_mambaout")
@@ -27,6 +28,14 @@ class Small(nn.Module):
 
     def forward(self, images):
         return self.classifier(self.body(images).flatten(1))
+
+
+class Grey(Small):
+    """It takes grey images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body[0] = nn.Conv2d(1, 6, 3)
 
 
 class Certain(Small):
@@ -79,6 +88,60 @@ def test_a_class_of_ones_own_is_wrapped_too(from_file, tmp_path):
         pretrained("mine.Small", weights, Small).refuse_more("mine.Small", images)
         wrapped = Wrapped(4, "mine.Small", weights, factory=factory).eval()
         torch.testing.assert_close(wrapped(images), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module._orig_mod.", "net.backbone."])
+@pytest.mark.parametrize("name", ["timm:test_resnet", "resnet18", "mine.Small"])
+def test_weights_of_a_part_of_a_larger_network_are_found(name, prefix, tmp_path):
+    torch.manual_seed(0)
+    factory = Small if name == "mine.Small" else None
+    if factory is not None:
+        original = Small()
+    elif name == "resnet18":
+        original = models.resnet18(weights=None, num_classes=4)
+    else:
+        original = timm.create_model("test_resnet", pretrained=False, num_classes=4)
+    state = {f"{prefix}{key}": value for key, value in original.state_dict().items()}
+    torch.save({"state_dict": {"loss.weight": torch.ones(4), **state}}, tmp_path / "mine.ckpt")
+    wrapped = Wrapped(4, name, str(tmp_path / "mine.ckpt"), factory=factory).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(wrapped(images), original.eval()(images), rtol=0, atol=1e-4)
+
+
+def test_a_network_whose_names_all_begin_alike_keeps_them():
+    state = {"net.a.weight": torch.ones(1), "net.b.weight": torch.ones(1)}
+    assert own_names(state, ["net.a.weight", "net.b.weight"]) == state
+    assert [*own_names(state, ["a.weight", "b.weight"])] == ["a.weight", "b.weight"]
+    assert own_names(state, ["others"]) == state
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "resnet18", "mine.Grey"])
+def test_a_classifier_of_grey_images_is_wrapped(name, tmp_path):
+    torch.manual_seed(0)
+    factory = Grey if name == "mine.Grey" else None
+    if factory is not None:
+        original = Grey()
+    elif name == "resnet18":
+        original = models.resnet18(weights=None, num_classes=4)
+        original.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    else:
+        original = timm.create_model("test_resnet", pretrained=False, num_classes=4, in_chans=1)
+    file = tmp_path / "mine.pth"
+    torch.save(original.state_dict(), file)
+    assert pretrained(name, str(file), factory).channels == 1
+    wanted = pixel_format(name, str(file), 1)
+    assert wanted.channels == len(wanted.mean) == len(wanted.std) == 1
+    spec = DataSpec(("a", "b", "c", "d"), 1, 64, (0.5,), (0.25,))
+    images, wrapped = torch.rand(2, 1, 64, 64), Wrapped(4, name, str(file), factory=factory).eval()
+    recipe = {"class_path": "Wrapped", "init_args": {"name": name, "weights": None}}
+    if factory is not None:
+        recipe["init_args"]["name"] = f"{__name__}.Grey"
+    rebuilt = build_network(recipe, spec, trust=True).eval()  # as a checkpoint does
+    rebuilt.load_state_dict(wrapped.state_dict())
+    with torch.no_grad():
+        for found in (wrapped, rebuilt):
+            torch.testing.assert_close(found(images), original.eval()(images), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [Certain, Deep])
