@@ -301,6 +301,14 @@ class OpenSetCLI(LightningCLI):
             self.model.own_optimizer = OwnOptimizer(optimizer, scheduler, self.configure_optimizers)
 
 
+class MemberCLI(OpenSetCLI):
+    """``osr run`` for a member of an ensemble."""
+
+    def before_run(self) -> None:
+        """Keep the validation images for the ensemble's threshold."""
+        self.model.is_member = True
+
+
 def plain_text(parser: LightningArgumentParser, config: Namespace, **options: bool) -> str:
     """A config as YAML, with all that is none; it is not checked, which was done when it was parsed."""
     # the parser's word for text where a function might stand as well, as of ModelPruning's pruning_fn

@@ -72,9 +72,9 @@ def main(arguments: Sequence[str]) -> None:
     read_options("run", further, names(parser))
 
     def train(arguments: list[str]) -> None:
-        from osr_lightning.cli.lightning_cli import OpenSetCLI
+        from osr_lightning.cli.lightning_cli import MemberCLI, OpenSetCLI
 
-        OpenSetCLI(["run", *arguments])
+        (MemberCLI if options.ensemble else OpenSetCLI)(["run", *arguments])
 
     def join(members: list[Path], folder: Path) -> Path:
         from osr_lightning.cli.ensemble import ensemble

@@ -201,6 +201,7 @@ class OpenSetClassifier(LightningModule):
         self.register_buffer("class_weights", None, persistent=False)
         self.own_optimizer: OwnOptimizer | None = None
         self.search_trials: list[tuple[float, float]] = []
+        self.is_member = False  # of an ensemble to be, whose threshold the validation images choose
         self._steps = EpochSteps()
         self._resumed: dict[str, Any] = {}
         self._calibrated_in: str | None = None  # precision
@@ -329,6 +330,11 @@ class OpenSetClassifier(LightningModule):
         train, val = datamodule.tables.load_training()
         if (method := self.calibration_method(datamodule)) != "fixed":
             self.check_images(method, datamodule, len(val))
+        if self.is_member and method == CROSS:
+            raise UserError(
+                f"{CROSS} fits a checkpoint to its {len(val):,} validation images as well, so that none can "
+                "choose the ensemble's threshold: give --model.calibration known_quantile"
+            )
         plan = self.decide(datamodule.spec, len(train))
         if plan.augment != "none" and train.features is not None:
             raise UserError(

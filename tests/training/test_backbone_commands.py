@@ -207,6 +207,14 @@ def test_members_of_an_ensemble_share_the_backbone(run, ensemble, looks):
     assert not np.allclose(each[0], each[1])
 
 
+def test_members_that_learn_of_validation_images_are_refused_before_any_training(place, tmp_path, capsys):
+    root = f"--trainer.default_root_dir={tmp_path}"
+    words = [*options(place), *FAST, "--seeds", "0", "1", "--ensemble", root]
+    assert main(["study", str(place / "few.yaml"), *words]) == 2
+    assert "give --model.calibration known_quantile" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 def test_an_ensemble_is_joined_calibrated_and_tested_without_a_picture(run, ensemble, tmp_path, no_picture):
     again = tmp_path / "again.ckpt"
     paths = [str(ensemble), str(run / "checkpoints" / "best.ckpt")]
