@@ -111,11 +111,12 @@ class Body(nn.Module):
         module: images ``(B, C, H, W)`` -> features ``(B, D)``.
         width: ``D``.
         finetune: whether its weights learn too; its batch norms keep their statistics either way.
+        views: 1 for the features of an image; 2 for the mean of these and those of its middle, enlarged.
     """
 
-    def __init__(self, module: nn.Module, width: int, finetune: bool = False) -> None:
+    def __init__(self, module: nn.Module, width: int, finetune: bool = False, views: int = 1) -> None:
         super().__init__()
-        self.width, self.finetune = width, finetune
+        self.width, self.finetune, self.views = width, finetune, views
         self.module = module.requires_grad_(finetune)
         for part in module.modules():
             if isinstance(part, Dropout):
@@ -131,16 +132,31 @@ class Body(nn.Module):
         """Features ``(B, D)`` of images; features that are kept already come back as they are."""
         if images.ndim == 2:
             return images
+        found = self._features(images)
+        return found if self.views == 1 else (found + self._features(middle(images))) / 2
+
+    def _features(self, images: Tensor) -> Tensor:
         # the order in memory in which convolutions take a third to half less time on a CPU
         return cast(Tensor, self.module(images.contiguous(memory_format=torch.channels_last)))
 
     def digest(self) -> str:
-        """32 hexadecimal digits that tell these weights from others."""
+        """32 hexadecimal digits that tell these weights and views from others."""
         found = hashlib.blake2b(digest_size=16)
+        if self.views != 1:
+            found.update(f"views {self.views}".encode())
         for name, value in self.state_dict().items():
             found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return found.hexdigest()
+
+
+def middle(images: Tensor) -> Tensor:
+    """The middle 7/8 of each side of images ``(B, C, H, H)``, enlarged to all of it."""
+    side = images.shape[-1]
+    kept = side * 7 // 8
+    rim = (side - kept) // 2
+    inner = images[..., rim : rim + kept, rim : rim + kept]
+    return F.interpolate(inner, (side, side), mode="bilinear", align_corners=False)
 
 
 class Direction(nn.Module):
@@ -202,6 +218,8 @@ class Backbone(OnBackbone):
             those that timm or torchvision publish. A checkpoint does not need them again.
         dropout: probability in [0, 1) that a feature is dropped before the last layer.
         finetune: whether the backbone's weights learn too.
+        views: 1 for pictures as the weights want them, mostly the middle of each; 2 for the whole picture,
+            whatever its shape, and its middle, whose features are averaged, at twice the cost.
         factory: what makes the network, where ``name`` is a class path.
         in_channels: ``C``; weights of grey images bring 1 themselves.
 
@@ -216,14 +234,17 @@ class Backbone(OnBackbone):
         weights: str | None = "DEFAULT",
         dropout: float = 0.3,
         finetune: bool = False,
+        views: int = 1,
         factory: Callable[..., nn.Module] | None = None,
         in_channels: int = 3,
     ) -> None:
         if not 0 <= dropout < 1:
             raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
+        if views not in (1, 2):
+            raise UserError(f"views must be 1 or 2, got {views}.")
         found = pretrained(name, weights, factory, in_channels)
         trunk = nn.Sequential()
-        trunk.add_module("body", Body(found.module, found.width, finetune))
+        trunk.add_module("body", Body(found.module, found.width, finetune, views))
         trunk.add_module("direction", Direction(found.width))
         last = nn.Linear(found.width, num_classes)
         for parameter in last.parameters():  # the solution is one, wherever the search for it begins

@@ -81,9 +81,10 @@ def use_backbone(
         given = recipe["init_args"]
         name, weights = given.get("name", DEFAULT_NAME), given.get("weights", "DEFAULT")
         made = pretrained(name, weights, find(name, trust=True) if is_class_path(name) else None)
-        body = Body(made.module, made.width, given.get("finetune", False))
+        body = Body(made.module, made.width, given.get("finetune", False), given.get("views", 1))
         channels = made.channels
-    _serve(body, tables.wanted_format(pixel_format(name, weights, channels)), tables)
+    wanted = tables.wanted_format(pixel_format(name, weights, channels))
+    _serve(body, wanted if body.views == 1 else wanted._replace(resize=None), tables)
     return network
 
 
@@ -134,7 +135,8 @@ def _suggested(tables: ImageTables, finetune: bool) -> NetworkLike | None:
         f"network: {DEFAULT_NAME}{'' if finetune else ', frozen'}, as the known images are photographs; "
         "--model.network ConvNet trains one from random weights"
     )
-    return {"class_path": Backbone.__name__, "init_args": {"name": DEFAULT_NAME, "weights": "DEFAULT"}}
+    init_args = {"name": DEFAULT_NAME, "weights": "DEFAULT", "views": 1 if finetune else 2}
+    return {"class_path": Backbone.__name__, "init_args": init_args}
 
 
 def _serve(body: Body, wanted: PixelFormat, tables: ImageTables) -> None:

