@@ -3,8 +3,9 @@
 Known and unknown classes are those of clothing photographs (six and four, five draws) and of CIFAR-10's test
 images (airplane, cat, frog and truck; six and four, the five splits of neal; all ten against letters and
 clothes in grey). A fifth of each known class is tested; the rest, or 20 pictures a class, train and validate.
-Each run is what `osr run` does, with all detectors; no unknown image is seen before the test. Features are
-kept in OSR_CACHE_DIR. Sums add -log p of scores among validation images, as fisher does. Writes a section of
+Each run is what `osr run` does; for the tables of scores and sums with all detectors, and their thresholds by
+validation images alone, however few. No unknown image is seen before the test. Features are kept in
+OSR_CACHE_DIR. Sums add -log p of scores among validation images, as fisher does. Writes a section of
 docs/results.md; started again with the same --folder it goes on from where it was stopped.
 """
 
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--notmnist", type=Path, help="notMNIST's test images; data-root/notmnist_test.npz")
     parser.add_argument("--backbone", default=DEFAULT_NAME, help="name of the backbone")
     parser.add_argument("--weights", default="DEFAULT", help="its weights")
+    parser.add_argument("--views", type=int, default=2, choices=(1, 2), help="of a picture, see Backbone")
     parser.add_argument("--groups", nargs="+", help="those alone")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "results" / "photos")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="gets the section")
@@ -216,40 +218,28 @@ def link(folder: Path, files: Sequence[Path]) -> None:
 
 def measured(task: Task, arguments: Namespace) -> Found:
     """What a run gives; that of an earlier start where there is one."""
-    name = f"{task.name}-{task.shots or 'all'}"
+    name = f"{task.name}-{task.shots or 'all'}-{arguments.views}"
     folder: Path = arguments.folder / name
     file = folder / "found.json"
     if file.is_file():
         return dict(json.loads(file.read_text()))
     found = run(task, name, folder, arguments)
     file.write_text(json.dumps(found) + "\n")
-    console.print(f"{name}: accuracy {found['accuracy']:.4f}, fisher {found['scores']['fisher']}")
+    console.print(f"{name}: accuracy {found['accuracy']:.4f}, {found['decided']}")
     return found
 
 
 def run(task: Task, name: str, folder: Path, arguments: Namespace) -> Found:
     """Train, calibrate and test, then try what else could decide."""
-    known, unknown = linked(task, folder)
-    seed_everything(0, verbose=False)
-    datamodule = OpenSetDataModule(known=known, unknown=dict(unknown))
-    model = MCDropoutClassifier(
-        network={
-            "class_path": Backbone.__name__,
-            "init_args": {"name": arguments.backbone, "weights": arguments.weights},
-        },
+    sources = linked(task, folder)
+    model, datamodule, results, table = trained(
+        sources,
+        name,
+        folder,
+        arguments,
         detectors=[each for each in DETECTORS if each != "fisher"],
-        alpha=ALPHA,
         calibration="known_quantile",  # all scores by the same validation images, however few
-        keep_examples=False,
     )
-    trainer = OpenSetTrainer(
-        experiment=name,
-        default_root_dir=str(folder),
-        enable_progress_bar=False,
-        callbacks=[Evaluator(figures=False, tsne_points=0, projector_points=0, bootstrap=1)],
-    )
-    results = trainer.run(model, datamodule)
-    table = PredictionTable.load(Path(str(trainer.log_dir)))
     recogniser = model.trained.eval()
     train, val = datamodule.tables.load_training()
     assert train.features is not None
@@ -260,24 +250,63 @@ def run(task: Task, name: str, folder: Path, arguments: Namespace) -> Found:
     test = datamodule.tables.load_test()
     assert test.features is not None
     tested = {**table.scores, "direction": direction(recogniser, test.features)}
-    sets = {one: table.source == place for place, one in enumerate(table.source_names) if place}
     kept = {f"held_out/{name}": values for name, values in held_out.items()}
     kept |= {f"tested/{name}": values for name, values in tested.items()}
     np.savez(folder / "scores.npz", taken=taken.numpy(), source=table.source, **kept)  # for other sums
-    apart = (taken.numpy(), table.known, sets)
-    scores = {each: judged(held_out[each], tested[each], *apart) for each in tested}
-    scores |= dict(sums(held_out, tested, *apart))
+    free = ~taken.numpy()
+    scores = {
+        each: judged(tested[each], known_quantile(held_out[each][free], ALPHA), table) for each in tested
+    }
+    scores |= dict(sums(held_out, tested, taken.numpy(), table))
+    itself = by_itself(model, results, table)
+    if task.shots is not None:  # folds choose the threshold
+        model, _, results, again = trained(sources, f"{name}-itself", folder, arguments)
+        itself = by_itself(model, results, again)
     count = int(table.known.sum())
     return {
-        "accuracy": results["closed_set"]["accuracy"],
+        **itself,
         "training": len(train),
         "validation": len(val),
         "tested": count,
         "bound": float(binom.ppf(0.975, count, ALPHA)) / count,
-        "rejected": results["achieved"]["known_rejected"],
         "scikit_learn": scikit_learn(recogniser, train, val, test, table),
-        "seconds": results["timing"],
         "scores": scores,
+    }
+
+
+def trained(
+    sources: tuple[str, dict[str, str]], name: str, folder: Path, arguments: Namespace, **options: object
+) -> tuple[MCDropoutClassifier, OpenSetDataModule, Found, PredictionTable]:
+    """What `osr run` does: the model, its images, its numbers and a row per tested image."""
+    known, unknown = sources
+    seed_everything(0, verbose=False)
+    datamodule = OpenSetDataModule(known=known, unknown=dict(unknown))
+    init = {"name": arguments.backbone, "weights": arguments.weights, "views": arguments.views}
+    model = MCDropoutClassifier(
+        network={"class_path": Backbone.__name__, "init_args": init},
+        alpha=ALPHA,
+        keep_examples=False,
+        **options,
+    )
+    trainer = OpenSetTrainer(
+        experiment=name,
+        default_root_dir=str(folder),
+        enable_progress_bar=False,
+        callbacks=[Evaluator(figures=False, tsne_points=0, projector_points=0, bootstrap=1)],
+    )
+    results = trainer.run(model, datamodule)
+    return model, datamodule, results, PredictionTable.load(Path(str(trainer.log_dir)))
+
+
+def by_itself(model: MCDropoutClassifier, results: Found, table: PredictionTable) -> Found:
+    """What `osr run` reaches where only the images are named."""
+    threshold, left_out = model.trained.threshold, results.get("left_out")
+    return {
+        "accuracy": results["closed_set"]["accuracy"],
+        "decided": judged(table.scores[threshold.score], threshold.value, table),
+        "method": threshold.record.method,
+        "left_out": left_out and {name: left_out[name] for name in ("rejected", "auroc")},
+        "seconds": results["timing"],
     }
 
 
@@ -297,20 +326,15 @@ def direction(recogniser: Any, features: torch.Tensor) -> Floats:  # noqa: ANN40
     return found
 
 
-def judged(
-    held_out: Floats,
-    tested: Floats,
-    taken: NDArray[np.bool_],
-    known: NDArray[np.bool_],
-    sets: Mapping[str, NDArray[np.bool_]],
-) -> Found:
-    """What a score tells apart, at its own threshold too, which images that are no references choose."""
-    threshold = known_quantile(held_out[~taken], ALPHA)
-    ours = tested[known]
+def judged(tested: Floats, threshold: float, table: PredictionTable) -> Found:
+    """What a score tells apart, and what it rejects at a threshold."""
+    ours = tested[table.known]
     limit = np.sort(ours)[share95(len(ours)) - 1]
     found: Found = {"false_alarms": float(np.mean(ours > threshold))}
-    for name, rows in sets.items():
-        theirs = tested[rows]
+    for place, name in enumerate(table.source_names):
+        if not place:  # the known images
+            continue
+        theirs = tested[table.source == place]
         truth = np.r_[np.zeros(len(ours)), np.ones(len(theirs))]
         found[name] = {
             "auroc": float(roc_auc_score(truth, np.r_[ours, theirs])),
@@ -321,11 +345,7 @@ def judged(
 
 
 def sums(
-    held_out: Scores,
-    tested: Scores,
-    taken: NDArray[np.bool_],
-    known: NDArray[np.bool_],
-    sets: Mapping[str, NDArray[np.bool_]],
+    held_out: Scores, tested: Scores, taken: NDArray[np.bool_], table: PredictionTable
 ) -> Iterator[tuple[str, Found]]:
     """Fisher sums of two or three, one of two counted twice too; as fisher does, with its references."""
 
@@ -339,8 +359,10 @@ def sums(
     recipes += [{a: 2, b: 1} for a in SUMMED for b in SUMMED if a != b]
     for recipe in recipes:
         name = " + ".join(f"{weight} {one}" if weight > 1 else one for one, weight in recipe.items())
-        added = [sum(w * part[one] for one, w in recipe.items()) for part in (inside, outside)]
-        yield name, judged(np.asarray(added[0]), np.asarray(added[1]), taken, known, sets)
+        chosen, scores = (
+            np.asarray(sum(w * part[one] for one, w in recipe.items())) for part in (inside, outside)
+        )
+        yield name, judged(scores, known_quantile(chosen[~taken], ALPHA), table)
 
 
 def scikit_learn(recogniser: Any, train: Any, val: Any, test: Any, table: PredictionTable) -> float:  # noqa: ANN401
@@ -364,32 +386,34 @@ def write(runs: Mapping[str, Sequence[Found]], arguments: Namespace) -> list[str
     """The section's lines."""
     lines = [
         f"Written by `python benchmarks/photos.py --data-root DATA`: {arguments.backbone}, trained on",
-        "ImageNet and frozen, and the head that `osr run` trains on its features. A fifth of each known",
-        f"class is tested; the rest train and validate, a fifth of them, or {FEW} pictures a class do, of",
-        f"which {FEW_VALIDATE} validate. *Near* are all pictures of the other classes, *far* CIFAR-10's",
-        "photographs where clothing is known, and clothing where CIFAR-10 is. All ten classes of CIFAR-10",
-        "are tested with a tenth of notMNIST and of Fashion-MNIST. No unknown image is seen before the",
-        "test. In percent, mean ± sample standard deviation over draws of known classes.",
+        "ImageNet and frozen, and the head that `osr run` trains on its features, of "
+        + ("two views" if arguments.views == 2 else "one view"),
+        "of a picture. A fifth of each known class is tested; the rest train and validate, a fifth of them,",
+        f"or {FEW} pictures a class do, of which {FEW_VALIDATE} validate. *Near* are all pictures of the",
+        "other classes, *far* CIFAR-10's photographs where clothing is known, and clothing where CIFAR-10",
+        "is. All ten classes of CIFAR-10 are tested with a tenth of notMNIST and of Fashion-MNIST. No",
+        "unknown image is seen before the test. In percent, mean ± sample standard deviation over draws of",
+        "known classes.",
         "",
-        f"### Decided by `fisher`, `known_quantile`, alpha {ALPHA:.0%}",
+        f"### Decided as `osr run` does by itself: `fisher`, alpha {ALPHA:.0%}",
         "",
-        "| | training pictures | accuracy | scikit-learn | AUROC / FPR95 / rejected | known rejected "
-        "| runs within the bound |",
-        "|---|---|---|---|---|---|---|",
+        "| | training and validation pictures | accuracy | scikit-learn | AUROC / FPR95 / rejected "
+        "| threshold by | known rejected | runs within the bound |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for group, found in runs.items():
         unknown = [
-            f"{kind}: "
-            + " / ".join(over(found, "fisher", kind, key) for key in ("auroc", "fpr95", "rejected"))
+            f"{kind}: " + " / ".join(decided(found, kind, key) for key in ("auroc", "fpr95", "rejected"))
             for kind in kinds(found)
         ]
-        within = sum(one["scores"]["fisher"]["false_alarms"] <= one["bound"] for one in found)
+        within = sum(one["decided"]["false_alarms"] <= one["bound"] for one in found)
         cells = [
-            str(round(mean(one["training"] for one in found))),
+            str(round(mean(one["training"] + one["validation"] for one in found))),
             text(one["accuracy"] for one in found),
             text(one["scikit_learn"] for one in found),
             ", ".join(unknown),
-            text(one["scores"]["fisher"]["false_alarms"] for one in found),
+            f"`{found[0]['method']}`",
+            text(one["decided"]["false_alarms"] for one in found),
             f"{within} of {len(found)}",
         ]
         lines.append(f"| {group} | {' | '.join(cells)} |")
@@ -399,7 +423,16 @@ def write(runs: Mapping[str, Sequence[Found]], arguments: Namespace) -> list[str
         "pictures, its `C` chosen by the same validation images. *Known rejected* is to be 5%; the *bound*",
         "is what 97.5 of 100 tests of so many pictures stay within, if each is rejected with probability 5%.",
         "",
+        "### A class that was never met: the estimate, and what the near pictures gave",
+        "",
+        "Each known class left out once, as in `left_out` of `results.json`, mean over classes; beside it",
+        "all near pictures. *Off by*: mean and largest distance of the two over draws, in points.",
+        "",
+        *left_out_table(runs),
+        "",
         "### AUROC near / far of every score",
+        "",
+        "Of recognisers whose validation images alone choose the thresholds and the weight decay.",
         "",
         *score_table(runs, [one for one in first(runs)["scores"] if "+" not in one]),
         "",
@@ -413,6 +446,26 @@ def write(runs: Mapping[str, Sequence[Found]], arguments: Namespace) -> list[str
     added = [one for one in first(runs)["scores"] if "+" in one]
     best = sorted(added, key=lambda one: -overall(runs, one))[:SHOWN_SUMS]
     return [*lines, *score_table(runs, ["fisher", *best])]
+
+
+def left_out_table(runs: Mapping[str, Sequence[Found]]) -> list[str]:
+    """A row per group with near pictures."""
+    lines = [
+        "| | rejected: estimate, truth | off by | AUROC: estimate, truth | off by |",
+        "|---|---|---|---|---|",
+    ]
+    for group, found in runs.items():
+        chosen = [one for one in found if one["left_out"] and "near" in one["decided"]]
+        if not chosen:
+            continue
+        cells = []
+        for key in ("rejected", "auroc"):
+            pairs = [(one["left_out"][key], one["decided"]["near"][key]) for one in chosen]
+            off = [abs(estimate - truth) for estimate, truth in pairs]
+            cells += [", ".join(text(values) for values in zip(*pairs, strict=True))]
+            cells += [f"{100 * mean(off):.1f} and {100 * max(off):.1f}"]
+        lines.append(f"| {group} | {' | '.join(cells)} |")
+    return lines
 
 
 def score_table(runs: Mapping[str, Sequence[Found]], scores: Sequence[str]) -> list[str]:
@@ -447,6 +500,11 @@ def over(found: Sequence[Found], score: str, kind: str, key: str) -> str:
     return text(one["scores"][score][kind][key] for one in found)
 
 
+def decided(found: Sequence[Found], kind: str, key: str) -> str:
+    """Mean and deviation over draws of what `osr run` reaches by itself."""
+    return text(one["decided"][kind][key] for one in found)
+
+
 def text(values: Iterable[float]) -> str:
     """Mean and deviation in percent."""
     found = [100 * value for value in values]
@@ -455,10 +513,8 @@ def text(values: Iterable[float]) -> str:
 
 def headline(found: Sequence[Found]) -> list[str]:
     """What is printed of a group."""
-    shown = (
-        " / ".join(over(found, "fisher", kind, key) for kind in kinds(found)) for key in ("auroc", "fpr95")
-    )
-    alarms = text(one["scores"]["fisher"]["false_alarms"] for one in found)
+    shown = (" / ".join(decided(found, kind, key) for kind in kinds(found)) for key in ("auroc", "fpr95"))
+    alarms = text(one["decided"]["false_alarms"] for one in found)
     return [text(one["accuracy"] for one in found), *shown, alarms]
 
 
@@ -471,7 +527,7 @@ def targets(runs: Mapping[str, Sequence[Found]]) -> list[Target]:
         found = runs[group]
         values = {"accuracy": mean(one["accuracy"] for one in found)}
         for kind, key in product(kinds(found), ("auroc", "fpr95")):
-            values[f"{kind} {key}"] = mean(one["scores"]["fisher"][kind][key] for one in found)
+            values[f"{kind} {key}"] = mean(one["decided"][kind][key] for one in found)
         for name, bound in bounds.items():
             wanted.append(Target(f"{group}: {name}", values[name], bound, at_least="fpr95" not in name))
     return wanted

@@ -61,6 +61,8 @@ def test_photos_writes_its_section_and_goes_on_where_it_was_stopped(tmp_path, be
     assert (run["training"], run["validation"], run["tested"]) == (60, 20, 20)
     assert run["accuracy"] > 0.9
     assert run["scikit_learn"] > 0.9
+    assert run["method"] == "cross_known_quantile"  # as osr run decides by itself
+    assert set(run["left_out"]) == {"rejected", "auroc"}
     own = run["scores"]["2 generalized_entropy + direction"]
     assert own == run["scores"]["fisher"]
     assert own["near"]["auroc"] > 0.6
@@ -68,6 +70,7 @@ def test_photos_writes_its_section_and_goes_on_where_it_was_stopped(tmp_path, be
     assert lines[:3] == ["# Results", "", "## With a pretrained backbone"]
     assert lines[-3:] == ["## Cost", "", "little"]
     assert "earlier" not in lines
+    assert sum(line.startswith("| four of CIFAR-10, 20 a class |") for line in lines) == 2
     rows = {line.split("|")[1].strip(" `"): line for line in lines if line.startswith("| ")}
     assert set(rows) >= {
         "four of CIFAR-10, 20 a class",
@@ -120,3 +123,15 @@ def test_an_hour_in_the_field_ends_with_new_classes_known(tmp_path, benchmark):
     assert found["new"][1] > 0.2
     assert found["of_new_classes"] <= found["unknown"]
     assert "| new classes: right |" in (tmp_path / "page.md").read_text()
+
+
+def test_features_are_timed_beside_the_bare_backbone(tmp_path, benchmark, monkeypatch):
+    pytest.importorskip("onnxscript")
+    photos.write_photos(tmp_path / "cifar10" / "test", count=24, size=(40, 40))
+    monkeypatch.setenv("OSR_CACHE_DIR", str(tmp_path / "mine"))  # it takes one of its own
+    words = ["--pictures", 72, "--data-root", tmp_path, "--json", tmp_path / "found.json"]
+    words += ["--backbone", photos.BACKBONE, "--weights", photos.write_weights(tmp_path / "small.pth")]
+    benchmark("features.py", *words)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["osr"]["processor"] > 0.5 * found["bare"]["processor"] > 0
+    assert not (tmp_path / "mine").exists()
