@@ -238,7 +238,7 @@ def test_another_alpha_stays_out_of_fold_and_validation_images_alone_are_refused
     assert records["fisher"].value < load(best).threshold.value
     assert main([*words, "--model.calibration=known_quantile", root]) == 2
     assert "were trained on" in capsys.readouterr().err
-    assert main(["ensemble", str(best), str(best), f"--output={tmp_path / 'both.ckpt'}"]) == 2
+    assert main(["ensemble", str(best), f"--output={tmp_path / 'both.ckpt'}"]) == 2
     assert "--model.calibration known_quantile" in capsys.readouterr().err
 
 
