@@ -23,6 +23,7 @@ COMMANDS = {
     "validate": "loss and accuracy on the validation images",
     "test": "judge a checkpoint on known and unknown images",
     "predict": "name what is in image files, one row per file",
+    "explain": "why images are known or unknown: what is unusual, where, and what is near",
     "export": "write a checkpoint as one .onnx or .pt2 file that decides as it does",
     "serve": "the rows of predict over HTTP, and a page to try a checkpoint",
     "drift": "compare predictions with calibration: alarm where what comes in has changed",

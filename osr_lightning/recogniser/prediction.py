@@ -133,16 +133,25 @@ def predictions(
     Raises:
         UserError: naming the first that is no image or cannot be read.
     """
-    names = [*answering.spec.classes, UNKNOWN]
     found: list[Prediction] = []
     items = expand(images, recursive)
     while some := list(islice(items, AT_ONCE)):
         answers = answering.answer(np.stack([answering.prepare(image) for image in some]))
-        p_value = p_values(answering.threshold.record, answers.score)
-        values = (answers.prediction, answers.unknown, answers.confidence, answers.score, p_value)
-        rows = zip(*(value.tolist() for value in values), strict=True)
-        for image, (label, unknown, confidence, score, p) in zip(some, rows, strict=True):
-            file = str(image) if isinstance(image, (str, Path)) else None
-            threshold, p = answering.threshold.value, None if math.isnan(p) else p
-            found.append(Prediction(names[label], unknown, confidence, score, threshold, file, p))
+        files = [str(image) if isinstance(image, (str, Path)) else None for image in some]
+        found += [to_prediction(answering, answers, row, file) for row, file in enumerate(files)]
     return found
+
+
+def to_prediction(answering: Answering, answers: Answers, row: int, file: str | None) -> Prediction:
+    """The answer to the image at ``row`` of a batch, for a person."""
+    deciding, score = answering.threshold, float(answers.score[row])
+    p = float(p_values(deciding.record, np.array([score]))[0])
+    return Prediction(
+        label=[*answering.spec.classes, UNKNOWN][int(answers.prediction[row])],
+        unknown=bool(answers.unknown[row]),
+        confidence=float(answers.confidence[row]),
+        score=score,
+        threshold=deciding.value,
+        file=file,
+        p_value=None if math.isnan(p) else p,
+    )

@@ -20,10 +20,20 @@ from osr_lightning.errors import NotCalibrated, UserError
 from osr_lightning.images import tensors
 from osr_lightning.images.pixels import ImageLike, prepared, to_pixels
 from osr_lightning.models.modes import evaluating
-from osr_lightning.models.sampling import LogitSampler
+from osr_lightning.models.sampling import PENULTIMATE, LogitSampler, Sampled
 from osr_lightning.recogniser.examples import Examples
+from osr_lightning.recogniser.explain import nearest, parts_of, unusual_map, why_no_nearest
+from osr_lightning.recogniser.explanation import Explanation, Neighbour
 from osr_lightning.recogniser.known_images import KnownImages
-from osr_lightning.recogniser.prediction import AT_ONCE, OUTPUTS, Answers, Prediction, batch_size, predictions
+from osr_lightning.recogniser.prediction import (
+    AT_ONCE,
+    OUTPUTS,
+    Answers,
+    Prediction,
+    batch_size,
+    predictions,
+    to_prediction,
+)
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
 from osr_lightning.scoring.scores import SCORES, Samples, mean_log_probability, summarise
@@ -235,6 +245,76 @@ class Recogniser(nn.Module):
             UserError: naming the first that is no image or cannot be read.
         """
         return predictions(self, images, recursive)
+
+    def explain(self, image: ImageLike) -> Explanation:
+        """Why one image is answered as it is: the score's parts, known images that are near, and a map.
+
+        Args:
+            image: see `to_pixels`.
+
+        Raises:
+            UserError: if it is no image or cannot be read; or where the deciding score has no fit or no
+                threshold yet.
+        """
+        file = str(image) if isinstance(image, (str, os.PathLike)) else None
+        return self.explain_pixels(self.prepare(image), file)
+
+    @torch.inference_mode()
+    def explain_pixels(
+        self, pixels: NDArray[np.uint8], file: str | None = None, *, with_map: bool = True
+    ) -> Explanation:
+        """The same of a prepared image ``(C, size, size)``.
+
+        Args:
+            pixels: of the image.
+            file: where it was read from.
+            with_map: whether to work out the map, which takes most of the time.
+
+        Raises:
+            UserError: see :meth:`explain`.
+        """
+        answers = self.answer(pixels[None])
+        prediction = to_prediction(self, answers, 0, file)
+        name = self.threshold.score
+        detector = self._fitted().get(name)
+        layers = () if detector is None else detector.layers
+        no_nearest = why_no_nearest(self.known_images, self.sampler)
+        asked = layers if no_nearest else tuple(dict.fromkeys((*layers, PENULTIMATE)))
+        with evaluating(self):
+            image = self.standardise(torch.from_numpy(pixels[None]).to(next(self.parameters()).device))
+            sampled = self.sampler(image, asked)
+            log_probability = mean_log_probability(sampled.logits)
+            seen = {**sampled.features, LOG_PROBABILITY: log_probability}
+
+            def score(found: Sampled) -> Tensor:
+                samples = Samples(found.logits)
+                if detector is None:
+                    return SCORES[name](samples)
+                # the distance is that to the image's own class, whatever its places look like
+                own = log_probability.expand(found.logits.shape[1], -1)
+                scores: Tensor = detector({**found.features, LOG_PROBABILITY: own})
+                return scores
+
+            p = math.nan if prediction.p_value is None else prediction.p_value
+            found = unusual_map(self.sampler, image, layers, score) if with_map else "it was not asked for"
+            known = () if no_nearest else self._nearest(sampled)
+            parts = parts_of(name, detector, seen, prediction.score, self.threshold.record, p)
+        return Explanation(
+            prediction=prediction,
+            score=name,
+            parts=parts,
+            resembles=self.spec.classes[int(answers.probabilities[0].argmax())],
+            probabilities=answers.probabilities[0],
+            nearest=known,
+            no_nearest=no_nearest,
+            map=None if isinstance(found, str) else found,
+            no_map=found if isinstance(found, str) else "",
+            pixels=pixels,
+        )
+
+    def _nearest(self, sampled: Sampled) -> tuple[Neighbour, ...]:
+        assert self.known_images is not None
+        return nearest(self.known_images, self.sampler, sampled.features[PENULTIMATE], self.spec.classes)
 
 
 @functools.cache

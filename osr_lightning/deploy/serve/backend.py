@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from osr_lightning.errors import UserError
 from osr_lightning.images.decode import read_image
+from osr_lightning.recogniser.explanation import Explanation as Why
 from osr_lightning.recogniser.prediction import Answering
 from osr_lightning.recogniser.rows import Row, answer_cells, columns
 
@@ -25,10 +26,12 @@ class Explanation(NamedTuple):
     Attributes:
         probabilities: ``(K,)`` float64, the mean over the samples.
         samples: ``(S, K)`` float64, the probabilities by each; None where they are not to be had.
+        why: the score's parts and known images that are near, without a map; None of an exported graph.
     """
 
     probabilities: NDArray[np.float64]
     samples: NDArray[np.float64] | None
+    why: Why | None
 
 
 class Backend:

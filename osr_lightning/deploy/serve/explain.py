@@ -1,4 +1,4 @@
-"""What only a checkpoint's recogniser tells: each sample's answer. The one file of the server with torch."""
+"""What only a checkpoint's recogniser tells: each sample's answer, and why. No other file here has torch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ def check_repeatable(recogniser: Recogniser, path: str) -> None:
 
 @torch.inference_mode()
 def explain(recogniser: Recogniser, pixels: Pixels) -> Explanation:
-    """More about one image, ``(1, C, H, W)``."""
-    image = torch.from_numpy(pixels)
-    mean = recogniser.answer(pixels).probabilities[0]
+    """More about one image, ``(1, C, H, W)``; without a map, which takes several times as long."""
+    why = recogniser.explain_pixels(pixels[0], with_map=False)
     if recogniser.sampler.num_samples == 1:
-        return Explanation(mean, None)
+        return Explanation(why.probabilities, None, why)
     with evaluating(recogniser):
-        device = next(recogniser.parameters()).device
-        logits = recogniser.sampler(recogniser.standardise(image.to(device))).logits[:, 0]
-    return Explanation(mean, logits.double().softmax(-1).cpu().numpy())
+        image = torch.from_numpy(pixels).to(next(recogniser.parameters()).device)
+        logits = recogniser.sampler(recogniser.standardise(image)).logits[:, 0]
+    return Explanation(why.probabilities, logits.double().softmax(-1).cpu().numpy(), why)

@@ -33,7 +33,7 @@ def open_backend(
         recogniser.decide_by(score, threshold)
         return Backend(
             recogniser,
-            lambda pixels: Explanation(recogniser.answer(pixels).probabilities[0], None),
+            lambda pixels: Explanation(recogniser.answer(pixels).probabilities[0], None, None),
             None,
             recogniser.threshold.record.rejected_known,
         )

@@ -33,11 +33,31 @@ def document(backend: Backend, limits: Limits) -> Schema:
     """The OpenAPI document."""
     row = _object({name: _TYPES.get(name, _NUMBER) for name in backend.columns})
     share = _object({"class": _TEXT, "probability": {"type": "number"}})
+    number: Schema = {"type": "number"}
+    part = _object(
+        {
+            "name": _TEXT,
+            "says": _TEXT,
+            "statistic": _NUMBER,
+            "p": _NUMBER | {"description": "share of known images whose statistic is as large"},
+            "references": {"type": "integer"},
+            "weight": number,
+            "contribution": _NUMBER | {"description": "to the score, which is the sum"},
+        }
+    )
+    near = _object({"class": _TEXT, "distance": number, "picture": _TEXT})
+    why = {
+        "resembles": _TEXT,
+        "parts": _list(part),
+        "nearest": _list(near),
+        "no_nearest": {"type": ["string", "null"]},
+    }
     explanation = {
         "row": {"$ref": "#/components/schemas/Row"},
         "probabilities": _list(share),
         "samples": {"anyOf": [_list(share), {"type": "null"}]},
         "pixels": {"type": "string", "description": "what the network saw, a PNG as data: URL"},
+        "why": {"anyOf": [_object(why), {"type": "null"}], "description": "null of an exported graph"},
     }
     rows = {"rows": _list({"$ref": "#/components/schemas/Row"})}
     sizes = f"at most {limits.body_bytes / 2**20:g} MiB"

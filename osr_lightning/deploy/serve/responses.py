@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.limits import Limits
 from osr_lightning.recogniser.examples import to_png
+from osr_lightning.recogniser.explanation import Explanation as Why
 from osr_lightning.recogniser.rows import Row, as_json, class_cells
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def row_json(row: Row, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[str, Any]:
-    """What stands behind a row: probabilities by class, each sample's answer, and the pixels as a PNG."""
+    """What stands behind a row: probabilities, each sample's answer, the pixels as a PNG, and why."""
     names = class_cells(spec.classes)
     return {
         "probabilities": _likeliest(explanation.probabilities, names),
@@ -39,6 +40,22 @@ def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[
         if explanation.samples is None
         else [_likeliest(sample, names, 1)[0] for sample in explanation.samples[:MOST_SAMPLES]],
         "pixels": _png(pixels),
+        "why": None if explanation.why is None else _why(explanation.why, spec, names),
+    }
+
+
+def _why(why: Why, spec: DataSpec, names: Sequence[str]) -> dict[str, Any]:
+    """The score's parts and the nearest known images; names of their files stay in the checkpoint."""
+    shown = dict(zip(spec.classes, names, strict=True))
+    told = why.to_json()
+    return {
+        "resembles": shown[why.resembles],
+        "parts": told["parts"],
+        "nearest": [
+            {"class": shown[one.label], "distance": one.distance, "picture": _png(one.thumbnail)}
+            for one in why.nearest
+        ],
+        "no_nearest": told["no_nearest"],
     }
 
 

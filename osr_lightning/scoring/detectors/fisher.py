@@ -111,8 +111,12 @@ class Fisher(Detector):
     def _score(self, seen: Activations) -> Tensor:
         statistics = self.statistics(seen)
         weights = statistics.new_tensor(self.weights).unsqueeze(1)
-        score: Tensor = (weights * surprise(statistics, self.references, self.slopes)).sum(0)
+        score: Tensor = (weights * self.surprises(statistics)).sum(0)
         return score
+
+    def surprises(self, statistics: Tensor) -> Tensor:
+        """``-log p_i`` of :meth:`statistics` ``(1 + L, B)``, of which the score is the weighted sum."""
+        return surprise(statistics, self.references, self.slopes)
 
     def statistics(self, seen: Activations) -> Tensor:
         """``(1 + L, B)`` float64: generalized_entropy, and each layer's distance to the predicted class."""

@@ -1,0 +1,174 @@
+"""Working out why: a score's parts, the nearest known images, and where in an image the unusual is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from osr_lightning.models.backbones import Backbone
+from osr_lightning.models.ensemble import own_name
+from osr_lightning.models.places import find_places, windows
+from osr_lightning.models.sampling import PENULTIMATE, LogitSampler, Sampled
+from osr_lightning.recogniser.explanation import MAP_SIDE, Neighbour, Part, UnusualMap
+from osr_lightning.recogniser.known_images import KnownImages
+from osr_lightning.scoring.calibration import Calibration
+from osr_lightning.scoring.detectors import Detector
+from osr_lightning.scoring.detectors.fisher import Fisher
+from osr_lightning.scoring.sweep import Floats
+
+NEAREST = 5
+_AT_ONCE = 4096  # known images that are compared together
+_SHARES = (1 / 7, 2 / 7, 3 / 7)  # of the grid's edge that a window takes
+_MOST = 7  # windows along an edge
+_LAYER = "distance of the features from the class's"
+# what a score looks at, for a person
+WORDS = {
+    "msp": "probability of the other classes",
+    "entropy": "uncertainty of the probabilities",
+    "expected_entropy": "uncertainty of each sample's probabilities",
+    "mutual_information": "disagreement of the samples",
+    "variation_ratio": "samples that vote for another class",
+    "max_logit": "smallness of the largest logit",
+    "energy": "smallness of the logits together",
+    "generalized_entropy": "certainty of the logits",
+    "mahalanobis": "distance of the features from the nearest class's",
+    "relative_mahalanobis": "distance of the features from the nearest class's, less that from all",
+    "knn": "distance of the features from the nearest known images'",
+    "vim": "features that no class explains, and the logits",
+    "residual": "features outside of the directions that known ones vary in",
+    "openmax": "distance of the logits from the class's",
+    "fdbd": "nearness of the features to where the class would change",
+    "nci": "features that do not point to the class",
+}
+
+
+def parts_of(
+    name: str,
+    detector: Detector | None,
+    seen: Mapping[str, Tensor],
+    score: float,
+    record: Calibration,
+    p: float,
+) -> tuple[Part, ...]:
+    """The statistics of an image's score.
+
+    Args:
+        name: of the score.
+        detector: whose it is; None for one of the logits alone.
+        seen: what the detector sees of one image.
+        score: of the image.
+        record: the score's calibration.
+        p: the image's p-value; NaN where there is none.
+    """
+    if not isinstance(detector, Fisher):
+        share = None if np.isnan(p) else p
+        return (Part(name, WORDS.get(name, name), score, share, record.count_known, 1.0, score),)
+    statistics = detector.statistics(seen)
+    surprises = detector.surprises(statistics)[:, 0].tolist()
+    names = ("generalized_entropy", *detector.layers)
+    count = detector.references.shape[1]
+    return tuple(
+        Part(layer, _in_words(layer), value, float(np.exp(-surprise)), count, weight, weight * surprise)
+        for layer, value, surprise, weight in zip(
+            names, statistics[:, 0].tolist(), surprises, detector.weights, strict=True
+        )
+    )
+
+
+def _in_words(layer: str) -> str:
+    if layer in WORDS:
+        return WORDS[layer]
+    own = own_name(layer)
+    member = layer.removesuffix(own).rstrip(":")
+    told = _LAYER if own == PENULTIMATE else f"distance of the early features ({own}) from the class's"
+    return f"{told}, of member {int(member) + 1}" if member else told
+
+
+def why_no_nearest(known: KnownImages | None, sampler: LogitSampler) -> str:
+    """Why known images cannot be compared with; empty where they can."""
+    if known is None:
+        return "the checkpoint keeps no known images, as that of a frozen backbone does (model.keep_features)"
+    network = getattr(sampler, "network", None)
+    if not isinstance(network, Backbone) or known.features.shape[1] != network.body.width:
+        return "the known images that the checkpoint keeps are of another network"
+    return "" if len(known) else "the checkpoint keeps no known images"
+
+
+@torch.no_grad()
+def nearest(
+    known: KnownImages, sampler: LogitSampler, features: Tensor, classes: Sequence[str]
+) -> tuple[Neighbour, ...]:
+    """The known images whose features have the most similar directions.
+
+    Args:
+        known: at least one.
+        sampler: of a `Backbone`, as `why_no_nearest` says.
+        features: ``(1, D)``, what the last layer sees of the image.
+        classes: names of the known ones.
+    """
+    network = sampler.network
+    assert isinstance(network, Backbone)
+    own = F.normalize(features.double())
+    distances = []
+    for some in torch.split(known.features, _AT_ONCE):
+        directions = network.direction(some.to(features.device, features.dtype)).double()
+        distances.append(1 - (F.normalize(directions) @ own.T)[:, 0])
+    found = torch.cat(distances).clamp(0, 2).topk(min(NEAREST, len(known)), largest=False)
+    return tuple(
+        Neighbour(classes[int(known.labels[row])], known.files[row], distance, known.thumbnails[row].numpy())
+        for row, distance in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    )
+
+
+def unusual_map(
+    sampler: LogitSampler, image: Tensor, layers: Sequence[str], score: Callable[[Sampled], Tensor]
+) -> UnusualMap | str:
+    """Where in an image the unusual is: the score of a window alone, less that of the image without it.
+
+    The windows are squares of one, two and three sevenths of an edge of the grid on which the network last
+    sees the image. The differences of each size are brought to mean 0 and standard deviation 1, for larger
+    windows differ less, drawn at the windows' middles and averaged. Beyond the middles of the outermost of
+    the largest windows the map falls, by its standard deviation for each place: layers see zeros beyond the
+    edge, which known images have as well.
+
+    Args:
+        sampler: whose networks look.
+        image: ``(1, C, H, W)``, standardised.
+        layers: that the score looks at.
+        score: of what is sampled of ``V`` variants, ``(V,)``.
+
+    Returns:
+        It, or why there is none.
+    """
+    places = find_places(sampler, image, layers)
+    if places is None:
+        return "no layer of the network has an output with places that the answer depends on"
+    side = places.side
+    sizes = sorted({max(1, round(share * side)) for share in _SHARES if round(share * side) < side})
+    grids = [windows(side, size, _MOST) for size in sizes]
+    masks = torch.cat([grid for grid, _ in grids])
+    found = score(places.sample(image, layers, torch.cat([masks, ~masks]))).double().cpu().numpy()
+    alone, without = np.split(found, 2)
+    total, ends = np.zeros((MAP_SIDE, MAP_SIDE)), np.cumsum([len(grid) for grid, _ in grids])
+    for values, (_, begins), size in zip(np.split(alone - without, ends[:-1]), grids, sizes, strict=True):
+        spread = float(values.std())
+        if not np.isfinite(values).all() or not spread > 1e-12 * max(1.0, float(np.abs(values).max())):
+            return "the score is the same at all places"
+        drawn = ((values - values.mean()) / spread).reshape(len(begins), len(begins))
+        total += _drawn(drawn, (np.array(begins) + size / 2) / side)
+    total /= len(sizes)
+    at = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE * side
+    beyond = (sizes[-1] / 2 - np.minimum(at, side - at)).clip(min=0)
+    total -= total.std() * (beyond[:, None] + beyond)
+    return UnusualMap(total, side)
+
+
+def _drawn(values: Floats, at: Floats) -> Floats:
+    """Values ``(n, n)`` at shares ``(n,)`` of the edges, drawn at all points; beyond the last as that."""
+    points = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE
+    rows = np.stack([np.interp(points, at, row) for row in values])
+    return np.stack([np.interp(points, at, column) for column in rows.T], axis=1)
