@@ -19,7 +19,6 @@ from osr_lightning.models.networks import SplitNetwork
 from osr_lightning.models.sampling import LogitSampler, Sampled
 
 Layout: TypeAlias = Literal["channels first", "channels last", "tokens"]
-_TRIED = 12  # layers, from the last one back, for one that the features depend on
 _VALUES_AT_ONCE = 2**25  # of the hooked layer's outputs: 128 MB
 _PREFIX = 8  # tokens of no place, at most: a class token and registers
 
@@ -101,22 +100,30 @@ def find_places(sampler: LogitSampler, image: Tensor, layers: Collection[str]) -
         own = set(network.modules())
         mine = [spot for spot in reversed(seen) if spot.module in own]
         # what lies before it with another layout or grid may be attention's, whose axes are no places
-        alike = [one for one in mine if (one.layout, one.side) == (mine[0].layout, mine[0].side)]
-        candidates.append(alike[:_TRIED])
-    if not all(candidates) or len({one[0].side for one in candidates}) != 1:
+        candidates.append([one for one in mine if (one.layout, one.side) == (mine[0].layout, mine[0].side)])
+    if not candidates or not all(candidates) or len({one[0].side for one in candidates}) != 1:
         return None
-    for number in range(min(map(len, candidates))):
+
+    def at(number: int) -> Places | None:
+        """The ``number``-th from the last, where the answer depends on it."""
         chosen = {id(own[number].module): own[number] for own in candidates}
         places = Places(sampler, [*chosen.values()])
         half = torch.arange(places.side**2) < places.side**2 // 2
         try:
-            found = places.sample(image, layers, torch.stack([half, ~half]))
+            found = places.sample(image, layers, torch.stack([half, ~half])).logits
         except RuntimeError:  # a network that works out its batch before this layer
-            continue
-        one, other = found.logits[:, 0], found.logits[:, -1]
-        if found.logits.shape[:2] == (len(whole.logits), 2) and not torch.equal(one, other):
-            return places
-    return None
+            return None
+        right = found.shape[:2] == (len(whole.logits), 2) and not torch.equal(found[:, 0], found[:, 1])
+        return places if right else None
+
+    found = at(0)
+    # an answer that comes from a class token depends on no place from its last attention on
+    low, high = 0, min(map(len, candidates)) - 1
+    while found is None and low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if at(middle) is not None else (middle + 1, high)
+        found = at(low) if low == high else None
+    return found
 
 
 def windows(side: int, size: int, most: int) -> tuple[Tensor, list[int]]:

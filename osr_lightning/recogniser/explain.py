@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ NEAREST = 5
 _AT_ONCE = 4096  # known images that are compared together
 _SHARES = (1 / 7, 2 / 7, 3 / 7)  # of the grid's edge that a window takes
 _MOST = 7  # windows along an edge
+_SAME = 1e-12  # of the largest score, or of 1: what is rounding
+_POINTS: Floats = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE  # of a map along an edge, in shares of it
 _LAYER = "distance of the features from the class's"
 # what a score looks at, for a person
 WORDS = {
@@ -34,7 +37,7 @@ WORDS = {
     "variation_ratio": "samples that vote for another class",
     "max_logit": "smallness of the largest logit",
     "energy": "smallness of the logits together",
-    "generalized_entropy": "certainty of the logits",
+    "generalized_entropy": "uncertainty of the logits",
     "mahalanobis": "distance of the features from the nearest class's",
     "relative_mahalanobis": "distance of the features from the nearest class's, less that from all",
     "knn": "distance of the features from the nearest known images'",
@@ -129,12 +132,6 @@ def unusual_map(
 ) -> UnusualMap | str:
     """Where in an image the unusual is: the score of a window alone, less that of the image without it.
 
-    The windows are squares of one, two and three sevenths of an edge of the grid on which the network last
-    sees the image. The differences of each size are brought to mean 0 and standard deviation 1, for larger
-    windows differ less, drawn at the windows' middles and averaged. Beyond the middles of the outermost of
-    the largest windows the map falls, by its standard deviation for each place: layers see zeros beyond the
-    edge, which known images have as well.
-
     Args:
         sampler: whose networks look.
         image: ``(1, C, H, W)``, standardised.
@@ -144,31 +141,92 @@ def unusual_map(
     Returns:
         It, or why there is none.
     """
+    found = scored_windows(sampler, image, layers, score)
+    if not found:
+        return "no layer of the network has an output with places that the answer depends on"
+    differences = [one.alone - one.without for one in found]
+    if not all(np.isfinite(values).all() and _spread(values) for values in differences):
+        return "the score is the same at all places"
+    return draw(found, differences)
+
+
+class Windows(NamedTuple):
+    """Square windows of one size, ``n`` along an edge.
+
+    Attributes:
+        size: in places.
+        side: places along an edge of the grid.
+        middles: ``(n,)``, where they are along an edge, in shares of it.
+        alone: ``(n, n)``, the score of the windows alone.
+        without: ``(n, n)``, the score of the image without each.
+    """
+
+    size: int
+    side: int
+    middles: Floats
+    alone: Floats
+    without: Floats
+
+
+def scored_windows(
+    sampler: LogitSampler, image: Tensor, layers: Sequence[str], score: Callable[[Sampled], Tensor]
+) -> list[Windows]:
+    """Windows of one, two and three sevenths of an edge of the grid on which the network last sees an image.
+
+    Args:
+        sampler: see `unusual_map`, as of the others.
+        image: as there.
+        layers: as there.
+        score: as there.
+
+    Returns:
+        Those of each size, from small to large; none where the network has no such grid.
+    """
     places = find_places(sampler, image, layers)
     if places is None:
-        return "no layer of the network has an output with places that the answer depends on"
+        return []
     side = places.side
     sizes = sorted({max(1, round(share * side)) for share in _SHARES if round(share * side) < side})
     grids = [windows(side, size, _MOST) for size in sizes]
     masks = torch.cat([grid for grid, _ in grids])
-    found = score(places.sample(image, layers, torch.cat([masks, ~masks]))).double().cpu().numpy()
-    alone, without = np.split(found, 2)
-    total, ends = np.zeros((MAP_SIDE, MAP_SIDE)), np.cumsum([len(grid) for grid, _ in grids])
-    for values, (_, begins), size in zip(np.split(alone - without, ends[:-1]), grids, sizes, strict=True):
-        spread = float(values.std())
-        if not np.isfinite(values).all() or not spread > 1e-12 * max(1.0, float(np.abs(values).max())):
-            return "the score is the same at all places"
-        drawn = ((values - values.mean()) / spread).reshape(len(begins), len(begins))
-        total += _drawn(drawn, (np.array(begins) + size / 2) / side)
-    total /= len(sizes)
-    at = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE * side
-    beyond = (sizes[-1] / 2 - np.minimum(at, side - at)).clip(min=0)
+    scores = score(places.sample(image, layers, torch.cat([masks, ~masks]))).double().cpu().numpy()
+    ends = np.cumsum([len(grid) for grid, _ in grids])[:-1]
+    parts = zip(*(np.split(half, ends) for half in np.split(scores, 2)), strict=True)
+    return [
+        Windows(
+            size, side, (np.array(begins) + size / 2) / side, *(one.reshape(len(begins), -1) for one in both)
+        )
+        for size, (_, begins), both in zip(sizes, grids, parts, strict=True)
+    ]
+
+
+def draw(found: Sequence[Windows], values: Sequence[Floats]) -> UnusualMap:
+    """A map of a value of each window.
+
+    Values of each size are brought to mean 0 and standard deviation 1, for those of larger windows differ
+    less; drawn at the windows' middles, and averaged. Beyond the middles of the outermost of the largest
+    windows the map falls, by its standard deviation for each place: layers see zeros beyond the edge.
+
+    Args:
+        found: of each size.
+        values: ``(n, n)`` for each, not all the same.
+    """
+    total = np.zeros((MAP_SIDE, MAP_SIDE))
+    for one, own in zip(found, values, strict=True):
+        total += _drawn((own - own.mean()) / own.std(), one.middles)
+    total /= len(found)
+    largest = found[-1]
+    at = _POINTS * largest.side
+    beyond = (largest.size / 2 - np.minimum(at, largest.side - at)).clip(min=0)
     total -= total.std() * (beyond[:, None] + beyond)
-    return UnusualMap(total, side)
+    return UnusualMap(total, largest.side)
+
+
+def _spread(values: Floats) -> bool:
+    return bool(values.std() > _SAME * max(1.0, float(np.abs(values).max())))
 
 
 def _drawn(values: Floats, at: Floats) -> Floats:
-    """Values ``(n, n)`` at shares ``(n,)`` of the edges, drawn at all points; beyond the last as that."""
-    points = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE
-    rows = np.stack([np.interp(points, at, row) for row in values])
-    return np.stack([np.interp(points, at, column) for column in rows.T], axis=1)
+    """Values ``(n, n)`` at shares ``(n,)`` of the edges, at all points; beyond the outermost as at that."""
+    rows = np.stack([np.interp(_POINTS, at, row) for row in values])
+    return np.stack([np.interp(_POINTS, at, column) for column in rows.T], axis=1)
