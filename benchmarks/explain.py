@@ -82,8 +82,8 @@ def section(found: dict[str, dict[str, Any]], rows: list[tuple[str, ...]]) -> li
         "",
         f"`{MAP}` is what `osr explain` draws. It was chosen by letters, on validation",
         "pictures; the pictures with other objects were seen by no training, calibration or choice. Squares",
-        "within a picture cover its middle more often than other points. `norm` is the length of the features",
-        "at each place. The share of pictures called unknown before and after an object was pasted:",
+        "within a picture cover its middle more often than other points. `norm` is the length of the",
+        "features at each place. The share of pictures called unknown before and after an object was pasted:",
         f"{alarms}.",
         f"Of those that the object made unknown, the map finds it in {newly}.",
     ]

@@ -16,7 +16,8 @@ from osr_lightning.cli.options import Option, names_of, options_of
 _METHODS = {"predict": "predict", "study": "run", "search": "run", "wrap": "run", "ensemble": "calibrate"}
 _PATHS = {
     **dict.fromkeys(
-        ("config", "ckpt_path", "output", "space", "paths", "predictions", "weights", "classes"), shtab.FILE
+        ("config", "ckpt_path", "output", "json", "space", "paths", "predictions", "weights", "classes"),
+        shtab.FILE,
     ),
     **dict.fromkeys(("data.root", "trainer.default_root_dir", "run", "known", "unknown"), shtab.DIRECTORY),
 }

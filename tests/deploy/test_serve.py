@@ -26,12 +26,16 @@ from osr_lightning.__main__ import main
 from osr_lightning.cli.serve import _host_name, _hosts, _listen
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.app import build_app
+from osr_lightning.deploy.serve.backend import Backend
 from osr_lightning.deploy.serve.batching import Batcher, Full
 from osr_lightning.deploy.serve.connections import Connections
+from osr_lightning.deploy.serve.explain import explain
 from osr_lightning.deploy.serve.limits import Guard, Limits
 from osr_lightning.deploy.serve.open import open_backend
 from osr_lightning.errors import UserError
+from osr_lightning.models.backbones import Backbone
 from osr_lightning.recogniser.checkpoint import build
+from osr_lightning.recogniser.known_images import KnownImages
 from osr_lightning.scoring.calibration import Calibration
 
 
@@ -681,3 +685,50 @@ def test_a_missing_library_is_named(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
     assert main(["serve", "--ckpt_path", "any.ckpt"]) == 2
     assert "pip install 'osr_lightning[serve]'" in capsys.readouterr().err
+
+
+def test_explain_tells_the_parts_of_the_score(client, backend):
+    content = client.post("/explain", content=png(3)).json()
+    why = content["why"]
+    (part,) = why["parts"]  # of a score of the logits
+    assert part["contribution"] == pytest.approx(content["row"]["score"])
+    assert why["resembles"] in backend.spec.classes
+    assert why["nearest"] == []
+    assert "keeps no known images" in why["no_nearest"]
+
+
+def test_explain_shows_the_nearest_known_images_without_their_files(tmp_path):
+    torch.manual_seed(0)
+    spec = DataSpec(("a", "<b>"), 3, 8, (0.5,) * 3, (0.2,) * 3)
+    network = Backbone(2, "tests.Mean", "own", factory=Mean)
+    built = build(
+        {"sampler": "single", "score": "energy", "network": None}, spec, network=lambda num_classes: network
+    )
+    built.threshold.fixed = 0.0
+    built.eval().known_images = KnownImages.of(
+        torch.randn(7, 3),
+        torch.arange(7) % 2,
+        torch.zeros(7, dtype=torch.bool),
+        torch.zeros(7, 16, dtype=torch.uint8),
+        torch.zeros(7, 3, 4, 4, dtype=torch.uint8),
+        [f"secret{row}.png" for row in range(7)],
+    )
+    backend = Backend(built, lambda pixels: explain(built, pixels), 1, None)
+    with TestClient(build_app(backend)) as client:
+        answer = client.post("/explain", content=png(3, (8, 8, 3)))
+    assert "secret" not in answer.text
+    near = answer.json()["why"]["nearest"]
+    assert len(near) == 5
+    assert {one["class"] for one in near} <= {"a", "<b>"}
+    assert all(one["picture"].startswith("data:image/png") for one in near)
+
+
+class Mean(torch.nn.Module):
+    """Features are the mean colour."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = torch.nn.Linear(3, 2)
+
+    def forward(self, images):
+        return self.last(images.mean((2, 3)))
