@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=10_000, help="how many, of ten classes")
     parser.add_argument("--backbone", default=DEFAULT_NAME, help="name of the backbone")
     parser.add_argument("--weights", default="DEFAULT", help="its weights")
-    parser.add_argument("--views", type=int, default=2, choices=(1, 2), help="of a picture, see Backbone")
+    parser.add_argument("--views", type=int, default=1, choices=(1, 2), help="of a picture, see Backbone")
     arguments = parser.parse_args()
     machine = start(arguments)
     with TemporaryDirectory() as folder:

@@ -94,13 +94,20 @@ class Task(NamedTuple):
     unknown: Mapping[str, Sequence[Path] | Path]
     shots: int | None = None
 
+    @property
+    def views(self) -> int:
+        """Two of small pictures, as in configs/photos.yaml."""
+        return 2 if "CIFAR" in self.group else 1
+
 
 def main() -> None:
     parser = new_parser(__doc__, "photos", repeats=None)
     parser.add_argument("--notmnist", type=Path, help="notMNIST's test images; data-root/notmnist_test.npz")
     parser.add_argument("--backbone", default=DEFAULT_NAME, help="name of the backbone")
     parser.add_argument("--weights", default="DEFAULT", help="its weights")
-    parser.add_argument("--views", type=int, default=2, choices=(1, 2), help="of a picture, see Backbone")
+    parser.add_argument(
+        "--views", type=int, choices=(1, 2), help="of a picture, see Backbone; if not given, 2 of CIFAR-10's"
+    )
     parser.add_argument("--groups", nargs="+", help="those alone")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "results" / "photos")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="gets the section")
@@ -218,7 +225,7 @@ def link(folder: Path, files: Sequence[Path]) -> None:
 
 def measured(task: Task, arguments: Namespace) -> Found:
     """What a run gives; that of an earlier start where there is one."""
-    name = f"{task.name}-{task.shots or 'all'}-{arguments.views}"
+    name = f"{task.name}-{task.shots or 'all'}-{arguments.views or task.views}"
     folder: Path = arguments.folder / name
     file = folder / "found.json"
     if file.is_file():
@@ -232,11 +239,12 @@ def measured(task: Task, arguments: Namespace) -> Found:
 def run(task: Task, name: str, folder: Path, arguments: Namespace) -> Found:
     """Train, calibrate and test, then try what else could decide."""
     sources = linked(task, folder)
+    init = {"name": arguments.backbone, "weights": arguments.weights, "views": arguments.views or task.views}
     model, datamodule, results, table = trained(
         sources,
         name,
         folder,
-        arguments,
+        init,
         detectors=[each for each in DETECTORS if each != "fisher"],
         calibration="known_quantile",  # all scores by the same validation images, however few
     )
@@ -260,7 +268,7 @@ def run(task: Task, name: str, folder: Path, arguments: Namespace) -> Found:
     scores |= dict(sums(held_out, tested, taken.numpy(), table))
     itself = by_itself(model, results, table)
     if task.shots is not None:  # folds choose the threshold
-        model, _, results, again = trained(sources, f"{name}-itself", folder, arguments)
+        model, _, results, again = trained(sources, f"{name}-itself", folder, init)
         itself = by_itself(model, results, again)
     count = int(table.known.sum())
     return {
@@ -275,15 +283,14 @@ def run(task: Task, name: str, folder: Path, arguments: Namespace) -> Found:
 
 
 def trained(
-    sources: tuple[str, dict[str, str]], name: str, folder: Path, arguments: Namespace, **options: object
+    sources: tuple[str, dict[str, str]], name: str, folder: Path, init: Mapping[str, Any], **options: object
 ) -> tuple[MCDropoutClassifier, OpenSetDataModule, Found, PredictionTable]:
     """What `osr run` does: the model, its images, its numbers and a row per tested image."""
     known, unknown = sources
     seed_everything(0, verbose=False)
     datamodule = OpenSetDataModule(known=known, unknown=dict(unknown))
-    init = {"name": arguments.backbone, "weights": arguments.weights, "views": arguments.views}
     model = MCDropoutClassifier(
-        network={"class_path": Backbone.__name__, "init_args": init},
+        network={"class_path": Backbone.__name__, "init_args": dict(init)},
         alpha=ALPHA,
         keep_examples=False,
         **options,
@@ -384,11 +391,12 @@ def scikit_learn(recogniser: Any, train: Any, val: Any, test: Any, table: Predic
 
 def write(runs: Mapping[str, Sequence[Found]], arguments: Namespace) -> list[str]:
     """The section's lines."""
+    given = f"views: {arguments.views}"
+    seen = given if arguments.views else "of CIFAR-10's pictures with `views: 2`, as in `configs/photos.yaml`"
     lines = [
         f"Written by `python benchmarks/photos.py --data-root DATA`: {arguments.backbone}, trained on",
-        "ImageNet and frozen, and the head that `osr run` trains on its features, of "
-        + ("two views" if arguments.views == 2 else "one view"),
-        "of a picture. A fifth of each known class is tested; the rest train and validate, a fifth of them,",
+        f"ImageNet and frozen, and the head that `osr run` trains on its features; {seen}.",
+        "A fifth of each known class is tested; the rest train and validate, a fifth of them,",
         f"or {FEW} pictures a class do, of which {FEW_VALIDATE} validate. *Near* are all pictures of the",
         "other classes, *far* CIFAR-10's photographs where clothing is known, and clothing where CIFAR-10",
         "is. All ten classes of CIFAR-10 are tested with a tenth of notMNIST and of Fashion-MNIST. No",

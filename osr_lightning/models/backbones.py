@@ -219,7 +219,8 @@ class Backbone(OnBackbone):
         dropout: probability in [0, 1) that a feature is dropped before the last layer.
         finetune: whether the backbone's weights learn too.
         views: 1 for pictures as the weights want them, mostly the middle of each; 2 for the whole picture,
-            whatever its shape, and its middle, whose features are averaged, at twice the cost.
+            whatever its shape, and its middle, whose features are averaged, at twice the cost: for small
+            pictures.
         factory: what makes the network, where ``name`` is a class path.
         in_channels: ``C``; weights of grey images bring 1 themselves.
 

@@ -135,8 +135,7 @@ def _suggested(tables: ImageTables, finetune: bool) -> NetworkLike | None:
         f"network: {DEFAULT_NAME}{'' if finetune else ', frozen'}, as the known images are photographs; "
         "--model.network ConvNet trains one from random weights"
     )
-    init_args = {"name": DEFAULT_NAME, "weights": "DEFAULT", "views": 1 if finetune else 2}
-    return {"class_path": Backbone.__name__, "init_args": init_args}
+    return {"class_path": Backbone.__name__, "init_args": {"name": DEFAULT_NAME, "weights": "DEFAULT"}}
 
 
 def _serve(body: Body, wanted: PixelFormat, tables: ImageTables) -> None:
