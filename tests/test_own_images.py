@@ -239,6 +239,7 @@ def test_some_classes_of_a_set_leave_the_rest_unknown(work, tiny_root, capsys):
 def test_every_option_that_the_page_names_exists(capsys):
     assert main(["run", "--help-all"]) == 0
     assert main(["run", "--model.help=MCDropoutClassifier"]) == 0
+    assert main(["run", "--model.network.help=Backbone"]) == 0
     with pytest.raises(SystemExit):
         main(["wrap", "--help"])
     out = capsys.readouterr().out

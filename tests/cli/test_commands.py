@@ -35,7 +35,7 @@ def records_of(checkpoint: dict) -> dict:
     """The records in a checkpoint, without the scores that the files beside it leave out."""
     records = checkpoint["state_dict"]["recogniser.threshold._extra_state"]["records"]
     return {
-        score: {name: value for name, value in record.items() if name != "known_scores"}
+        score: {name: value for name, value in record.items() if name not in ("known_scores", "class_shifts")}
         for score, record in records.items()
     }
 

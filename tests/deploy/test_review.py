@@ -159,7 +159,7 @@ def test_the_page_has_the_unknown_images_and_known_ones_that_nearly_were(here, r
             assert (picture.format, picture.size) == ("JPEG", (20, 20))
     said = capsys.readouterr().out
     assert f"{len(unknown)} of {len(answers)} images are called unknown" in said
-    assert f"review.html: {len(found['groups'])} groups" in said
+    assert f"review.html: {len(found['groups'])} group" in said
 
 
 def test_what_a_group_is_like_is_counted_from_its_images(here):
