@@ -39,16 +39,15 @@ PANELS, PANEL = 4, 150  # of the figure: pictures, and pixels a side
 def main() -> None:
     parser = new_parser(__doc__, "explain", repeats=None)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="of some classes of DATA/clothing")
-    parser.add_argument("--count", type=int, default=200, help="pictures of each kind of object")
+    parser.add_argument("--count", type=int, default=100, help="pictures of each kind of object")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "explain.md", help="gets the section")
     parser.add_argument("--figure", type=Path, help="a PNG of some maps")
     arguments = parser.parse_args()
     machine = start(arguments)
     recogniser = load(arguments.ckpt_path)
     found = {kind: measured(recogniser, kind, arguments) for kind in (LETTERS, CIFAR, CLOTHING)}
-    rows = [
-        (name, *(f"{found[kind]['hits'][name]:.1%}" for kind in found)) for name in (*CANDIDATES, *CHANCE)
-    ]
+    names = (*CANDIDATES, *CHANCE)
+    rows = [(name, *(f"{one['hits'][name]:.0%}" for one in found.values())) for name in names]
     print_table("the maximum lies on the object", ["", *found], rows)
     page = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
     arguments.page.write_text(put_section(page, SECTION, section(found, rows)), encoding="utf-8")
@@ -63,11 +62,8 @@ def section(found: dict[str, dict[str, Any]], rows: list[tuple[str, ...]]) -> li
     """The lines of the page."""
     counts = ", ".join(f"{one['pictures']} with {kind}" for kind, one in found.items())
     alarms = ", ".join(f"{one['before']:.0%} and {one['after']:.0%} ({kind})" for kind, one in found.items())
-    newly = "; ".join(
-        f"{kind}: {one['newly']:.0%} of {one['newly_pictures']}"
-        for kind, one in found.items()
-        if one["newly_pictures"]
-    )
+    moved = {kind: one for kind, one in found.items() if one["newly_pictures"]}
+    newly = [f"{one['newly']:.0%} of {one['newly_pictures']} ({kind})" for kind, one in moved.items()]
     return [
         "```bash",
         "cd benchmarks && python explain.py --data-root DATA --ckpt_path CKPT --figure ../docs/explain.png",
@@ -85,7 +81,7 @@ def section(found: dict[str, dict[str, Any]], rows: list[tuple[str, ...]]) -> li
         "within a picture cover its middle more often than other points. `norm` is the length of the",
         "features at each place. The share of pictures called unknown before and after an object was pasted:",
         f"{alarms}.",
-        f"Of those that the object made unknown, the map finds it in {newly}.",
+        f"Of those that the object made unknown, the map finds it in {', '.join(newly)}.",
     ]
 
 
