@@ -1,7 +1,9 @@
 """Places in an image: a network's features of some places alone, or of an image without some.
 
 The last layer whose output still lies on a grid is hooked. Where an average follows, as in most backbones, a
-mean over some places in all others' stead gives exactly the features that these places alone have.
+mean over some places in all others' stead gives exactly the features that these places alone have. A backbone
+that looks twice, at an image and at its middle, has the same places twice: they lie apart by at most a
+sixteenth of an edge.
 """
 
 from __future__ import annotations
