@@ -11,7 +11,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -124,6 +124,26 @@ def refuse_folder(output: str | os.PathLike[str]) -> None:
     """
     if os.path.isdir(output):
         raise UserError(f"output {os.fspath(output)} is a folder: name a file in it")
+
+
+def check_place(option: str, output: str | os.PathLike[str], endings: Sequence[str]) -> Path:
+    """The path of a file that a command is to write, if it can, before any work is done.
+
+    Args:
+        option: its name, for the message.
+        output: the file, as a user names it.
+        endings: which its name may have.
+
+    Raises:
+        UserError: for another ending, a folder, or one in a folder that is not there.
+    """
+    path = Path(output).expanduser()
+    if path.suffix.lower() not in endings:
+        raise UserError(f"{option} {as_text(output)}: its name must end in {' or '.join(endings)}")
+    refuse_folder(path)
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{option} {as_text(output)}: there is no folder {as_text(path.absolute().parent)}")
+    return path
 
 
 def as_text(path: str | bytes | os.PathLike[str]) -> str:

@@ -6,10 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from osr_lightning.atomic_write import as_text, write_bytes
+from osr_lightning.atomic_write import as_text, check_place, write_bytes
 from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_trust, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError, one_line
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     page = options.output or (None if options.json else _PAGE)
     for option, file, ending in (("--output", page, ".html"), ("--json", options.json, ".json")):
         if file not in (None, "-"):
-            _check_file(option, file, ending)
+            check_place(option, file, [ending])
     if page == "-":
         raise UserError("--output -: a page goes to a file; --json - writes JSON to standard output")
 
@@ -110,14 +109,6 @@ def _explained(recogniser: Recogniser, found: Sequence[Image]) -> Iterator[Expla
             yield Explained(name, None, str(error))
             continue
         yield Explained(name, recogniser.explain_pixels(pixels, name))
-
-
-def _check_file(option: str, file: str, ending: str) -> None:
-    path = Path(file)
-    if path.suffix.lower() != ending:
-        raise UserError(f"{option} {file}: its name must end in {ending}")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UserError(f"{option} {file}: there is no folder {path.absolute().parent}, or it is one")
 
 
 def _summary(explained: Sequence[Explained], page: str | None, told: str | None) -> str:

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from osr_lightning.atomic_write import as_text, write_text
+from osr_lightning.atomic_write import as_text, check_place, write_text
 from osr_lightning.cli.arguments import add_checkpoint, add_trust, parse
 from osr_lightning.cli.checkpoint_path import existing
 from osr_lightning.deploy.load import is_exported
@@ -103,11 +103,7 @@ def _target(path: Path, output: str | None) -> Path:
         stem = path.name.removesuffix(".ckpt")
         names = (f"{stem}.extended{'' if number == 1 else number}.ckpt" for number in count(1))
         return next(place for name in names if not (place := path.with_name(name)).exists())
-    target = Path(output).expanduser()
-    if target.suffix != ".ckpt":
-        raise UserError(f"--output {output}: a checkpoint's name ends in .ckpt")
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {target.absolute().parent}, or it is one")
+    target = check_place("--output", output, [".ckpt"])
     if target.exists() and target.samefile(path):
         raise UserError(f"--output {output} is the checkpoint that is extended: name another file")
     return target

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from osr_lightning.atomic_write import write_text
+from osr_lightning.atomic_write import check_place, write_text
 from osr_lightning.cli.arguments import add_checkpoint, add_machine, add_trust, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.cli.predict import progress
@@ -100,11 +100,7 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("workers", "most"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
-    output = Path(options.output)
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--output {output} is to be a page: let its name end in .html")
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.absolute().parent}, or it is one")
+    check_place("--output", options.output, [".html", ".htm"])
     for path in options.paths:
         if Path(path).suffix.lower() in FORMATS and not _is_table(path):
             raise UserError(f"{path} is no CSV: predict again with --output {Path(path).with_suffix('.csv')}")

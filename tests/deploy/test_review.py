@@ -240,7 +240,7 @@ def test_nothing_unknown_gives_no_page(here, capsys):
     ("words", "said"),
     [
         (["gone.csv"], "there is no file gone.csv; write it with osr predict"),
-        (["in", "--output", "review.txt"], "--output review.txt is to be a page"),
+        (["in", "--output", "review.txt"], "--output review.txt: its name must end in .html"),
         (["in", "--output", "gone/review.html"], "there is no folder"),
         (["in", "--most", "0"], "--most must be at least 1, got 0"),
         (["in", "--workers", "0"], "--workers must be at least 1, got 0"),

@@ -166,7 +166,7 @@ def test_other_commands_take_the_extended_checkpoint(extended, pictures, tmp_pat
         (["--remove=grass", "--remove=sky"], "at least 2 classes"),
         (["--add=night=NIGHT", "--alpha=2"], "--alpha must lie between 0 and 1"),
         (["--add=night=NIGHT", "--alpha=0.0001"], "alpha 0.0001 needs"),
-        (["--add=night=NIGHT", "--output=x.onnx"], "ends in .ckpt"),
+        (["--add=night=NIGHT", "--output=x.onnx"], "must end in .ckpt"),
         (["--add=night=NIGHT", "--test=EMPTY"], "no folder of a class"),
         (["LABELS"], "gives no image a class: 1 rows"),
         (["--ad=night=NIGHT"], "--add"),
