@@ -214,7 +214,7 @@ class ImageTables:
         """What pretrained weights want of an image, with what the user says in its place.
 
         Small pictures are enlarged whole: weights want the border cut off as photographs have their subject
-        in the middle, and of 32 pixels every one counts (four classes of CIFAR-10: 89.8% right, not 88.5%).
+        in the middle, and of 32 pixels every one counts.
 
         Raises:
             UserError: where that cannot be had.
