@@ -127,7 +127,10 @@ def from_plain(kept: object, spec: DataSpec) -> KnownImages | None:
     """
     if kept is None:
         return None
-    wrong = UserError("what it keeps of its known images is damaged; calibrate it again (osr calibrate)")
+    wrong = UserError(
+        "what it keeps of its known images is damaged: osr calibrate --ckpt_path CKPT --model.keep_features "
+        "false writes a checkpoint without it"
+    )
     if not isinstance(kept, Mapping) or kept.keys() != _FIELDS:
         raise wrong
     files = kept["files"]

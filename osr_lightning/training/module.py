@@ -484,8 +484,8 @@ class OpenSetClassifier(LightningModule):
         }
         examples = from_plain(checkpoint["recogniser"].get("examples"), self.trained.spec)
         self.trained.examples = examples if self.hparams["keep_examples"] else {}
-        known = known_images.from_plain(checkpoint["recogniser"].get("known_images"), self.trained.spec)
-        self.trained.known_images = known if self.hparams["keep_features"] else None
+        kept = checkpoint["recogniser"].get("known_images") if self.hparams["keep_features"] else None
+        self.trained.known_images = known_images.from_plain(kept, self.trained.spec)
         kept = checkpoint["recogniser"]["recipe"]
         if kept.get("mask_seed") != self.sampler_options().get("mask_seed"):  # others were asked for
             masks = checkpoints.mask_names(self.trained)

@@ -196,3 +196,14 @@ def test_a_checkpoint_without_features_says_how_to_get_them(trained, tmp_path):
     checkpoints.write(checkpoint, tmp_path / "bare.ckpt")
     with pytest.raises(UserError, match="keeps no features of its known images"):
         extend(tmp_path / "bare.ckpt", {}, ["sky"])
+
+
+def test_what_is_kept_and_damaged_is_taken_out(trained, tmp_path):
+    checkpoint = checkpoints.read(trained)
+    checkpoint["recogniser"]["known_images"] = {"features": 1}
+    checkpoints.write(checkpoint, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match=r"is damaged: osr calibrate .* --model.keep_features false"):
+        load(tmp_path / "odd.ckpt")
+    words = [f"--ckpt_path={tmp_path / 'odd.ckpt'}", f"--output={tmp_path / 'out.ckpt'}", *FAST]
+    assert main(["calibrate", *words, "--model.keep_features=false", "--trainer.logger=false"]) == 0
+    assert load(tmp_path / "out.ckpt").known_images is None
