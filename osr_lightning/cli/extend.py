@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         if not added and not options.remove:
             raise UserError(f"{options.labels} gives no image a class: {ignored:,} rows are to be ignored")
     tested = None if options.test is None else _classes_of(options.test, "--test")
-    done = extend(path, added, options.remove, options.alpha, trust=options.trust_checkpoint)
+    done = extend(path, added, options.remove, options.alpha, old=old)
     report = done.report | {"ignored": ignored}
     if tested is not None:
         report["test"] = judge(old, done.recogniser, tested)

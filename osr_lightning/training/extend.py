@@ -84,6 +84,7 @@ def extend(
     removed: Sequence[str] = (),
     alpha: float | None = None,
     *,
+    old: Recogniser | None = None,
     trust: bool = False,
 ) -> Extended:
     """Add classes and images to a checkpoint, or take classes out, and see what changes for the others.
@@ -96,6 +97,7 @@ def extend(
         added: class -> files of its images; one that is known gets more.
         removed: known classes to take out.
         alpha: share in (0, 1) of known images that may be rejected; the checkpoint's if not given.
+        old: the checkpoint's recogniser, where it is loaded already.
         trust: see `osr_lightning.recogniser.checkpoint.load`.
 
     Returns:
@@ -110,7 +112,7 @@ def extend(
         UserError: where the checkpoint keeps no images, or those that are given do not serve.
     """
     checkpoint = checkpoints.read(path)
-    old = checkpoints.load(path, trust=trust)
+    old = checkpoints.load(path, trust=trust) if old is None else old
     known = _kept(old, path)
     with checkpoints.reading(path):
         options = _options(checkpoint, old, alpha)
