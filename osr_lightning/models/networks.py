@@ -189,12 +189,8 @@ class ConvNet(SplitNetwork):
         channels: Sequence[int] = (32, 64, 128),
         dropout: float = 0.3,
     ) -> None:
-        _at_least("num_classes", num_classes, 2)
-        _at_least("in_channels", in_channels, 1)
-        _at_least("image_size", image_size, 1)
+        _check(num_classes, in_channels, image_size, dropout)
         _at_least("the length of channels", len(channels), 1)
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
         for width in channels:
             _at_least("each of channels", width, 1)
         layers: list[nn.Module] = []
@@ -222,6 +218,172 @@ class ConvNet(SplitNetwork):
 _UNHALVED = 40  # pixels a side that the convolutions see as they are
 
 
-def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.Module]:
+def _convolution(
+    in_channels: int, out_channels: int, stride: int = 1, *, pool: bool = False, slope: float = 0.0
+) -> list[nn.Module]:
+    """A 3x3 convolution, 2x2 max pooling if asked for, batch norm, and a ReLU with a slope below 0."""
     convolution = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+    activation = nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
+    return [
+        convolution,
+        *([nn.MaxPool2d(2)] if pool else []),
+        nn.BatchNorm2d(out_channels),
+        activation,
+    ]
+
+
+def _check(num_classes: int, in_channels: int, image_size: int, dropout: float) -> None:
+    _at_least("num_classes", num_classes, 2)
+    _at_least("in_channels", in_channels, 1)
+    _at_least("image_size", image_size, 1)
+    if not 0 <= dropout < 1:
+        raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
+
+
+class _Residual(nn.Sequential):
+    """What its layers add to their input."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + cast(Tensor, super().forward(images))
+
+
+@register
+class ResNet9(SplitNetwork):
+    """Nine 3x3 convolutions with residual pairs, for small pictures on a CPU.
+
+    With the defaults: ``(B, 3, 32, 32)`` -> convolution, pool, residual pair ``(B, 64, 16, 16)`` ->
+    convolution, pool, residual pair ``(B, 128, 8, 8)`` -> the same ``(B, 256, 4, 4)`` -> mean ``(B, 256)`` ->
+    dropout -> linear ``(B, 10)``; 1,923,914 parameters. After Page, How to Train Your ResNet, 2018, whose
+    network is wider, pools later and has residual pairs in the first and last stage alone: here each map is
+    halved before it is normalised, which a CPU does in a third of the time. Pictures of more than 40 pixels
+    a side are halved by strided convolutions first, until they are smaller.
+
+    Args:
+        num_classes: ``K``, the number of known classes, at least 2.
+        in_channels: ``C``, 1 for grey images, 3 for colour.
+        image_size: ``H`` and ``W``, which are equal.
+        channels: output channels of each stage, of three convolutions each.
+        dropout: probability, in [0, 1), that a feature is dropped before the last layer.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+        channels: Sequence[int] = (64, 128, 256),
+        dropout: float = 0.3,
+    ) -> None:
+        _check(num_classes, in_channels, image_size, dropout)
+        _at_least("the length of channels", len(channels), 1)
+        for width in channels:
+            _at_least("each of channels", width, 1)
+        layers: list[nn.Module] = []
+        ends: list[str] = []
+        size, width = image_size, in_channels
+        while size > _UNHALVED:
+            layers += _convolution(width, channels[0], stride=2)
+            size, width = -(-size // 2), channels[0]
+        for out_channels in channels:
+            pool = size >= 8  # smaller maps have nothing left to pool
+            layers += _convolution(width, out_channels, pool=pool)
+            size = size // 2 if pool else size
+            pair = [*_convolution(out_channels, out_channels), *_convolution(out_channels, out_channels)]
+            layers.append(_Residual(*pair))
+            width = out_channels
+            ends.append(str(len(layers) - 1))
+        super().__init__(
+            trunk=nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            dropout=nn.Dropout(dropout),
+            head=nn.Sequential(nn.Linear(width, num_classes)),
+        )
+        self.blocks = tuple(ends[:-1])  # the mean of the last is the penultimate layer
+        self.to(memory_format=torch.channels_last)
+
+
+@register
+class ResNet18(SplitNetwork):
+    """ResNet-18 as it is trained on CIFAR: its first convolution is 3x3 and halves nothing.
+
+    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, whose stem for ImageNet (7x7 with
+    stride 2, then pooling) would leave 8x8 of 32x32 pixels; torchvision's own, with that stem, is the network
+    resnet18. With the defaults: ``(B, 3, 32, 32)`` -> convolution ``(B, 64, 32, 32)`` -> four stages of two
+    residual blocks, of 64, 128, 256 and 512 channels, the last three halved first -> mean ``(B, 512)`` ->
+    dropout -> linear ``(B, 10)``; 11,173,962 parameters.
+
+    Args:
+        num_classes: ``K``, the number of known classes, at least 2.
+        in_channels: ``C``, 1 for grey images, 3 for colour.
+        image_size: ``H`` and ``W``, which are equal.
+        dropout: probability, in [0, 1), that a feature is dropped before the last layer.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, dropout: float = 0.3
+    ) -> None:
+        from torchvision.models import resnet18
+
+        _check(num_classes, in_channels, image_size, dropout)
+        whole = resnet18(num_classes=num_classes)
+        stages = [whole.layer1, whole.layer2, whole.layer3, whole.layer4]
+        stem = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as the others are
+        super().__init__(
+            trunk=nn.Sequential(stem, whole.bn1, whole.relu, *stages, whole.avgpool, nn.Flatten()),
+            dropout=nn.Dropout(dropout),
+            head=nn.Sequential(whole.fc),
+        )
+        self.blocks = ("3", "4", "5")  # the mean of the last stage is the penultimate layer
+        self.to(memory_format=torch.channels_last)
+
+
+@register
+class VGG32(SplitNetwork):
+    """ARPL's small CNN, on which most published results of small pictures are: nine 3x3 convolutions.
+
+    Chen et al., Adversarial Reciprocal Points Learning, TPAMI 2021 (``classifier32`` of the authors' code),
+    called VGG32 by Vaze et al., ICLR 2022. With the defaults: ``(B, 3, 32, 32)`` -> three convolutions
+    ``(B, 128, 16, 16)`` -> three ``(B, 128, 8, 8)`` -> three ``(B, 128, 4, 4)``, the third of each with
+    stride 2, each with batch norm and a ReLU of slope 0.2 below 0 -> mean ``(B, 128)`` -> dropout -> linear
+    without bias ``(B, 10)``; 1,000,384 parameters. Where theirs drops whole channels with probability 0.2,
+    of the picture and of the maps after the third and sixth convolution, this one drops features before the
+    last layer, so that samples of MC dropout share all that comes before.
+
+    Args:
+        num_classes: ``K``, the number of known classes, at least 2.
+        in_channels: ``C``, 1 for grey images, 3 for colour.
+        image_size: ``H`` and ``W``, which are equal.
+        dropout: probability, in [0, 1), that a feature is dropped before the last layer.
+
+    Raises:
+        UserError: if a value is out of range.
+    """
+
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, dropout: float = 0.3
+    ) -> None:
+        _check(num_classes, in_channels, image_size, dropout)
+        layers: list[nn.Module] = []
+        width = in_channels
+        for number, out_channels in enumerate((64, 64, *[128] * 7), 1):
+            stride = 2 if number % 3 == 0 else 1
+            layers += _convolution(width, out_channels, stride, slope=0.2)
+            width = out_channels
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, 0.0, 0.05)
+            elif isinstance(layer, nn.BatchNorm2d):
+                nn.init.normal_(layer.weight, 1.0, 0.02)
+        super().__init__(
+            trunk=nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            dropout=nn.Dropout(dropout),
+            head=nn.Sequential(nn.Linear(width, num_classes, bias=False)),
+        )
+        self.blocks = ("8", "17")
+        self.to(memory_format=torch.channels_last)

@@ -102,9 +102,9 @@ class OpenSetClassifier(LightningModule):
 
     Args:
         network: name or class path; what suits the known images if not given. A name (BaselineCNN,
-            MCDropoutCNN, ConvNet, or one of torchvision's classifiers, as resnet18), a class path, a class or
-            a function: it gets the number of classes, and in_channels and image_size where it has such
-            parameters. Of a module, a copy is taken.
+            MCDropoutCNN, ConvNet, ResNet9, ResNet18, VGG32, or one of torchvision's classifiers, such as
+            resnet18), a class path, a class or a function: it gets the number of classes, and in_channels and
+            image_size where it has such parameters. Of a module, a copy is taken.
         score: tells unknown from known images; higher means more unknown.
         detectors: further scores to fit to training images; each may also be the score: fisher, mahalanobis,
             relative_mahalanobis, knn, vim, residual, openmax, fdbd, nci. run and calibrate fit them, to

@@ -36,6 +36,8 @@ from osr_lightning.scoring.detectors import DETECTORS
 
 IMAGES = pictures(30, seed=4).numpy()
 CONVNET = {**SHARED, "network": {"class_path": "ConvNet", "init_args": {"channels": [4, 8]}}}
+RESNET9 = {**SHARED, "network": {"class_path": "ResNet9", "init_args": {"channels": [4, 8]}}}
+DEEPER = [RESNET9, {**SHARED, "network": "ResNet18"}, {**SHARED, "network": "VGG32"}]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,11 @@ def test_every_kind_of_score_is_exported(score, tmp_path):
     assert check.difference < 2e-5
 
 
-@pytest.mark.parametrize("recipe", [SINGLE, ENSEMBLE, CONVNET], ids=["single", "ensemble", "convnet"])
+@pytest.mark.parametrize(
+    "recipe",
+    [SINGLE, ENSEMBLE, CONVNET, *DEEPER],
+    ids=["single", "ensemble", "convnet", "resnet9", "resnet18", "vgg32"],
+)
 def test_every_kind_of_network_is_exported(recipe, tmp_path):
     assert export(make(recipe, "fisher"), tmp_path / "a.pt2", IMAGES).difference < 2e-5
 

@@ -84,10 +84,13 @@ def test_facts_are_given_where_the_signature_has_them_and_given_values_win(facto
     assert build_network(factory, SPEC).given == given
 
 
-SMALLER = {
+OTHERWISE = {
     "BaselineCNN": {"hidden": 9, "kernel_size": 3},
     "MCDropoutCNN": {"hidden": 9, "kernel_size": 3},
     "ConvNet": {"channels": [4, 9]},
+    "ResNet9": {"channels": [4, 9]},
+    "ResNet18": {"dropout": 0.1},
+    "VGG32": {"dropout": 0.1},
     "Torchvision": {"name": "shufflenet_v2_x0_5"},
 }
 
@@ -108,14 +111,15 @@ def test_networks_on_backbones_go_by_name(name, path):
 @pytest.mark.parametrize("path", ["{}", "osr_lightning.models.networks.{}"])
 def test_the_packages_own_networks_go_by_name(name, path):
     recipes = [path.format(name), {"class_path": path.format(name)}]
-    recipes.append({"class_path": path.format(name), "init_args": SMALLER[name]})
-    sizes = []
+    recipes.append({"class_path": path.format(name), "init_args": OTHERWISE[name]})
+    made = []
     for recipe in recipes:
         network = build_network(recipe, SPEC)
         assert type(network) is NETWORKS[name]
         assert network.eval()(torch.zeros(2, 3, 20, 20)).shape == (2, 3)
-        sizes.append(sum(parameter.numel() for parameter in network.parameters()))
-    assert sizes[0] == sizes[1] > sizes[2]  # the arguments of a recipe are taken
+        rates = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
+        made.append((sum(parameter.numel() for parameter in network.parameters()), rates))
+    assert made[0] == made[1] != made[2]  # the arguments of a recipe are taken
 
 
 def test_of_a_module_a_copy_is_taken():
