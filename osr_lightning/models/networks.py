@@ -244,7 +244,11 @@ class _Residual(nn.Sequential):
     """What its layers add to their input."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return images + cast(Tensor, super().forward(images))
+        """Images ``(B, C, H, W)`` -> the same shape."""
+        added = images
+        for layer in self:
+            added = layer(added)
+        return images + added
 
 
 @register
