@@ -19,7 +19,7 @@ from osr_lightning.training.calibration import fit_detectors
 from osr_lightning.training.head import GRID, held_out_losses, solve
 
 FOLDS = 5
-_FEW = 1000  # images: of more, what a fold less does to a fit is lost in chance
+FEW = 1000  # images: of more, what a fold less does to a fit is lost in chance
 _AT_ONCE = 512  # images that are looked at together
 
 
@@ -102,7 +102,7 @@ def fit_all(
     work = copy_with(recogniser)
     inner: dict[tuple[int, int], dict[str, Tensor]] = {}
     takers = [name for name, one in work.detectors.items() if isinstance(one, Detector) and one.held_out]
-    if takers and len(known.labels) < _FEW:
+    if takers and len(known.labels) < FEW:
         bare = copy_with(recogniser)
         bare.detectors = nn.ModuleDict({name: bare.detectors[name] for name in takers})
         for first, second in combinations(range(count), 2):

@@ -1,0 +1,408 @@
+"""scikit-learn estimators: a classifier of arrays that answers "unknown", and features of a backbone."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from osr_lightning.data.features import featured
+from osr_lightning.data.folder import featured_files
+from osr_lightning.data_spec import UNKNOWN
+from osr_lightning.errors import UserError, did_you_mean
+from osr_lightning.images.pixels import ImageLike, to_input, to_pixels
+from osr_lightning.models.backbones import DEFAULT_NAME, Body, pixel_format, pretrained
+from osr_lightning.models.sampling import LOGITS, PENULTIMATE
+from osr_lightning.scoring.calibration import CROSS, Calibration, calibrate
+from osr_lightning.scoring.decision import is_unknown
+from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
+from osr_lightning.scoring.detectors.fisher import Fisher
+from osr_lightning.scoring.p_values import p_values
+from osr_lightning.scoring.quantile import images_needed
+from osr_lightning.scoring.scores import SCORES
+from osr_lightning.scoring.sweep import Costs
+from osr_lightning.training.cross_calibration import FEW
+from osr_lightning.training.feature_extractor import BackboneExtractor
+
+Floats = NDArray[np.float64]
+Seen = dict[str, Tensor]
+_SHORT = 1e-12  # the shortest length
+
+
+class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Any scikit-learn classifier, which answers "unknown" where a sample is unlike the known classes.
+
+    The inner classifier names one of the ``K`` known classes; a score says how unlike them the sample is; a
+    sample whose score is greater than a threshold is called unknown. The threshold is the conformal quantile
+    of scores out of fold: the classifier and the score are fitted again without each part of the samples, and
+    that part is scored. A sample exchangeable with those of ``fit`` is called unknown with probability about
+    ``alpha`` (see `osr_lightning.scoring.calibration`). No unknown sample is needed.
+
+    Args:
+        estimator: the inner classifier, with ``decision_function`` or ``predict_proba``; None for
+            ``LogisticRegression(max_iter=1000)``. The scores ``vim``, ``residual``, ``fdbd`` and ``nci`` need
+            a linear one.
+        score_name: one of ``osr_lightning.scoring.scores.SCORES``, from the classifier's outputs alone, or
+            of ``osr_lightning.scoring.detectors.DETECTORS``, which look at the features too.
+        alpha: share of known samples that may be called unknown, in (0, 1).
+        cv: number of folds, from 2 on; fewer where a class has fewer samples.
+        unit_length: whether samples are centred and brought to one length first, as suits the features of a
+            pretrained network (Mueller and Hein, Mahalanobis++, ICML 2025); other arrays lose by it.
+        unknown_label: what ``predict`` calls unknown samples; None for "unknown" beside names, and beside
+            numbers -1, or one below the least class where a class is -1 itself.
+        random_state: of the folds.
+
+    Attributes:
+        classes_: ``(K,)`` the known classes.
+        unknown_label_: what unknown samples are called.
+        estimator_: the inner classifier, fitted to all samples.
+        threshold_: in units of the score; infinite where there are fewer than ``1 / alpha - 1`` samples, of
+            which ``fit`` warns.
+        calibration_: the record of the threshold; None where it is infinite.
+        n_features_in_: ``D``.
+    """
+
+    def __init__(
+        self,
+        estimator: BaseEstimator | None = None,
+        *,
+        score_name: str = "fisher",
+        alpha: float = 0.05,
+        cv: int = 5,
+        unit_length: bool = False,
+        unknown_label: Any = None,  # noqa: ANN401 - a name or a number
+        random_state: int | None = 0,
+    ) -> None:
+        self.estimator = estimator
+        self.score_name = score_name
+        self.alpha = alpha
+        self.cv = cv
+        self.unit_length = unit_length
+        self.unknown_label = unknown_label
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> OpenSetClassifier:
+        """Fit classifier and score, and choose the threshold.
+
+        Args:
+            X: ``(N, D)`` samples of known classes.
+            y: ``(N,)`` their classes, names or numbers, two or more.
+
+        Raises:
+            ValueError: where an argument is out of range, or the samples cannot serve it.
+        """
+        samples, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self._check()
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise UserError(f"y has one class, {self.classes_[0]!r}; a classifier needs two or more")
+        self.unknown_label_ = _unknown_label(self.classes_, self.unknown_label)
+        fewest = int(np.bincount(labels).min())
+        if fewest < 2:
+            name = self.classes_[np.bincount(labels).argmin()]
+            raise UserError(
+                f"the class {name!r} has 1 sample, and the threshold is chosen by samples that the "
+                "classifier was not fitted to: give it 2 or more"
+            )
+        folds = np.empty(len(labels), dtype=np.int64)
+        dealt = StratifiedKFold(min(self.cv, fewest), shuffle=True, random_state=self.random_state)
+        for fold, (_, rows) in enumerate(dealt.split(samples, labels)):
+            folds[rows] = fold
+        self._fitted, scores, predicted = self._fit_out_of_fold(samples, labels, folds)
+        self.estimator_ = self._fitted.estimator
+        self.calibration_ = self._calibrate(scores, predicted == labels)
+        self.threshold_ = math.inf if self.calibration_ is None else self.calibration_.value
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The class of each sample ``(N, D)``, or ``unknown_label_``; ``(N,)``."""
+        seen = self._look(X)
+        scores = self._fitted.score(self.score_name, seen)
+        named = self.classes_[seen[LOGITS].argmax(1).numpy()]
+        unknown = is_unknown(scores, self.threshold_)
+        if not unknown.any():
+            return cast("NDArray[Any]", named)
+        return np.where(unknown, np.asarray(self.unknown_label_), named)
+
+    def predict_proba(self, X: ArrayLike) -> Floats:
+        """Probabilities of the known classes, ``(N, K)``: the softmax of the classifier's outputs."""
+        return cast(Floats, softmax(self._look(X)[LOGITS].numpy(), axis=1))
+
+    def decision_function(self, X: ArrayLike) -> Floats:
+        """The classifier's outputs before rejection, ``(N, K)``; of two classes ``(N,)``, the second's."""
+        logits = self._look(X)[LOGITS].numpy()
+        return cast(Floats, logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits)
+
+    def score_samples(self, X: ArrayLike) -> Floats:
+        """How well each sample fits the known classes, ``(N,)``: the score with its sign turned.
+
+        As scikit-learn's outlier detectors have it, greater is more known. ``predict`` calls a sample unknown
+        where ``score_samples(X) < -threshold_``.
+        """
+        return -self._fitted.score(self.score_name, self._look(X))
+
+    def p_values(self, X: ArrayLike) -> Floats:
+        """The share of known samples that look as unknown as each sample does, ``(N,)`` in (0, 1].
+
+        Conformal p-values, see `osr_lightning.scoring.p_values`; NaN where ``calibration_`` is None.
+        """
+        scores = -self.score_samples(X)
+        if self.calibration_ is None:
+            return np.full(len(scores), np.nan)
+        return p_values(self.calibration_, scores)
+
+    def _check(self) -> None:
+        if self.score_name not in (*SCORES, *DETECTORS):
+            names = [*SCORES, *DETECTORS]
+            hint = did_you_mean(self.score_name, names)
+            raise UserError(f"there is no score_name {self.score_name!r}; {hint}there are {', '.join(names)}")
+        if not 0 < self.alpha < 1:
+            raise UserError(f"alpha must lie between 0 and 1, got {self.alpha!r}")
+        if self.cv < 2:
+            raise UserError(f"cv must be 2 or more folds, got {self.cv!r}")
+
+    def _look(self, X: ArrayLike) -> Seen:
+        check_is_fitted(self)
+        return self._fitted.look(validate_data(self, X, dtype=np.float64, reset=False))
+
+    def _fit_out_of_fold(
+        self, samples: Floats, labels: NDArray[np.int64], folds: NDArray[np.int64]
+    ) -> tuple[_Fit, Floats, NDArray[np.int64]]:
+        """The fit to all samples, and of each its score and class, ``(N,)``, by a fit to the other folds.
+
+        As `osr_lightning.training.cross_calibration.fit_all` does it for a network's last layer.
+        """
+        count = int(folds.max()) + 1
+        takes = self.score_name in DETECTORS and DETECTORS[self.score_name].held_out
+        inner: dict[tuple[int, int], Tensor] = {}
+        if takes and count > 2 and len(labels) < FEW:
+            for pair in combinations(range(count), 2):
+                left = np.isin(folds, pair)
+                fit = self._fit(samples[~left], labels[~left])
+                for scored, other in (pair, pair[::-1]):
+                    inner[scored, other] = fit.statistics(samples[folds == other])
+        fits = [self._fit(samples[folds != fold], labels[folds != fold]) for fold in range(count)]
+        outer = [fit.statistics(samples[folds == fold]) for fold, fit in enumerate(fits)] if takes else []
+        scores, predicted = np.empty(len(labels)), np.empty(len(labels), dtype=np.int64)
+        for fold, fit in enumerate(fits):
+            if takes:
+                others = [other for other in range(count) if other != fold]
+                fit.refer([inner[fold, other] if inner else outer[other] for other in others])
+            rows = folds == fold
+            seen = fit.look(samples[rows])
+            scores[rows], predicted[rows] = fit.score(self.score_name, seen), seen[LOGITS].argmax(1).numpy()
+        whole = self._fit(samples, labels)
+        if takes:
+            whole.refer(outer)
+        return whole, scores, predicted
+
+    def _fit(self, samples: Floats, labels: NDArray[np.int64]) -> _Fit:
+        mean = samples.mean(0) if self.unit_length else None
+        estimator = LogisticRegression(max_iter=1000) if self.estimator is None else clone(self.estimator)
+        estimator.fit(_directions(samples, mean), labels)
+        fit = _Fit(estimator, mean, self._detector())
+        if fit.detector is not None:
+            seen = fit.look(samples)
+            one = {name: value[:1] for name, value in seen.items()}  # a passing reference
+            truth = torch.from_numpy(labels)
+            fit.detector.fit(seen, truth, _last_layer(estimator), one, seen[LOGITS].shape[1])
+        return fit
+
+    def _detector(self) -> Detector | None:
+        if self.score_name not in DETECTORS:
+            return None
+        if DETECTORS[self.score_name] is Fisher:  # as `Fisher.of` weighs a backbone's features
+            return Fisher(weights=(2.0, 1.0) if self.unit_length else None)
+        return DETECTORS[self.score_name]()
+
+    def _calibrate(self, scores: Floats, correct: NDArray[np.bool_]) -> Calibration | None:
+        if len(scores) < (needed := images_needed(self.alpha)):
+            warnings.warn(
+                f"alpha {self.alpha:g} needs {needed:,} samples, there are {len(scores):,}: nothing is "
+                "called unknown; raise alpha or fit to more samples",
+                UserWarning,
+                stacklevel=3,
+            )
+            return None
+        found, _ = calibrate(
+            {self.score_name: scores},
+            np.ones(len(scores), dtype=bool),
+            correct,
+            method=CROSS,
+            alpha=self.alpha,
+            costs=Costs(),
+            unknown_prior=0.5,
+            calibrated_on=f"{len(scores):,} known samples out of fold",
+            optimistic=False,
+        )
+        return found[self.score_name]
+
+
+class _Fit(NamedTuple):
+    """A classifier and a score that are fitted to some samples.
+
+    Attributes:
+        estimator: of labels ``0 .. K-1``.
+        mean: ``(D,)`` that samples are centred by before they are brought to one length; None leaves them.
+        detector: the fitted score; None for one of the outputs alone.
+    """
+
+    estimator: Any
+    mean: Floats | None
+    detector: Detector | None
+
+    def look(self, samples: Floats) -> Seen:
+        """What scores look at, of samples ``(n, D)``."""
+        directions = _directions(samples, self.mean)
+        logits = torch.tensor(_logits(self.estimator, directions))
+        seen = {PENULTIMATE: torch.tensor(directions), LOGITS: logits}
+        return seen | {LOG_PROBABILITY: F.log_softmax(logits, dim=1)}
+
+    def score(self, name: str, seen: Seen) -> Floats:
+        """Of what was looked at, ``(n,)``; higher is more unknown."""
+        detector = self.detector
+        found = SCORES[name](seen[LOGITS].unsqueeze(0)) if detector is None else detector(seen)
+        return cast(Floats, found.numpy())
+
+    def statistics(self, samples: Floats) -> Tensor:
+        """See `Detector.statistics`."""
+        assert self.detector is not None
+        return self.detector.statistics(self.look(samples))
+
+    def refer(self, statistics: Sequence[Tensor]) -> None:
+        """See `Detector.refer`."""
+        assert self.detector is not None
+        self.detector.refer(torch.cat(list(statistics), dim=1))
+
+
+def _directions(samples: Floats, mean: Floats | None) -> Floats:
+    """Samples ``(n, D)`` as they are; with a mean, ``sqrt(D) (x - m) / |x - m|``."""
+    if mean is None:
+        return samples
+    centred = samples - mean
+    length = np.linalg.norm(centred, axis=1, keepdims=True).clip(min=_SHORT)
+    return cast(Floats, centred / length * math.sqrt(samples.shape[1]))
+
+
+def _logits(estimator: Any, samples: Floats) -> Floats:  # noqa: ANN401 - any classifier
+    """Outputs ``(n, K)``, of which the softmax are probabilities."""
+    if hasattr(estimator, "decision_function"):
+        outputs = np.asarray(estimator.decision_function(samples), dtype=np.float64)
+        return np.stack([np.zeros_like(outputs), outputs], axis=1) if outputs.ndim == 1 else outputs
+    if not hasattr(estimator, "predict_proba"):
+        raise UserError(
+            f"the estimator {type(estimator).__name__} has neither decision_function nor predict_proba; take "
+            "a classifier with one of them"
+        )
+    tiny = np.finfo(np.float64).tiny
+    return cast(Floats, np.log(np.asarray(estimator.predict_proba(samples), dtype=np.float64).clip(min=tiny)))
+
+
+def _last_layer(estimator: Any) -> nn.Linear | None:  # noqa: ANN401
+    """A linear classifier's weights as a layer; None of others."""
+    if not hasattr(estimator, "coef_") or not hasattr(estimator, "intercept_"):
+        return None
+    weight, bias = np.atleast_2d(estimator.coef_), np.atleast_1d(estimator.intercept_)
+    if len(weight) == 1:  # of the second of two classes
+        weight, bias = np.concatenate([np.zeros_like(weight), weight]), np.append(0, bias)
+    layer = nn.Linear(weight.shape[1], len(weight), dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(np.broadcast_to(bias, len(weight)).copy()))
+    return layer
+
+
+def _unknown_label(classes: NDArray[Any], given: Any) -> Any:  # noqa: ANN401
+    if given is None:
+        numbers = classes.dtype.kind in "iuf"
+        given = min(-1, classes.min() - 1) if numbers and -1 in classes else -1 if numbers else UNKNOWN
+    if given in classes:
+        raise UserError(
+            f"y has the class {given!r}, which is what unknown samples are called; give another unknown_label"
+        )
+    return given
+
+
+class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Features of images by a frozen pretrained network, for a pipeline.
+
+    An image's features are worked out once and kept in the cache of `osr run`, whatever its fold.
+
+    Args:
+        name: of the network, see `osr_lightning.models.backbones.Backbone`.
+        weights: of the network, see there.
+        views: 1 or 2, see there.
+    """
+
+    def __init__(self, name: str = DEFAULT_NAME, weights: str = "DEFAULT", views: int = 1) -> None:
+        self.name = name
+        self.weights = weights
+        self.views = views
+
+    def fit(self, X: Sequence[ImageLike], y: object = None) -> BackboneFeatures:
+        """Load the network; the images change nothing.
+
+        Raises:
+            ValueError: where there is no such network, or its weights are missing.
+        """
+        self.n_features_out_ = _extractor(self.name, self.weights, self.views).width
+        return self
+
+    def transform(self, X: Sequence[ImageLike]) -> NDArray[np.float32]:
+        """``N`` images, each a path, a PIL image, an array or a tensor -> features ``(N, D)`` float32.
+
+        Raises:
+            ValueError: naming the first that is no image or cannot be read.
+        """
+        check_is_fitted(self)
+        extractor = _extractor(self.name, self.weights, self.views)
+        wanted = extractor.pixel_format
+        images = list(X)
+        if not images:
+            return np.empty((0, extractor.width), dtype=np.float32)
+        if all(isinstance(image, (str, Path)) for image in images):
+            found = featured_files(
+                [Path(cast(str, image)).expanduser() for image in images], wanted, extractor
+            )
+        else:
+            pixels = [to_input(to_pixels(one, wanted.resize or wanted.image_size), wanted) for one in images]
+            keys = [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in pixels]
+            found = featured(keys, pixels, _stacked, extractor, pixels[0].shape)
+        return cast("NDArray[np.float32]", found.features.numpy())
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
+        """``feature0 …``."""
+        check_is_fitted(self)
+        return np.array([f"feature{place}" for place in range(self.n_features_out_)], dtype=object)
+
+
+@functools.lru_cache(maxsize=2)
+def _extractor(name: str, weights: str, views: int) -> BackboneExtractor:
+    made = pretrained(name, weights)
+    wanted = pixel_format(name, weights, made.channels)
+    if views == 2:
+        wanted = wanted._replace(resize=None)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return BackboneExtractor(Body(made.module, made.width, views=views), wanted, device)
+
+
+def _stacked(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+    return torch.from_numpy(np.stack(pixels))
