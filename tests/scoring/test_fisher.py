@@ -70,8 +70,10 @@ def numpy_covariances(x, labels, classes):
     return common, own
 
 
-def test_gaussians_are_those_of_numpy():
-    seen, labels = images(60, seed=3)
+@pytest.mark.parametrize(("count", "width"), [(60, 4), (60, 20), (60, 70), (60, 200)])
+def test_gaussians_are_those_of_numpy(count, width):
+    """Of many images, of few of a class, and of few altogether, beside the width."""
+    seen, labels = images(count, widths=(width,), seed=3)
     x = seen["0"].double()
     common, own = numpy_covariances(x.numpy(), labels.numpy(), 4)
     means, whitening = gaussians(x, labels, 4, shared=False)
@@ -79,7 +81,7 @@ def test_gaussians_are_those_of_numpy():
         np.testing.assert_allclose(means[k], x[labels == k].mean(0), rtol=1e-12)
         np.testing.assert_allclose(whitening[k] @ whitening[k].mT, np.linalg.inv(own[k]), rtol=1e-9)
     _, whitening = gaussians(x, labels, 4, shared=True)
-    assert whitening.shape == (1, 5, 5)
+    assert whitening.shape == (1, x.shape[1], x.shape[1])
     np.testing.assert_allclose(whitening[0] @ whitening[0].mT, np.linalg.inv(common), rtol=1e-9)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from osr_lightning.scoring.scores import generalized_entropy
 _OWN = 2**23  # values of all classes' covariances, at most: 64 MB
 _ROWS = 8  # images of one class that are worked on together
 _SHORT = 1e-12  # the shortest length
+_FEW = 2  # images fewer than one in so many of the widths are few: a smaller decomposition serves
 
 
 class Fisher(Detector):
@@ -162,12 +164,21 @@ def gaussians(x: Tensor, labels: Tensor, classes: int, shared: bool) -> tuple[Te
     # where nothing varies at all, every direction counts the same
     variance = float(scatter.diagonal().mean()) / len(x) or 1.0
     common = (scatter + width * variance * torch.eye(width).to(x)) / (len(x) + width)
+    if _FEW * len(x) < width:
+        spread = width * variance / (len(x) + width)
+        every = _InverseRoot.of(centered / (len(x) + width) ** 0.5, spread).after(torch.eye(width).to(x))
+    else:
+        every = _whitening(common)
     if shared:
-        return means, _whitening(common).unsqueeze(0)
+        return means, every.unsqueeze(0)
     found = []
     for label, count in enumerate(counts.tolist()):
         own = centered[labels == label]
-        found.append(_whitening((own.T @ own + width * common) / (count + width)))
+        if _FEW * len(own) < width:  # (own' own + D C) / (n + D) = C' (I + z' z) C', up to a factor
+            narrowed = _InverseRoot.of(own @ every / width**0.5, 1.0).after(every)
+            found.append(((count + width) / width) ** 0.5 * narrowed)
+        else:
+            found.append(_whitening((own.T @ own + width * common) / (count + width)))
     return means, torch.stack(found)
 
 
@@ -178,8 +189,36 @@ def _whitening(covariance: Tensor) -> Tensor:
     return inverse.mT
 
 
+class _InverseRoot(NamedTuple):
+    """``(a I + Z' Z)^(-1/2) = I / sqrt(a) + B' diag(g) B`` of few rows ``Z`` ``(n, D)``.
+
+    It takes ``O(n D^2)``, where a decomposition of the ``(D, D)`` matrix takes ``O(D^3)``.
+
+    Attributes:
+        scale: ``1 / sqrt(a)``.
+        rows: ``B`` ``(n, D)``, the principal directions of the rows, of their own lengths.
+        gains: ``g`` ``(n,)``, below 0.
+    """
+
+    scale: float
+    rows: Tensor
+    gains: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, added: float) -> _InverseRoot:
+        """Of ``Z`` and ``a > 0``."""
+        squares, directions = torch.linalg.eigh(rows @ rows.T)
+        root, least = (added + squares.clamp(min=0)).sqrt(), added**0.5
+        # (1 / root - 1 / least) / squares, also where these are 0
+        return cls(1 / least, directions.T @ rows, -1 / (least * root * (least + root)))
+
+    def after(self, matrix: Tensor) -> Tensor:
+        """``W`` ``(D, D)`` -> ``W (a I + Z' Z)^(-1/2)``."""
+        return self.scale * matrix + (matrix @ self.rows.T) @ (self.gains[:, None] * self.rows)
+
+
 def _widen(x: Tensor, width: int) -> Tensor:
-    return F.pad(x, (0, width - x.shape[-1]))
+    return x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1]))
 
 
 def _distances(inputs: Sequence[Tensor], classes: Tensor, means: Tensor, whitening: Tensor) -> Tensor:
