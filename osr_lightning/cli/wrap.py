@@ -17,7 +17,7 @@ from osr_lightning.cli.lightning_cli import OpenSetCLI
 from osr_lightning.cli.messages import read_options
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.image_table import ImageTables
-from osr_lightning.data.sources import SOURCES, SOURCES_OF
+from osr_lightning.data.sources import is_source
 from osr_lightning.errors import UserError
 from osr_lightning.models.backbones import OWN, Wrapped, is_class_path, pixel_format, pretrained
 from osr_lightning.models.factory import find
@@ -117,7 +117,7 @@ def wrap(
 
 def _source(name: str) -> str:
     """A folder as a source; other sources as they are."""
-    return name if name in SOURCES or name.partition(":")[0] in SOURCES_OF else f"folder:{name}"
+    return name if is_source(name) else f"folder:{name}"
 
 
 def build_parser() -> argparse.ArgumentParser:

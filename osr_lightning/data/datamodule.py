@@ -25,7 +25,9 @@ class OpenSetDataModule(LightningDataModule):
     """Images of the known classes, and unknown images that only the test sees.
 
     A source is a name (mnist, fashion_mnist, kmnist, emnist_letters, qmnist, cifar10, cifar100, svhn,
-    omniglot, mnist_sample, photo_patches), folder:PATH, npz:PATH, noise:gaussian or noise:uniform.
+    omniglot, tiny_imagenet, cub, aircraft, cars, textures, flowers, pets, food, places365, mnist_sample,
+    photo_patches), some of its classes (cifar100:3,4), folder:PATH, npz:PATH, list:FILE, openood:SET,
+    noise:gaussian or noise:uniform.
 
     Args:
         known: source of the known classes; its training split is divided into training and validation, unless

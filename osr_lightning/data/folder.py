@@ -8,7 +8,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -145,6 +145,54 @@ def load_folder(
                 "remove it, or make it an unknown set of its own."
             )
     index = {name: label for label, name in enumerate(classes)}
+    return replace(
+        load_files(
+            files,
+            [index[name] for name in names],
+            tuple(classes),
+            path,
+            size=size,
+            channels=channels,
+            memory_limit=memory_limit,
+            pixel_format=pixel_format,
+            extractor=extractor,
+        ),
+        left_out=(*filter(None, [splits.left_out]), *left_out),
+        own_validation=as_known and splits.validation is not None,
+    )
+
+
+def load_files(
+    files: Sequence[Path],
+    labels: Sequence[int],
+    classes: tuple[str, ...],
+    root: Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    memory_limit: float = math.inf,
+    pixel_format: PixelFormat | None = None,
+    extractor: FeatureExtractor | None = None,
+) -> ImageSet:
+    """Load image files: into memory, or where they are too many into a file of the cache.
+
+    Args:
+        files: ``N`` paths, at least one.
+        labels: ``N`` places in ``classes``.
+        classes: names.
+        root: the folder that the files are named from.
+        size: see `load_folder`, as are the further ones.
+        channels: channels of the result.
+        memory_limit: bytes in memory.
+        pixel_format: what a backbone wants of images.
+        extractor: a frozen backbone.
+
+    Returns:
+        The images ``(N, channels, size, size)`` in that order, and the files relative to ``root``.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
     if pixel_format is not None:
         size, channels = pixel_format.image_size, pixel_format.channels
     if size is None or channels is None:
@@ -165,16 +213,15 @@ def load_folder(
         images = cached(map(_read_bytes, files), settings, shape, lambda: read(files))
     if not isinstance(images, StreamedImages) or extractor is not None:
         keys = join_copies(keys, pixel_digests(images))
-    shown = tuple(as_text(file.relative_to(path).as_posix()) for file in files)
+    inside = (file.relative_to(root) if file.is_relative_to(root) else file for file in files)
+    shown = tuple(as_text(file.as_posix()) for file in inside)
     return ImageSet(
         images=images,
-        labels=torch.tensor([index[name] for name in names]),
-        classes=tuple(classes),
+        labels=torch.tensor(labels),
+        classes=classes,
         files=shown,
         keys=tuple(keys),
         note=copies(keys, shown),
-        left_out=(*filter(None, [splits.left_out]), *left_out),
-        own_validation=as_known and splits.validation is not None,
     )
 
 

@@ -87,7 +87,14 @@ class ImageSet:
         return replace(chosen, labels=place[chosen.labels], classes=tuple(classes))
 
 
-def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) -> tuple[str, ...]:
+def resolve(
+    wanted: Sequence[str | int],
+    classes: Sequence[str],
+    source: str,
+    *,
+    option: str = "data.known_classes",
+    least: int = 2,
+) -> tuple[str, ...]:
     """The names of the classes that are meant by name or by number.
 
     Args:
@@ -95,10 +102,12 @@ def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) ->
             goes first. Names are the same composed and decomposed.
         classes: the names there are.
         source: whose they are.
+        option: what names them.
+        least: how many there must be, 1 or 2.
 
     Raises:
-        UserError: for one that does not exist or is given twice, or where fewer than two are meant; or for a
-            number where the classes are named by numbers in another writing.
+        UserError: for one that does not exist or is given twice, or where there are too few; or for a number
+            where the classes are named by numbers in another writing.
     """
     found, names = [], composed(classes)
     for one in wanted:
@@ -108,17 +117,16 @@ def resolve(wanted: Sequence[str | int], classes: Sequence[str], source: str) ->
         elif (number := _number(one)) is not None and number < len(classes):
             if alike := [name for name in classes if _number(name.lstrip("0") or "0") == number]:
                 raise UserError(
-                    f"data.known_classes: {one} may be the class {alike[0]!r} of {source} or the one at "
+                    f"{option}: {one} may be the class {alike[0]!r} of {source} or the one at "
                     f"place {number}: write the name as it is, in quotes"
                 )
             found.append(classes[number])
         else:
             hint = did_you_mean(one, classes, repr)
-            raise UserError(
-                f"data.known_classes: {source} has no class {one!r}; {hint}It has {', '.join(classes)}"
-            )
-    if len(set(found)) < len(found) or not len(found) >= 2:
-        raise UserError(f"data.known_classes must name at least two different classes, not {list(wanted)}")
+            raise UserError(f"{option}: {source} has no class {one!r}; {hint}It has {', '.join(classes)}")
+    if len(set(found)) < len(found) or not len(found) >= least:
+        count = "at least two different classes" if least == 2 else "different classes"
+        raise UserError(f"{option} must name {count}, not {list(wanted)}")
     return tuple(found)
 
 

@@ -23,9 +23,8 @@ from osr_lightning.data.leaks import (
     refuse_leaks,
 )
 from osr_lightning.data.measure_spec import mean_and_std
-from osr_lightning.data.sources import class_names, is_small, load_source
+from osr_lightning.data.sources import class_names, is_published, is_small, load_source
 from osr_lightning.data.stream import Images, chain, kept
-from osr_lightning.data.torchvision_sets import TORCHVISION_SETS
 from osr_lightning.data_spec import DataSpec, PixelFormat, same_classes
 from osr_lightning.errors import UserError
 
@@ -227,7 +226,8 @@ class ImageTables:
             )
         size = self.options["image_size"]
         wanted = published if size is None else published.at(size)
-        if wanted.resize is not None and is_small(self.options["known"]):
+        root = Path(self.options["root"])
+        if wanted.resize is not None and is_small(self.options["known"], root, download=self.download):
             wanted = wanted._replace(resize=wanted.image_size)
         mean, std = (per_channel(self.options[name], wanted.channels) for name in ("mean", "std"))
         return wanted._replace(mean=mean or wanted.mean, std=std or wanted.std)
@@ -310,7 +310,7 @@ class ImageTables:
         whose = "the test images" if stage == "test" else f"{self.options['known']}'s held-out images"
         thresholds = stage == "test" and self.options["calibrate_on"] != "test"
         # published sets may hold a few copies across their own splits, which every user of them lives with
-        few = PUBLISHED_COPIES * len(images) if self.options["known"] in TORCHVISION_SETS else 0
+        few = PUBLISHED_COPIES * len(images) if is_published(self.options["known"]) else 0
         shared = seen.among(images, whose, calibration=thresholds)
         found = [phrase for phrase, count in shared.items() if count > few and phrase not in self.leaks]
         refuse_leaks(found, self.options["allow_overlap"])
@@ -443,13 +443,19 @@ class ImageTables:
         """The images and sets that train or choose the threshold and are tested as well."""
         known, (train, val) = self.options["known"], self.load_training()
         held_out: dict[str, NamedImages] = {f"{known}'s validation images": val}
-        if known not in TORCHVISION_SETS:
+        if not is_published(known):
             held_out[f"{known}'s training images"] = train
         for name, source in self.calibration_unknown.items():
             held_out[f"the calibration set {name}"] = self._load_unknown(source, "validation")
         test = {f"the test set {name}": images for name, images in tested.items()}
         shared = sorted({*self.calibration_unknown.values()} & {*self.sets.values()})
-        return [*overlaps(held_out, test), *(f"the unknown set {source} serves both" for source in shared)]
+        few = {}
+        if is_published(known):  # whose copies across their own splits every user of them lives with
+            few[f"the test set {known}"] = int(PUBLISHED_COPIES * len(tested[known]))
+        return [
+            *overlaps(held_out, test, few),
+            *(f"the unknown set {source} serves both" for source in shared),
+        ]
 
     @property
     def optimistic(self) -> bool:

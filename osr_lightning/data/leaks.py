@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -29,12 +30,17 @@ class NamedImages(Protocol):
         """``N`` names, or none."""
 
 
-def overlaps(held_out: Mapping[str, NamedImages], test: Mapping[str, NamedImages]) -> list[str]:
+def overlaps(
+    held_out: Mapping[str, NamedImages],
+    test: Mapping[str, NamedImages],
+    few: Mapping[str, int] = MappingProxyType({}),
+) -> list[str]:
     """Count the images that two collections share, after preprocessing, pixel for pixel.
 
     Args:
         held_out: set name -> validation or calibration images.
         test: set name -> test images of the same size.
+        few: set name -> how many shared images of a test set are passed over; none if not given.
 
     Returns:
         One phrase per pair of sets that share an image, with the count and some of the files; empty where
@@ -45,7 +51,8 @@ def overlaps(held_out: Mapping[str, NamedImages], test: Mapping[str, NamedImages
     for name, images in held_out.items():
         mine = _rows(images.images)
         for other, theirs in keys.items():
-            if shared := sorted(mine.keys() & theirs.keys(), key=mine.__getitem__):
+            shared = sorted(mine.keys() & theirs.keys(), key=mine.__getitem__)
+            if len(shared) > few.get(other, 0):
                 pairs = [(_file(images, mine[key]), _file(test[other], theirs[key])) for key in shared[:3]]
                 named = ", ".join(f"{a} = {b}" for a, b in pairs if a and b)
                 found.append(f"{len(shared)} of {name} are in {other}{f' ({named})' if named else ''}")

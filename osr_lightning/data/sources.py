@@ -18,13 +18,14 @@ from torch import Tensor
 
 from osr_lightning.data.cache import cached
 from osr_lightning.data.features import FeatureExtractor, featured
-from osr_lightning.data.folder import classes_of_folder, layout, load_folder, shape_of_folder
-from osr_lightning.data.image_set import ImageSet, Split
+from osr_lightning.data.file_lists import SETS, FileList, listed, openood, parse_list
+from osr_lightning.data.folder import classes_of_folder, layout, load_files, load_folder, shape_of_folder
+from osr_lightning.data.image_set import ImageSet, Split, resolve
 from osr_lightning.data.leaks import pixel_digests
-from osr_lightning.data.measure_spec import LARGEST, natural_shape
+from osr_lightning.data.measure_spec import LARGEST, natural_file_shape, natural_shape
 from osr_lightning.data.npz import load_npz
 from osr_lightning.data.stream import Images, StreamedImages
-from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, load_torchvision_set
+from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, open_torchvision_set
 from osr_lightning.data_spec import PixelFormat
 from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.images.pixels import to_input
@@ -42,7 +43,7 @@ class Request:
 
     Attributes:
         split: ``train``, ``validation`` or ``test``.
-        root: Where torchvision's sets are kept.
+        root: Where published sets are kept.
         size: Height and width of the images; what suits them if not given.
         channels: Channels of the images, 1 or 3; what suits them if not given.
         seed: Seed of the noise.
@@ -74,6 +75,8 @@ Source: TypeAlias = Callable[[Request], ImageSet]
 _shared: ContextVar[dict[tuple[str, Request], ImageSet] | None] = ContextVar("shared", default=None)
 SOURCES: dict[str, Source] = {}  # by name
 SOURCES_OF: dict[str, Source] = {}  # by what stands before the colon of a path
+LISTS: dict[str, Callable[[Request], FileList]] = {}  # those of either kind that are lists of files
+PUBLISHED = {*TORCHVISION_SETS, *SETS, "openood"}  # sets that are divided where they are published
 
 
 def source(name: str) -> Callable[[Source], Source]:
@@ -90,13 +93,14 @@ def source(name: str) -> Callable[[Source], Source]:
 def load_source(name: str, split: Split, **options: Any) -> ImageSet:  # noqa: ANN401
     """Load one split of a source, preprocessed.
 
-    A source is a name in ``SOURCES``, ``folder:PATH`` or ``npz:PATH``. Relative paths start at the
-    working directory and ``~`` is the home directory.
+    A source is a name in ``SOURCES``, some of its classes as ``NAME:CLASS,CLASS`` (names, or places from 0
+    up), or ``folder:PATH``, ``npz:PATH``, ``list:FILE``, ``list:FILE@FOLDER`` or ``openood:SET``. Relative
+    paths start at the working directory and ``~`` is the home directory.
 
     ``validation`` is never taken from the test images: torchvision's sets and ``mnist_sample`` give their
     training split for it (to be divided for a known set, to be used as it is for calibration), the noises
-    draw other images. Only an ``npz:`` or a ``folder:`` that does not keep ``train`` apart from ``test`` or
-    ``val`` gives the same images, all of them, for each split, unless ``as_known`` is set.
+    draw other images. Only a ``list:``, an ``npz:`` or a ``folder:`` that does not keep ``train`` apart from
+    ``test`` or ``val`` gives the same images, all of them, for each split, unless ``as_known`` is set.
 
     Args:
         name: Name of the source.
@@ -119,34 +123,62 @@ def load_source(name: str, split: Split, **options: Any) -> ImageSet:  # noqa: A
     return shared[name, request]
 
 
-def is_photographs(name: str) -> bool:
-    """Whether a source is a folder of colour photographs, of 64 pixels and more a side.
+def is_source(name: str) -> bool:
+    """Whether a name is a source's, whatever it has or lacks."""
+    kind, colon, _ = name.partition(":")
+    return name in SOURCES or kind in SOURCES_OF or (bool(colon) and kind in SOURCES)
+
+
+def is_published(name: str) -> bool:
+    """Whether a source is a published set, whose test images are those that its publishers hold out."""
+    return name.partition(":")[0] in PUBLISHED
+
+
+def is_photographs(name: str, root: Path, *, download: bool = True) -> bool:
+    """Whether a source's files are colour photographs, of 64 pixels and more a side.
+
+    Args:
+        name: see `load_source`.
+        root: see `Request`, as is the further one.
+        download: whether what is missing may be downloaded.
 
     Raises:
         UserError: where its images cannot be found.
     """
-    kind, _, argument = name.partition(":")
-    if kind != "folder" or not argument:
-        return False
-    channels, size = shape_of_folder(Path(os.path.expanduser(argument)))
-    return channels == 3 and size >= LARGEST
+    found = _file_shape(name, root, download)
+    return found is not None and found[0] == 3 and found[1] >= LARGEST
 
 
-def is_small(name: str) -> bool:
-    """Whether a source's images have fewer than 64 pixels a side, as those of torchvision's sets mostly have.
+def is_small(name: str, root: Path, *, download: bool = True) -> bool:
+    """Whether a source's images have fewer than 64 pixels a side, as torchvision's drawings and digits do.
+
+    Args:
+        name: see `load_source`.
+        root: see `Request`, as is the further one.
+        download: whether what is missing may be downloaded.
 
     Raises:
         UserError: where its images cannot be found.
     """
+    if (found := _file_shape(name, root, download)) is not None:
+        return found[1] < LARGEST
     kind, _, argument = name.partition(":")
     path = Path(os.path.expanduser(argument))
-    if kind == "folder" and argument:
-        return shape_of_folder(path)[1] < LARGEST
     return not (kind == "npz" and argument and min(load_npz(path).images.shape[2:]) >= LARGEST)
 
 
+def _file_shape(name: str, root: Path, download: bool) -> tuple[int, int] | None:
+    """Channels and size of the training images of a source that is files; None for others."""
+    kind, _, argument = name.partition(":")
+    if kind == "folder" and argument:
+        return shape_of_folder(Path(os.path.expanduser(argument)))
+    request = Request(split="train", root=root, download=download, argument=argument, as_known=True)
+    found = _file_list(name, request)
+    return None if found is None else natural_file_shape(found.files)
+
+
 def class_names(name: str, **options: Any) -> tuple[str, ...]:  # noqa: ANN401
-    """The names of a known source's classes in their order; a folder's images are not read for it.
+    """The names of a known source's classes in their order; files are not read for it.
 
     Args:
         name: see `load_source`.
@@ -158,7 +190,26 @@ def class_names(name: str, **options: Any) -> tuple[str, ...]:  # noqa: ANN401
     kind, _, argument = name.partition(":")
     if kind == "folder" and argument:
         return classes_of_folder(Path(os.path.expanduser(argument)))
+    request = Request(split="train", argument=argument, as_known=True, **options)
+    if (found := _file_list(name, request)) is not None:
+        return found.classes
     return load_source(name, "train", as_known=True, **options).classes
+
+
+def _file_list(name: str, request: Request) -> FileList | None:
+    """The files of a source, or of some of its classes; None for a source that is no list of files."""
+    kind, _, argument = name.partition(":")
+    if kind not in LISTS or (kind in SOURCES_OF and not argument):
+        return None
+    found = LISTS[kind](request)
+    return found if kind in SOURCES_OF or not argument else found.only(_some(name, found.classes))
+
+
+def _some(name: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes of a source that ``NAME:CLASS,CLASS`` means."""
+    kind, _, argument = name.partition(":")
+    wanted = [part.strip() for part in argument.split(",")]
+    return resolve(wanted, classes, kind, option=f"the source {name}", least=1)
 
 
 @contextmanager
@@ -175,8 +226,12 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
     size, channels = request.size, request.channels
     if name in SOURCES:
         found = SOURCES[name](request)
-    elif kind in SOURCES_OF and request.argument:
-        found = SOURCES_OF[kind](request)
+    elif (kind in SOURCES_OF or kind in LISTS) and request.argument:
+        found = (SOURCES_OF.get(kind) or SOURCES[kind])(request)
+    elif kind in SOURCES and request.argument:
+        whole = replace(request, argument="")
+        found = SOURCES[kind](whole)
+        found = found.only(_some(name, found.classes))
     elif kind in SOURCES_OF and name == f"{kind}:":
         raise UserError(f"{name} names no path; write {kind}:PATH")
     else:
@@ -186,7 +241,7 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
         raise UserError(f"There is no source {name!r}; {hint}{the} sources are {', '.join(known)}.")
     if not isinstance(found.images, Tensor):
         return found  # each image is converted when it is read
-    if request.pixel_format is not None and kind == "folder":
+    if request.pixel_format is not None and (kind == "folder" or kind in LISTS):
         return found  # whose files were decoded to that
     if request.pixel_format is not None:
         return replace(found, images=_in_format(found.images, request, request.pixel_format))
@@ -212,11 +267,58 @@ def _in_format(images: Tensor, request: Request, wanted: PixelFormat) -> Images:
 
 
 def _torchvision(name: str, request: Request) -> ImageSet:
-    return load_torchvision_set(name, request.split, request.root, download=request.download)
+    images, labels, classes = open_torchvision_set(
+        name, request.split, request.root, download=request.download
+    )
+    assert isinstance(images, Tensor)
+    return ImageSet(images, labels, classes)
 
 
-for _name in TORCHVISION_SETS:
-    source(_name)(partial(_torchvision, _name))
+def _photographs(name: str, request: Request) -> FileList:
+    """One of torchvision's sets that stay in their files."""
+    files, labels, classes = open_torchvision_set(
+        name, request.split, request.root, download=request.download
+    )
+    assert isinstance(files, list)
+    root = Path(os.path.commonpath([file.parent for file in files]))
+    return FileList(files, labels.tolist(), classes, root)
+
+
+def _by_root(files: Callable[[Split, Path], FileList], request: Request) -> FileList:
+    return files(request.split, request.root)
+
+
+def _listed(name: str, request: Request) -> ImageSet:
+    """The images of a source that is a list of files."""
+    files = _file_list(f"{name}:{request.argument}".removesuffix(":"), request)
+    assert files is not None
+    found = load_files(
+        files.files,
+        files.labels,
+        files.classes,
+        files.root,
+        size=request.size,
+        channels=request.channels,
+        memory_limit=request.memory_limit,
+        pixel_format=request.pixel_format,
+        extractor=request.extractor,
+    )
+    if request.as_known and not files.own_test:
+        return _part(found, request)
+    return replace(found, own_validation=request.as_known and files.own_validation)
+
+
+for _name, _kept in TORCHVISION_SETS.items():
+    if _kept.photographs:
+        LISTS[_name] = partial(_photographs, _name)
+    else:
+        source(_name)(partial(_torchvision, _name))
+for _name, _set in SETS.items():
+    LISTS[_name] = partial(_by_root, _set)
+LISTS["list"] = lambda request: listed(*parse_list(request.argument), as_known=request.as_known)
+LISTS["openood"] = lambda request: openood(request.argument, request.split, request.root)
+for _name in LISTS:
+    source(f"{_name}:PATH" if _name in ("list", "openood") else _name)(partial(_listed, _name))
 
 
 @source("mnist_sample")

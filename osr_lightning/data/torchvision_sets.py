@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data.folder import read_images
-from osr_lightning.data.image_set import ImageSet, Split
+from osr_lightning.data.image_set import Split
 from osr_lightning.errors import UserError
 
-Unpacked = tuple[Tensor, Tensor, tuple[str, ...]]  # (N, C, H, W) uint8, (N,) int64, names
+Images = Tensor | list[Path]  # (N, C, H, W) uint8, or N files
+Unpacked = tuple[Images, Tensor, tuple[str, ...]]  # and (N,) int64, names
 
 
 def _idx(dataset: Any) -> Unpacked:  # noqa: ANN401 (torchvision is untyped)
@@ -56,22 +57,44 @@ def _omniglot(dataset: Any) -> Unpacked:  # noqa: ANN401
     return read_images(files, size=105, channels=1), labels, tuple(classes)  # all are 105 x 105
 
 
+def _image_files(dataset: Any) -> Unpacked:  # noqa: ANN401
+    files = dataset._images if hasattr(dataset, "_images") else dataset._image_files
+    return [Path(file) for file in files], torch.tensor(dataset._labels), tuple(dataset.classes)
+
+
+def _cars(dataset: Any) -> Unpacked:  # noqa: ANN401
+    files, labels = zip(*dataset._samples, strict=True)
+    return [Path(file) for file in files], torch.tensor(list(map(int, labels))), tuple(dataset.classes)
+
+
+def _places365(dataset: Any) -> Unpacked:  # noqa: ANN401
+    classes = tuple(sorted(dataset.class_to_idx, key=dataset.class_to_idx.__getitem__))
+    return [Path(file) for file, _ in dataset.imgs], torch.tensor(dataset.targets), classes
+
+
 class TorchvisionSet(NamedTuple):
     """How torchvision keeps a set.
 
     Attributes:
         dataset: The name of the class in torchvision.datasets, which is loaded only to read a set.
         folder: Where in the root the downloaded files belong.
-        files: The downloaded files, ``{split}`` and ``{part}`` filled in by ``load_torchvision_set``.
-        arguments: Whether the training split is wanted -> arguments of the class.
-        unpack: An instance -> images, labels and names of the classes.
+        files: The downloaded files, ``{split}`` and the like filled in by ``open_torchvision_set``.
+        arguments: Whether the training split is wanted -> arguments of the class, once for each part of it.
+        unpack: An instance -> images or their files, labels and names of the classes.
+        unpacked: The set's own folder, where its archive lies in the root beside others.
     """
 
     dataset: str
     folder: str
     files: tuple[str, ...]
-    arguments: Callable[[bool], dict[str, object]] = lambda train: {"train": train}
+    arguments: Callable[[bool], Sequence[dict[str, object]]] = lambda train: [{"train": train}]
     unpack: Callable[[Any], Unpacked] = _idx
+    unpacked: str = ""
+
+    @property
+    def photographs(self) -> bool:
+        """Whether its images stay in their files."""
+        return self.unpack in (_image_files, _cars, _places365)
 
 
 _MNIST_FILES = (
@@ -89,7 +112,7 @@ TORCHVISION_SETS = {
         "EMNIST",
         "EMNIST/raw",
         ("gzip.zip",),
-        lambda train: {"split": "letters", "train": train},
+        lambda train: [{"split": "letters", "train": train}],
         _emnist_letters,
     ),
     "qmnist": TorchvisionSet(
@@ -104,21 +127,73 @@ TORCHVISION_SETS = {
         "SVHN",
         ".",
         ("{split}_32x32.mat",),
-        lambda train: {"split": "train" if train else "test"},
+        lambda train: [{"split": "train" if train else "test"}],
         _svhn,
     ),
     "omniglot": TorchvisionSet(
         "Omniglot",
         "omniglot-py",
         ("images_{part}.zip",),
-        lambda train: {"background": train},
+        lambda train: [{"background": train}],
         _omniglot,
+    ),
+    # photographs, which stay in their files
+    "textures": TorchvisionSet(
+        "DTD",
+        "dtd",
+        ("dtd-r1.0.1.tar.gz",),
+        lambda train: [{"split": part} for part in (("train", "val") if train else ("test",))],
+        _image_files,
+    ),
+    "flowers": TorchvisionSet(
+        "Flowers102",
+        "flowers-102",
+        ("102flowers.tgz", "imagelabels.mat", "setid.mat"),
+        lambda train: [{"split": part} for part in (("train", "val") if train else ("test",))],
+        _image_files,
+    ),
+    "pets": TorchvisionSet(
+        "OxfordIIITPet",
+        "oxford-iiit-pet",
+        ("images.tar.gz", "annotations.tar.gz"),
+        lambda train: [{"split": "trainval" if train else "test"}],
+        _image_files,
+    ),
+    "aircraft": TorchvisionSet(
+        "FGVCAircraft",
+        ".",
+        ("fgvc-aircraft-2013b.tar.gz",),
+        lambda train: [{"split": "trainval" if train else "test"}],
+        _image_files,
+        "fgvc-aircraft-2013b",
+    ),
+    "food": TorchvisionSet(
+        "Food101",
+        ".",
+        ("food-101.tar.gz",),
+        lambda train: [{"split": "train" if train else "test"}],
+        _image_files,
+        "food-101",
+    ),
+    "cars": TorchvisionSet(
+        "StanfordCars",
+        "stanford_cars",
+        ("devkit", "cars_train", "cars_test", "cars_test_annos_withlabels.mat"),
+        lambda train: [{"split": "train" if train else "test"}],
+        _cars,
+    ),
+    "places365": TorchvisionSet(  # the labels of its test images are not public
+        "Places365",
+        ".",
+        ("filelist_places365-standard.tar", "{places}.tar"),
+        lambda train: [{"split": "train-standard" if train else "val", "small": True}],
+        _places365,
     ),
 }
 
 
-def load_torchvision_set(name: str, split: Split, root: Path, *, download: bool = True) -> ImageSet:
-    """Load a set from torchvision's own layout under ``root``, downloading it only if it is missing.
+def open_torchvision_set(name: str, split: Split, root: Path, *, download: bool = True) -> Unpacked:
+    """Open a set in torchvision's own layout under ``root``, downloading it only if it is missing.
 
     Args:
         name: A key of ``TORCHVISION_SETS``.
@@ -128,7 +203,8 @@ def load_torchvision_set(name: str, split: Split, root: Path, *, download: bool 
         download: Whether a set that is missing may be written there.
 
     Returns:
-        The images as published, ``(N, C, H, W)`` uint8.
+        The images as published, ``(N, C, H, W)`` uint8, or of photographs the files; their labels, and the
+        names of the classes.
 
     Raises:
         UserError: The set is missing and cannot be downloaded, or its files are damaged.
@@ -136,30 +212,35 @@ def load_torchvision_set(name: str, split: Split, root: Path, *, download: bool 
     kept, train = TORCHVISION_SETS[name], split != "test"
     root = Path(os.path.expanduser(root)).absolute()
     folder = root / kept.folder
-    words = {"split": "train" if train else "test", "part": "background" if train else "evaluation"}
+    words = {
+        "split": "train" if train else "test",
+        "part": "background" if train else "evaluation",
+        "places": "train_256_places365standard" if train else "val_256",
+    }
     files = [file.format(**words) for file in kept.files]
 
     def damaged(error: Exception) -> UserError:
-        culprit = folder if folder != root else root / files[0]  # other sets live in the root too
+        # other sets live in the root too
+        culprit = folder if folder != root else root / (kept.unpacked or files[0])
         return UserError(
             f"{name} is damaged ({_reason(error)}): delete {culprit} so that it is fetched again."
         )
 
     try:
-        dataset = _open(kept, root, train)
+        parts = _open(kept, root, train)
     except Exception as error:  # a truncated file can fail anywhere in its parser
-        if not (isinstance(error, RuntimeError) and "not found" in str(error)):
+        if not (isinstance(error, RuntimeError) and any(words in str(error) for words in _NOT_THERE)):
             raise damaged(error) from error
         if not download:
             raise UserError(
                 f"{name} is missing in {root}, which the checkpoint names: name the folder yourself with "
                 "--data.root, and what is missing is downloaded into it"
             ) from error
-        dataset = _download(name, kept, train, root, files)
+        parts = _download(name, kept, train, root, files)
 
     try:
-        found = ImageSet(*kept.unpack(dataset))
-        _check(found)
+        found = _joined([kept.unpack(part) for part in parts])
+        _check(*found)
     except UserError:
         raise
     except Exception as error:  # arrays of another shape can fail anywhere as well
@@ -167,21 +248,35 @@ def load_torchvision_set(name: str, split: Split, root: Path, *, download: bool 
     return found
 
 
-def _open(kept: TorchvisionSet, root: Path, train: bool, **options: bool) -> Any:  # noqa: ANN401
+_NOT_THERE = "not found", "does not exist"  # what torchvision's classes say of missing files
+
+
+def _joined(parts: Sequence[Unpacked]) -> Unpacked:
+    """The parts of a split as one."""
+    if len(parts) == 1:
+        return parts[0]
+    files = [file for images, _, _ in parts for file in images]
+    if len({classes for _, _, classes in parts}) > 1:
+        raise ValueError("its parts have different classes")
+    return files, torch.cat([labels for _, labels, _ in parts]), parts[0][2]
+
+
+def _open(kept: TorchvisionSet, root: Path, train: bool, **options: bool) -> list[Any]:
     from torchvision import datasets
 
-    return getattr(datasets, kept.dataset)(root, **options, **kept.arguments(train))
+    parts = [getattr(datasets, kept.dataset)(root, **options, **one) for one in kept.arguments(train)]
+    for part in parts:
+        if not os.path.isdir(getattr(part, "images_dir", root)):  # which Places365 does not look for
+            raise RuntimeError(f"{part.images_dir} not found")
+    return parts
 
 
-def _check(found: ImageSet) -> None:
-    images, labels, last = found.images, found.labels, len(found.classes) - 1
-    if (
-        not isinstance(images, Tensor)
-        or images.ndim != 4
-        or images.dtype != torch.uint8
-        or not images.numel()
-    ):
+def _check(images: Images, labels: Tensor, classes: tuple[str, ...]) -> None:
+    last = len(classes) - 1
+    if isinstance(images, Tensor) and (images.ndim != 4 or images.dtype != torch.uint8 or not images.numel()):
         raise ValueError(f"its images have the shape {tuple(images.shape)}")
+    if not len(images):
+        raise ValueError("it has no images")
     if labels.shape != (len(images),):
         raise ValueError(f"{len(images)} images and {len(labels)} labels")
     for label in (int(labels.min()), int(labels.max())):
@@ -189,7 +284,7 @@ def _check(found: ImageSet) -> None:
             raise ValueError(f"one of its labels is {label}, and its classes are 0 to {last}")
 
 
-def _download(name: str, kept: TorchvisionSet, train: bool, root: Path, files: list[str]) -> Any:  # noqa: ANN401
+def _download(name: str, kept: TorchvisionSet, train: bool, root: Path, files: list[str]) -> list[Any]:
     try:
         return _open(kept, root, train, download=True)
     except Exception as error:  # no network, no space, no permission, a bad answer: each has its own kind

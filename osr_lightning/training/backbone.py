@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -123,7 +124,8 @@ def _finetuned(network: NetworkLike | None) -> NetworkLike:
 
 def _suggested(tables: ImageTables, finetune: bool) -> NetworkLike | None:
     """The backbone that is installed, for photographs; None for others, or where none is."""
-    if tables.options["channels"] == 1 or not is_photographs(tables.options["known"]):
+    known, root = tables.options["known"], Path(tables.options["root"])
+    if tables.options["channels"] == 1 or not is_photographs(known, root, download=tables.download):
         return None
     if not installed():
         say(
