@@ -15,7 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The study's own options; all others are those of ``osr run``."""
     options = argparse.ArgumentParser(
         "osr study",
-        usage="osr study CONFIG [CONFIG ...] [--seeds SEED ...] [--splits arpl|neal] [--shard I/N] "
+        usage="osr study CONFIG [CONFIG ...] [--seeds SEED ...] [--splits NAME] [--shard I/N] "
         "[--ensemble] [--name NAME] [options of osr run]",
         description="Every CONFIG (YAML of osr run; the first words) with every seed (and class split), "
         "each run in a folder of its own below lightning_logs/NAME, and one table of means and standard "
@@ -27,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--splits",
         choices=NAMES,
-        help="six known classes and four unknown, five times: of Chen et al. (arpl) or Neal et al. (neal)",
+        help="published known and unknown classes: of Chen et al. (arpl, and CIFAR-10 against CIFAR-100) or "
+        "Neal et al. (neal), the Semantic Shift Benchmark's (ssb), OpenOOD's near and far sets (openood)",
     )
     options.add_argument(
         "--shard", metavar="I/N", help="the I-th of N parts of the runs, for several machines or jobs"

@@ -21,7 +21,7 @@ from osr_lightning.atomic_write import (
     report_write_errors,
     write_text,
 )
-from osr_lightning.data.class_splits import known_classes
+from osr_lightning.data.class_splits import ClassSplit, class_splits
 from osr_lightning.data.sources import shared_sets
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.report.places import link
@@ -89,7 +89,7 @@ def plan_runs(
         seeds: of the trainings.
         splits: name of class splits.
         name: of the study.
-        further: options of ``osr run``.
+        further: options of ``osr run``; unknown sets among them go before those of the splits.
         root: the folder that holds lightning_logs.
         known: source of the known images, where the options name one; else the config does.
 
@@ -107,12 +107,12 @@ def plan_runs(
     parts = [(config, *part) for config in configs for part in _classes(config, splits, known)]
     for (config, split, classes), seed in product(parts, seeds):
         run = "-".join([config.stem, *([split] if split else []), f"seed{seed}"])
-        chosen = [] if classes is None else [f"--data.known_classes={list(classes)}"]
         arguments = [
             f"--config={config}",
             "--trainer.devices=1",
+            *([] if classes.unknown is None else [f"--data.unknown={json.dumps(classes.unknown)}"]),
             *further,
-            *chosen,
+            *([] if classes.known is None else [f"--data.known_classes={list(classes.known)}"]),
             f"--seed_everything={seed}",
             f"--trainer.experiment={name}",
             f"--trainer.version={run}",
@@ -121,15 +121,15 @@ def plan_runs(
     return runs
 
 
-def _classes(config: Path, splits: str | None, known: str | None) -> list[tuple[str, tuple[int, ...] | None]]:
+def _classes(config: Path, splits: str | None, known: str | None) -> list[tuple[str, ClassSplit]]:
     if splits is None:
-        return [("", None)]
+        return [("", ClassSplit(None))]
     try:
-        named = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["known"]
+        named = str(yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["known"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
         named = "mnist"
-    lists = known_classes(splits, known or str(named))
-    return [(f"{splits}{number}", classes) for number, classes in enumerate(lists, start=1)]
+    found = class_splits(splits, known or named, named)
+    return [(f"{splits}{number}", split) for number, split in enumerate(found, start=1)]
 
 
 def shard(runs: Sequence[StudyRun], part: str | None) -> list[StudyRun]:

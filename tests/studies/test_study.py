@@ -17,7 +17,7 @@ from osr_lightning.__main__ import main
 from osr_lightning.atomic_write import only_one
 from osr_lightning.cli.arguments import split_words, value_of
 from osr_lightning.cli.study import build_parser
-from osr_lightning.data.class_splits import ARPL, NEAL, known_classes
+from osr_lightning.data.class_splits import ARPL, NEAL, class_splits
 from osr_lightning.data.sources import load_source, shared_sets
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.run_groups import (
@@ -172,11 +172,21 @@ def test_what_is_no_part_says_so(part):
 
 
 def test_the_splits_are_those_of_their_sets():
-    assert known_classes("neal", "cifar10") == NEAL
-    assert known_classes("arpl", "cifar10") == ARPL["cifar10"]
-    assert known_classes("arpl", "fashion_mnist") == ARPL["mnist"]
-    for lists in (NEAL, *ARPL.values()):
-        assert [len({*classes}) for classes in lists] == [6] * 5
+    assert [split.known for split in class_splits("neal", "cifar10")] == [*NEAL]
+    assert [split.known for split in class_splits("arpl", "cifar10")] == [*ARPL["cifar10"]]
+    assert [split.known for split in class_splits("arpl", "fashion_mnist")] == [*ARPL["mnist"]]
+    for name, lists in (("", NEAL), *ARPL.items()):
+        assert [len({*classes}) for classes in lists] == [20 if name == "tiny_imagenet" else 6] * 5
+
+
+def test_a_split_brings_its_unknown_sets_unless_others_are_named():
+    cifar10 = CONFIG.with_name("cifar10.yaml")
+    (run, *_) = plan_runs([cifar10], [0], "arpl_plus_10", None, ["--data.known=folder:mine"])
+    assert "--data.known_classes=[4, 7, 9, 1]" in run.arguments
+    expected = {"cifar100": "cifar100:30,25,1,9,8,0,46,52,49,71"}
+    assert json.loads(value_of(run.arguments, "--data.unknown")) == expected
+    (run, *_) = plan_runs([cifar10], [0], "arpl_plus_10", None, ["--data.unknown={a: noise:uniform}"])
+    assert value_of(run.arguments, "--data.unknown") == "{a: noise:uniform}"  # the last one holds
 
 
 def test_mistakes_get_one_sentence(tmp_path, capsys):
