@@ -177,6 +177,7 @@ def write_places365(root: Path, patch: pytest.MonkeyPatch) -> Path:
 
 def write_svhn(root: Path, patch: pytest.MonkeyPatch, count: int = 60, tested: int = 20) -> None:
     """SVHN, ten digits of noise; their digit 0 is the label 10."""
+    root.mkdir(parents=True, exist_ok=True)
     kinds = dict(datasets.SVHN.split_list)
     for part, rows in (("train", count), ("test", tested)):
         images = np.stack([np.asarray(one) for one in pictures(rows, 70 + rows)], axis=-1)
@@ -211,10 +212,12 @@ def write_cifar(
     patch.setattr(kind, "meta", meta)
 
 
-def write_openood(root: Path, known: str = "cifar10", classes: int = 10) -> Path:
-    """A benchmark of OpenOOD: its lists and their pictures."""
+def write_openood(
+    root: Path, known: str = "cifar10", classes: int = 10, counts: tuple[int, int, int] = (8, 2, 3)
+) -> Path:
+    """A benchmark of OpenOOD, lists and pictures, with ``counts`` of each class in train, val and test."""
     lists, images = root / "benchmark_imglist" / known, root / "images_classic"
-    for place, (part, rows) in enumerate((("train", 8), ("val", 2), ("test", 3))):
+    for place, (part, rows) in enumerate(zip(("train", "val", "test"), counts, strict=True)):
         named = [
             (f"{known}/{part}/kind{label}/{row:04}.png", label)
             for row in range(rows)

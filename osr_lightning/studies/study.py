@@ -129,7 +129,8 @@ def _classes(config: Path, splits: str | None, known: str | None) -> list[tuple[
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
         named = "mnist"
     found = class_splits(splits, known or named, named)
-    return [(f"{splits}{number}", split) for number, split in enumerate(found, start=1)]
+    apart = "_" if splits[-1].isdecimal() else ""
+    return [(f"{splits}{apart}{number}", split) for number, split in enumerate(found, start=1)]
 
 
 def shard(runs: Sequence[StudyRun], part: str | None) -> list[StudyRun]:

@@ -7,14 +7,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import photos
+import published
 import pytest
 import torch
 import yaml
-from quick import EVALUATION, QUIET
+from quick import EVALUATION, QUIET, SMALL_NETWORK
 
 import osr_lightning
 from osr_lightning.__main__ import main
@@ -109,8 +111,29 @@ def test_checkpoint_carries_threshold_and_provenance(trained):
     assert checkpoint["recogniser"]["facts"]["image_size"] == 28
 
 
+def write_both_cifars(root: Path, patch: pytest.MonkeyPatch) -> None:
+    published.write_cifar(root, patch)
+    published.write_cifar(root, patch, hundred=True, count=100, tested=100)
+
+
+# what writes a small copy of the sets of each config in configs/open_set
+PUBLISHED: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
+    "svhn": published.write_svhn,
+    "cifar_plus_10": write_both_cifars,
+    "cifar_plus_50": write_both_cifars,
+    "tiny_imagenet": lambda root, _: published.write_tiny_imagenet(
+        root, {f"n{number:08}": f"word{number}" for number in range(200)}
+    ),
+    "cub": lambda root, _: published.write_cub(root, 200, size=16),
+    "aircraft": lambda root, _: published.write_aircraft(root, 100, size=16),
+    "cars": lambda root, _: published.write_cars(root, 196, size=16),
+    "openood_cifar10": lambda root, _: published.write_openood(root),
+    "openood_cifar100": lambda root, _: published.write_openood(root, "cifar100", 100, (2, 1, 1)),
+}
+
+
 @pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS)))
-def test_every_config_runs(config, tiny_root, tmp_path):
+def test_every_config_runs(config, tiny_root, tmp_path, monkeypatch):
     experiment = yaml.safe_load(config.read_text())["trainer"]["experiment"]
     command = ["run", f"--config={config}", *tiny(tiny_root, tmp_path), "--trainer.max_epochs=1"]
     if experiment in ("baseline", "mc_dropout"):
@@ -128,6 +151,14 @@ def test_every_config_runs(config, tiny_root, tmp_path):
         command.append(f"--data.known=folder:{photos.write_photos(tmp_path / 'known')}")
         others = photos.write_photos(tmp_path / "others", photos.OTHER, count=4)
         command += [f"--data.unknown={{others: 'folder:{others}'}}", "--model.alpha=0.2"]
+    elif config.stem in PUBLISHED:
+        PUBLISHED[config.stem](tmp_path / "data", monkeypatch)
+        command += [
+            f"--data.root={tmp_path / 'data'}",
+            "--data.image_size=16",
+            "--model.alpha=0.3",
+            *SMALL_NETWORK,
+        ]
     elif experiment.startswith("open_set_"):
         command.append("--data.known=mnist")  # what is there
     elif experiment not in ("quickstart", "notebook_baseline"):

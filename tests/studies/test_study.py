@@ -10,8 +10,11 @@ import sys
 import threading
 from pathlib import Path
 
+import published
 import pytest
+import yaml
 from quick import FAST as _FAST
+from quick import SMALL_NETWORK
 
 from osr_lightning.__main__ import main
 from osr_lightning.atomic_write import only_one
@@ -187,6 +190,43 @@ def test_a_split_brings_its_unknown_sets_unless_others_are_named():
     assert json.loads(value_of(run.arguments, "--data.unknown")) == expected
     (run, *_) = plan_runs([cifar10], [0], "arpl_plus_10", None, ["--data.unknown={a: noise:uniform}"])
     assert value_of(run.arguments, "--data.unknown") == "{a: noise:uniform}"  # the last one holds
+
+
+@pytest.mark.parametrize(
+    ("config", "splits"),
+    [
+        ("svhn", "arpl"),
+        ("cifar_plus_10", "arpl_plus_10"),
+        ("cifar_plus_50", "arpl_plus_50"),
+        ("tiny_imagenet", "arpl"),
+        ("cub", "ssb"),
+        ("aircraft", "ssb"),
+        ("cars", "ssb"),
+        ("openood_cifar10", "openood"),
+        ("openood_cifar100", "openood"),
+    ],
+)
+def test_a_config_alone_is_the_first_of_its_splits(config, splits):
+    data = yaml.safe_load(CONFIG.with_name(f"{config}.yaml").read_text())["data"]
+    first = class_splits(splits, data["known"])[0]
+    assert data.get("known_classes") == (None if first.known is None else [*first.known])
+    assert json.loads(json.dumps(data.get("unknown")).replace(", ", ",")) == json.loads(
+        json.dumps(first.unknown).replace(", ", ",")
+    )
+
+
+def test_a_study_of_published_splits_meets_their_unknown_sets(tmp_path, monkeypatch, capsys):
+    published.write_cifar(tmp_path, monkeypatch)
+    published.write_cifar(tmp_path, monkeypatch, hundred=True, count=100, tested=100)
+    config = CONFIG.with_name("cifar_plus_10.yaml")
+    options = ["--splits=arpl_plus_10", "--shard=2/5", f"--data.root={tmp_path}", "--model.alpha=0.3"]
+    words = [*options, *_FAST, *SMALL_NETWORK, "--trainer.max_epochs=1", "--data.image_size=16"]
+    assert main(["study", str(config), *words, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    folder = tmp_path / "lightning_logs" / "cifar_plus_10-arpl_plus_10" / "cifar_plus_10-arpl_plus_10_2-seed0"
+    found = json.loads((folder / "results.json").read_text())
+    assert found["classes"] == ["class 6", "class 7", "class 1", "class 9"]
+    assert found["data"]["unknown"]["cifar100"]["test"] == 10
+    assert "1 of 5 runs" in capsys.readouterr().out
 
 
 def test_mistakes_get_one_sentence(tmp_path, capsys):
