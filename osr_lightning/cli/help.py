@@ -64,15 +64,14 @@ SECTIONS = (
     Section(
         "Training",
         "trainer.max_epochs trainer.max_time data.batch_size model.learning_rate model.schedule "
-        "model.weight_decay model.label_smoothing model.augment model.finetune model.balance_classes "
-        "model.compile optimizer lr_scheduler trainer.gradient_clip_val trainer.limit_train_batches "
+        "model.weight_decay model.label_smoothing model.loss model.loss_temperature model.augment model.mix "
+        "model.pixmix model.finetune model.balance_classes model.compile optimizer lr_scheduler "
         "model.keep_examples model.keep_features",
         _TRAINING,
     ),
     Section(
         "Results",
-        "evaluation.figures evaluation.tsne_points evaluation.projector_points evaluation.bootstrap "
-        "evaluation.left_out evaluation.seed",
+        "evaluation.figures evaluation.tsne_points evaluation.bootstrap evaluation.left_out evaluation.seed",
         ("run", "test"),
     ),
     Section(

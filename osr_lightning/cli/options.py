@@ -16,14 +16,16 @@ from typing import Any, Literal, NamedTuple
 from docstring_parser import DocstringStyle, parse
 
 from osr_lightning.cli.arguments import TRUST, nearest, value_of
-from osr_lightning.data.augment import AUGMENTATIONS
+from osr_lightning.data.augment import names as augmentation_names
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.mix import MIXES
 from osr_lightning.data.sources import SOURCES
 from osr_lightning.errors import UserError
 from osr_lightning.models.networks import NETWORKS
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
 from osr_lightning.training.callbacks.evaluator import Evaluator
+from osr_lightning.training.losses import LOSSES
 from osr_lightning.training.module import CLASSIFIERS, MCDropoutClassifier, OpenSetClassifier
 from osr_lightning.training.trainer import OpenSetTrainer
 from osr_lightning.yaml_files import ENDINGS
@@ -207,7 +209,9 @@ def names_of(option: str) -> list[str]:
     """Names that an option may take beside its choices; none where they are not few."""
     registries: dict[str, Iterable[str]] = {
         "model.score": (*SCORES, *DETECTORS),
-        "model.augment": AUGMENTATIONS,
+        "model.augment": augmentation_names(),
+        "model.loss": LOSSES,
+        "model.mix": MIXES,
         "data.known": SOURCES,
         "data.predict": SOURCES,
     }

@@ -1,6 +1,7 @@
 """Augmentation of whole batches on their device, in training only; each image has its own draw.
 
-A new augmentation is one function under `register`.
+A new augmentation is one function under `register`, or under `register_on_pixels` if it changes pixels before
+they are standardised.
 """
 
 from __future__ import annotations
@@ -13,14 +14,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from osr_lightning.data import pixel_ops
+
 Augmentation: TypeAlias = Callable[[Tensor], Tensor]
-AUGMENTATIONS: dict[str, Augmentation] = {}
+AUGMENTATIONS: dict[str, Augmentation] = {}  # of standardised images
+ON_PIXELS: dict[str, Augmentation] = {}
 
 
 def register(function: Augmentation) -> Augmentation:
     """Make a function from standardised images ``(B, C, H, W)`` to others of that shape known by its name."""
     AUGMENTATIONS[function.__name__] = function
     return function
+
+
+def register_on_pixels(function: Augmentation) -> Augmentation:
+    """Make a function from pixels ``(B, C, H, W)`` uint8 to others of that shape known by its name."""
+    ON_PIXELS[function.__name__] = function
+    return function
+
+
+def names() -> list[str]:
+    """Of all augmentations."""
+    return [*AUGMENTATIONS, *ON_PIXELS]
+
+
+def augment(name: str, pixels: Tensor, standardise: Callable[[Tensor], Tensor]) -> Tensor:
+    """Augment and standardise.
+
+    Args:
+        name: of an augmentation.
+        pixels: ``(B, C, H, W)`` uint8; of a backbone's features ``(B, D)`` in their place nothing is changed
+            by ``none``.
+        standardise: pixels -> a network's input.
+    """
+    if name in ON_PIXELS:
+        return standardise(ON_PIXELS[name](pixels))
+    return AUGMENTATIONS[name](standardise(pixels))
 
 
 @register
@@ -45,6 +74,46 @@ def photos(images: Tensor) -> Tensor:
 def photos_strong(images: Tensor) -> Tensor:
     """``photos``, brightness and contrast changed, a square left out (Cutout, DeVries & Taylor 2017)."""
     return erase(tint(crop(mirror(images))))
+
+
+_MAGNITUDE = 9 / 30  # of what an operation can do at most
+_RANDOM = 2  # operations per image
+# what an operation does at most, from what it does at least, and whether it is turned round half of the time
+_OPERATIONS: tuple[tuple[pixel_ops.Operation, float, float, bool], ...] = (
+    (pixel_ops.identity, 0, 0, False),
+    (pixel_ops.shear_x, 0, 0.3, True),
+    (pixel_ops.shear_y, 0, 0.3, True),
+    (pixel_ops.translate_x, 0, 150 / 331, True),
+    (pixel_ops.translate_y, 0, 150 / 331, True),
+    (pixel_ops.rotate, 0, 30, True),
+    (pixel_ops.brightness, 0, 0.9, True),
+    (pixel_ops.colour, 0, 0.9, True),
+    (pixel_ops.contrast, 0, 0.9, True),
+    (pixel_ops.sharpness, 0, 0.9, True),
+    (pixel_ops.posterize, 8, 4, False),
+    (pixel_ops.solarize, 255, 0, False),
+    (pixel_ops.autocontrast, 0, 0, False),
+    (pixel_ops.equalize, 0, 0, False),
+)
+
+
+@register_on_pixels
+def rand_augment(images: Tensor) -> Tensor:
+    """``photos``, and two of 14 changes of form and colour at random, of one magnitude.
+
+    Cubuk et al., RandAugment: Practical Automated Data Augmentation with a Reduced Search Space, NeurIPS
+    2020; the operations, their ranges and the magnitude (9 of 30) are torchvision's.
+    """
+    changed = photos(images.float()).to(torch.uint8)  # which makes no new values
+    for _ in range(_RANDOM):
+        chosen = [_OPERATIONS[number] for number in torch.randint(len(_OPERATIONS), (len(images),)).tolist()]
+        turned = (torch.rand(len(images)) < 0.5).tolist()
+        magnitudes = [
+            (-1 if both and back else 1) * (least + _MAGNITUDE * (most - least))
+            for (_, least, most, both), back in zip(chosen, turned, strict=True)
+        ]
+        changed = pixel_ops.apply_each(changed, [operation for operation, *_ in chosen], magnitudes)
+    return changed
 
 
 def affine(images: Tensor, *, degrees: float, scale: float, shift: float) -> Tensor:

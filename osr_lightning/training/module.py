@@ -14,16 +14,17 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
-import torch.nn.functional as F
 from jsonargparse.typing import register_type
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from osr_lightning.data.augment import AUGMENTATIONS
+from osr_lightning.data.augment import augment
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.data.leaks import ImageDigests, packed_digests, pixel_digests, read_digests
+from osr_lightning.data.mix import MIXES
+from osr_lightning.data.pixmix import PixMix, read_pixmix
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, NotCalibrated, UserError
 from osr_lightning.models.allocator import keep_freed_memory
@@ -65,6 +66,7 @@ from osr_lightning.training.examples import choose_examples
 from osr_lightning.training.head import balanced, choose_weight_decay, solve
 from osr_lightning.training.known_images import known_images_of
 from osr_lightning.training.left_out import leave_classes_out
+from osr_lightning.training.losses import LOSSES
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.plan import Plan, check_options, plan_training
@@ -123,15 +125,26 @@ class OpenSetClassifier(LightningModule):
         threshold: above this score images are unknown; for calibration fixed, in units of the score.
         costs: costs of mistakes, for min_cost; of a wrong label, a false alarm and a missed unknown.
         unknown_prior: share of unknown images to expect; in (0, 1), for max_accuracy and min_cost.
-        learning_rate: learning rate; the peak of one_cycle; what suits the network if not given.
+        loss: what is minimised; cross_entropy: of the probabilities; logit_norm: of those of logits brought
+            to one length (Wei et al., ICML 2022), which leaves a network less sure of what is unlike the
+            known images.
+        loss_temperature: divides the logits of logit_norm; above 0, the paper's if not given.
+        learning_rate: learning rate; the peak of one_cycle and cosine; what suits the network if not given.
         weight_decay: weight decay of AdamW; 0 for Adam; what suits the network if not given.
         label_smoothing: share of labels to spread over all classes; what suits the network if not given.
         schedule: how the learning rate changes; what suits the network if not given. step halves it every 10
             epochs, as the study did; one_cycle (Smith & Topin 2019) raises it over the first 30% of the steps
-            and then lowers it to almost 0.
+            and then lowers it to almost 0; cosine (Loshchilov & Hutter 2017) raises it over the first 5% and
+            then lowers it by half a cosine.
         augment: how to vary training images, as digits or photos; what suits the known images if not given.
             none: not at all; digits: small turns and shifts; photos: mirrored and shifted; photos_strong:
-            brightness, contrast and a missing square too.
+            brightness, contrast and a missing square too; rand_augment: two of 14 changes of form and colour
+            too (Cubuk et al. 2020).
+        mix: mix images and labels, as cutmix; none: not at all; mixup: means of two (Zhang et al. 2018);
+            cutmix: a rectangle of one in the other (Yun et al. 2019). The accuracy of a training then counts
+            each image's own label alone.
+        pixmix: folder of pictures to mix in; not at all if not given. By PixMix (Hendrycks et al. 2022);
+            any with much structure will do, its authors' fractals are not downloaded.
         finetune: let a backbone learn too; from the last layer that suits it as it is (Kumar et al., ICLR
             2022), at a tenth of the learning rate. Its batch norms keep their statistics.
         balance_classes: let classes weigh the same in the loss; however many images they have.
@@ -174,8 +187,12 @@ class OpenSetClassifier(LightningModule):
         learning_rate: float | None = None,
         weight_decay: float | None = None,
         label_smoothing: float | None = None,
+        loss: str = "cross_entropy",
+        loss_temperature: float = 0.04,
         schedule: Schedule | None = None,
         augment: str | None = None,
+        mix: str = "none",
+        pixmix: str | None = None,
         finetune: bool = False,
         balance_classes: bool = False,
         compile: bool = False,
@@ -201,6 +218,7 @@ class OpenSetClassifier(LightningModule):
         self.register_buffer("class_weights", None, persistent=False)
         self.own_optimizer: OwnOptimizer | None = None
         self.search_trials: list[tuple[float, float]] = []
+        self._pixmix: PixMix | None = None
         self.is_member = False  # of an ensemble to be, whose threshold the validation images choose
         self._steps = EpochSteps()
         self._resumed: dict[str, Any] = {}
@@ -336,10 +354,18 @@ class OpenSetClassifier(LightningModule):
                 "choose the ensemble's threshold: give --model.calibration known_quantile"
             )
         plan = self.decide(datamodule.spec, len(train))
-        if plan.augment != "none" and train.features is not None:
+        changes = {"augment": plan.augment, "mix": self.hparams["mix"], "pixmix": self.hparams["pixmix"]}
+        for name, value in changes.items():
+            if value not in (None, "none") and train.features is not None:
+                raise UserError(
+                    f"model.{name} {value} changes pictures at each step, and a frozen backbone sees each "
+                    f"once; leave model.{name} out"
+                )
+        if self.hparams["loss"] != "cross_entropy" and train.features is not None:
             raise UserError(
-                f"model.augment {plan.augment} changes pictures at each step, and a frozen backbone sees "
-                "each once; leave model.augment out"
+                f"model.loss {self.hparams['loss']} is for networks that learn, and the last layer of a "
+                "frozen backbone is fitted by cross_entropy; leave model.loss out, or let it learn with "
+                "--model.finetune true"
             )
         datamodule.planned_batch_size = plan.batch_size
         if getattr(self._trainer, "epochs_open", False):
@@ -571,6 +597,8 @@ class OpenSetClassifier(LightningModule):
             self.decide(self.trained.spec, _MANY_IMAGES)
         if self.trains_head_alone:
             train_in_float32(self.trainer)
+        if self.hparams["pixmix"] is not None:
+            self._pixmix = read_pixmix(self.hparams["pixmix"], self.trained.spec)
         resume(self.trainer, self._resumed, self._steps, self.device)
         self._resumed = {}
         if self.device.type == "cpu":
@@ -591,7 +619,11 @@ class OpenSetClassifier(LightningModule):
         if plan is not None:
             decays = plan.weight_decay and not self.trains_head_alone
             own = f"{'AdamW' if decays else 'Adam'} {plan.learning_rate:g}, {plan.schedule}"
-            parts += [f"augmentation {plan.augment}", str(self.own_optimizer or own)]
+            options = self.hparams
+            mixed = [options["mix"]] * (options["mix"] != "none") + ["pixmix"] * (self._pixmix is not None)
+            losses = [options["loss"]] * (options["loss"] != "cross_entropy")
+            parts += [f"augmentation {' + '.join([plan.augment, *mixed])}", *losses]
+            parts.append(own if self.own_optimizer is None else self.own_optimizer.told(options["schedule"]))
         if trainer.max_epochs not in (None, -1):
             parts.append(f"{trainer.max_epochs} epoch{'s' * (trainer.max_epochs != 1)}")
         say(", ".join(parts))
@@ -601,16 +633,22 @@ class OpenSetClassifier(LightningModule):
             say(f"run folder: {os.path.normpath(folder)}")
 
     def on_train_start(self) -> None:
-        """Refuse to resume beyond the end of a one-cycle schedule."""
+        """Refuse to resume beyond the end of a schedule by steps."""
         refuse_to_stretch(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of one pass."""
+        """The loss of one pass."""
         assert self.plan is not None
-        images = AUGMENTATIONS[self.plan.augment](self.trained.standardise(batch.image))
+        pixels = batch.image if self._pixmix is None else self._pixmix(batch.image)
+        images = augment(self.plan.augment, pixels, self.trained.standardise)
+        images, target = MIXES[self.hparams["mix"]](images, batch.label, self.num_classes)
         logits = self.trained.sampler.training_logits(images)
-        loss = F.cross_entropy(
-            logits, batch.label, self.class_weights, label_smoothing=self.plan.label_smoothing
+        loss = LOSSES[self.hparams["loss"]](
+            logits,
+            target,
+            self.class_weights,
+            self.plan.label_smoothing,
+            self.hparams["loss_temperature"],
         )
         # metric updates wait for the end of the epoch: one call instead of one a step
         self._steps.add(loss.detach(), logits.detach().argmax(dim=-1), batch.label)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-from osr_lightning.data.augment import AUGMENTATIONS
+from osr_lightning.data.augment import names as augmentation_names
+from osr_lightning.data.mix import MIXES
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError, check_range, did_you_mean
 from osr_lightning.models import networks
@@ -16,6 +17,7 @@ from osr_lightning.models.backbones import Backbone
 from osr_lightning.models.factory import NetworkLike, makes, network_recipe
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
+from osr_lightning.training.losses import LOSSES
 from osr_lightning.training.optimizers import Schedule
 
 STUDY = ("BaselineCNN", "MCDropoutCNN")
@@ -35,7 +37,7 @@ class Plan:
     Attributes:
         network: name of one of this package's; None where the user gave one.
         augment: name of an augmentation.
-        learning_rate: of the optimizer, or the peak of one_cycle.
+        learning_rate: of the optimizer, or the peak of one_cycle and cosine.
         weight_decay: of AdamW, 0 is Adam; of a backbone's last layer, of half its squared weights in the
             loss, None until it is chosen by validation images.
         label_smoothing: share of the label that is spread over all classes.
@@ -105,8 +107,9 @@ def check_options(options: Mapping[str, Any]) -> None:
     score, calibration = options["score"], options["calibration"]
     choices = [("score", score, [*SCORES, *DETECTORS])]
     choices += [("detectors", name, list(DETECTORS)) for name in options["detectors"]]
+    choices += [("loss", options["loss"], list(LOSSES)), ("mix", options["mix"], list(MIXES))]
     if options["augment"] is not None:
-        choices.append(("augment", options["augment"], list(AUGMENTATIONS)))
+        choices.append(("augment", options["augment"], augmentation_names()))
     for option, name, names in choices:
         if name not in names:
             hint = did_you_mean(name, names)
@@ -118,6 +121,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     require("learning_rate", lambda value: 0 < value < math.inf, "be above 0")
     require("weight_decay", lambda value: 0 <= value < math.inf, "be 0 or above")
     require("label_smoothing", lambda value: 0 <= value < 1, "lie in [0, 1)")
+    require("loss_temperature", lambda value: 0 < value < math.inf, "be above 0")
     require("num_samples", lambda value: value >= 1, "be at least 1")
     require("threshold", math.isfinite, "be a finite number")
     if score == "msp":

@@ -139,17 +139,18 @@ def test_large_images_are_asked_alone_and_small_ones_in_batches():
     assert batch_size((3, 64, 64), 16) == 16
 
 
-def test_another_augmentation_than_none_is_refused(place, tmp_path, capsys):
+@pytest.mark.parametrize("option", ["augment=photos", "mix=cutmix", "pixmix=.", "loss=logit_norm"])
+def test_what_a_network_would_have_to_learn_from_is_refused(option, place, tmp_path, capsys):
     words = [
         "fit",
         *options(place),
         *FAST,
-        "--model.augment=photos",
+        f"--model.{option}",
         "--model.alpha=0.2",
         f"--trainer.default_root_dir={tmp_path}",
     ]
     assert main(words) == 2
-    assert "leave model.augment out" in capsys.readouterr().err
+    assert f"leave model.{option.partition('=')[0]} out" in capsys.readouterr().err
 
 
 # an exported graph ------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ import re
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
+from PIL import Image
 from quick import TRAINER
 
 from osr_lightning import BaselineClassifier, MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer
@@ -115,6 +117,31 @@ def test_checkpoints_of_epoch_ends_resume_as_exactly(tiny_root, tmp_path):
     )
     assert same(state, expected[0])
     assert metrics == expected[1]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"schedule": "cosine", "mix": "cutmix", "loss": "logit_norm"},
+        {"augment": "rand_augment", "pixmix": "pictures", "mix": "mixup"},
+    ],
+    ids=["cutmix", "pixmix"],
+)
+def test_what_a_recipe_draws_resumes_as_exactly(recipe, tiny_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        picture = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{number}.png")
+    options = {"checkpoint_minutes": 1e-9, "model": recipe}
+    expected = content(fit(tiny_root, tmp_path / "whole", BaselineClassifier, **options))
+    with pytest.raises(Killed):
+        fit(tiny_root, tmp_path, BaselineClassifier, callbacks=[Kill(STEPS + 1)], **options)
+    last = tmp_path / "lightning_logs" / "default" / "version_0" / "checkpoints" / "last.ckpt"
+    found = content(fit(tiny_root, tmp_path, BaselineClassifier, ckpt_path=str(last), seed=5, **options))
+    assert same(found[0], expected[0])
+    assert found[1] == expected[1]
 
 
 def test_epochs_that_are_cut_short_resume_as_exactly(tiny_root, tmp_path):
