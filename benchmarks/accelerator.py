@@ -117,12 +117,12 @@ def new_recogniser(samples: int, device: str) -> Recogniser:
 
 
 @torch.inference_mode()
-def decided_per_second(samples: int, batch: int, device: str) -> float:
-    """Images per second, copied to the device and decided on."""
+def decided_per_second(samples: int, batch: int, device: str, repeats: int) -> float:
+    """Images per second, copied to the device and decided on; a quarter of the batches warms up."""
     asked = new_recogniser(samples, device)
     images = torch.randint(0, 256, (batch, 1, 28, 28), dtype=torch.uint8)
-    seconds = [timed(lambda: asked(images.to(device)).score.cpu()) for _ in range(12)]
-    return batch / median(seconds[3:])
+    seconds = [timed(lambda: asked(images.to(device)).score.cpu()) for _ in range(repeats)]
+    return batch / median(seconds[repeats // 4 :])
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -168,6 +168,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--fits", nargs="+", choices=FITS, default=[*FITS], help="ways to train")
     parser.add_argument("--checks", nargs="*", choices=CHECKS, default=[*CHECKS], help="beside the fits")
+    parser.add_argument("--batches", type=int, default=12, help="timed of each size, a quarter to warm up")
     return parser.parse_args()
 
 
@@ -203,7 +204,10 @@ def main() -> None:
             targets.append(Target("decided otherwise than by the CPU", otherwise, 0, at_least=False))
         if "samples" in arguments.checks:
             rates = {
-                str(samples): {str(batch): decided_per_second(samples, batch, device) for batch in BATCHES}
+                str(samples): {
+                    str(batch): decided_per_second(samples, batch, device, arguments.batches)
+                    for batch in BATCHES
+                }
                 for samples in SAMPLES
             }
             results["decided_per_s"] = rates

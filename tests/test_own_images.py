@@ -196,7 +196,7 @@ def test_a_config_with_the_paths_predicts_new_pictures_wherever_its_checkpoint_i
 def test_another_network_is_one_option(kind, work, capsys, caplog):
     (words,) = [words for words in named("my_images.yaml") if f" {kind} " in " ".join(words)]
     # so small a step that what is kept is what was read
-    little = [*SHORT, "--model.learning_rate=1e-9", "--model.schedule=step"]
+    little = [*SHORT, "--model.learning_rate=1e-9", "--model.schedule=step", "--data.image_size=32"]
     with caplog.at_level(logging.WARNING, "osr_lightning"):
         assert run(words, *little) == 0
     folder = latest("my_images")

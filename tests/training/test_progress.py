@@ -84,7 +84,7 @@ def test_only_a_terminal_that_can_gets_a_bar(term, draws, tiny_root, tmp_path, c
         accelerator="cpu",
     )
     data = OpenSetDataModule(root=str(tiny_root), unknown={}, batch_size=160)
-    trainer.fit(BaselineClassifier(score="msp"), datamodule=data)
+    trainer.fit(BaselineClassifier("BaselineCNN", score="msp"), datamodule=data)
     assert ("epoch 1/1" in drawn.getvalue()) == draws
     assert (drawn.getvalue() == "") == (not draws)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "epoch" in line and "val" in line]
