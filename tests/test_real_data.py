@@ -8,7 +8,7 @@ from osr_lightning.__main__ import main
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def test_one_epoch_on_mnist_rejects_photographs(data_dir, tmp_path):
+def test_a_quarter_of_an_epoch_on_mnist_rejects_photographs(data_dir, tmp_path):
     command = [
         "run",
         f"--config={CONFIGS}/mc_dropout.yaml",
@@ -25,7 +25,7 @@ def test_one_epoch_on_mnist_rejects_photographs(data_dir, tmp_path):
     results = json.loads((folder / "results.json").read_text())
     assert results["closed_set"]["count"] == 10000
     assert results["open_set"]["count_unknown"] == 1017
-    assert results["closed_set"]["accuracy"] > 0.975
+    assert results["closed_set"]["accuracy"] > 0.95
     assert results["open_set"]["auroc"] > 0.99
     assert results["open_set"]["unknown_accuracy"] > 0.9
     assert not results["threshold"]["optimistic"]
