@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import photos
+import published
 import pytest
+from quick import SMALL_NETWORK
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -136,3 +138,43 @@ def test_features_are_timed_beside_the_bare_backbone(tmp_path, benchmark, monkey
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["osr"]["processor"] > 0.5 * found["bare"]["processor"] > 0
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_open_set_benchmark_goes_on_where_it_was_stopped(tmp_path, benchmark, monkeypatch):
+    """The whole protocol of CIFAR-10, a run of each of its three studies: 500 images, one epoch."""
+    shades = {f"class{place}": (30 + 20 * place, 250 - 22 * place, 80 + 15 * place) for place in range(10)}
+    photos.write_photos(tmp_path / "cifar10" / "train", shades, count=40, size=(32, 32))
+    photos.write_photos(tmp_path / "cifar10" / "test", shades, count=10, size=(32, 32), seed=1)
+    published.write_openood(tmp_path)
+    words = ["--cifar10", f"folder:{tmp_path}/cifar10", "--data-root", tmp_path, "--shard", "1/5"]
+    words += ["--seeds", 0, "--folder", tmp_path / "runs", "--json", tmp_path / "found.json"]
+    words += ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--model.alpha=0.2", *SMALL_NETWORK]
+    benchmark("open_set.py", *words)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [*found["studies"]] == ["cifar10-arpl", "cifar10-neal", "openood_cifar10-openood"]
+    first, _, openood = found["studies"].values()
+    assert (first["runs"], first["of"], first["network"]) == (1, 5, "MCDropoutCNN")
+    assert first["each"][0]["split"] == "arpl1"
+    assert openood["shown"] == ["AUROC near", "AUROC far"]
+    (run,) = openood["each"]
+    assert run["AUROC near"] == pytest.approx((run["AUROC cifar100"] + run["AUROC tin"]) / 2)
+    table = (tmp_path / "found.md").read_text().splitlines()
+    assert [row.split(" | ")[1] for row in table if row.startswith("| `")] == [
+        "`arpl`",
+        "`neal`",
+        "`openood`",
+    ]
+    assert (
+        f"| {100 * first['each'][0]['closed set']:.2f} | rest {100 * first['each'][0]['AUROC rest']:.2f} |"
+        in table[5]
+    )
+
+    monkeypatch.setattr("osr_lightning.studies.study._start", lambda *_: pytest.fail("trained again"))
+    (tmp_path / "benchmark_imglist").rename(tmp_path / "elsewhere")
+    benchmark("open_set.py", *words)
+    again = json.loads((tmp_path / "found.json").read_text())
+    assert [*again["studies"]] == ["cifar10-arpl", "cifar10-neal"]
+    assert again["studies"]["cifar10-arpl"] == first
+    last = (tmp_path / "found.md").read_text().splitlines()[-1]
+    assert last == f"openood_cifar10-openood is left out: it needs {tmp_path}/benchmark_imglist/cifar10."
