@@ -41,7 +41,7 @@ def run(command: Callable[[], int | None]) -> int:
     """
     if sys.stderr is None:
         _say_errors_to_nobody()
-    with _signals(), _mark() as mark:
+    with _signals(), _errors(), _mark() as mark:
         try:
             if sys.stdout is None:  # the next file that is opened would take its number, and what is printed
                 raise UserError("the standard output is closed: send it somewhere, as in > /dev/null")
@@ -56,7 +56,7 @@ def run(command: Callable[[], int | None]) -> int:
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except BrokenPipeError:  # `osr predict … | head`: the reader has what it wanted
-            _print_to_nobody()
+            _to_nobody(sys.stdout)
             return 128 + signal.SIGPIPE
         except Exception as error:
             found = sentence(error)
@@ -64,7 +64,7 @@ def run(command: Callable[[], int | None]) -> int:
                 _wait_for(mark)  # this may follow from another's failure
             status, text = found or (1, "")
             if isinstance(error, OSError) and error.filename == _OUTPUT:
-                _print_to_nobody()
+                _to_nobody(sys.stdout)
             if (first := _claim(mark, status)) is not None:
                 return first
             if found is None:
@@ -133,10 +133,57 @@ def _say_errors_to_nobody() -> None:
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
-def _print_to_nobody() -> None:
-    """Let go what the standard output still holds, or Python complains at its end."""
+class _Errors:
+    """The standard error, which loses what it has no room for: the command goes on and keeps its status.
+
+    Args:
+        stream: the standard error.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, or lose it."""
+        with self._losing():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Have all written that there is room for."""
+        with self._losing():
+            self._stream.flush()
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _ROOM:
+                raise
+            _to_nobody(self._stream)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """The standard error within the block."""
+    before = sys.stderr
+    own = _Errors(before)
+    sys.stderr = own
+    try:
+        yield
+    finally:
+        if sys.stderr is own:
+            sys.stderr = before
+
+
+def _to_nobody(stream: TextIO) -> None:
+    """Let go what a standard stream still holds, or Python complains at its end."""
     with suppress(OSError, ValueError):  # of a test's stand-in
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def sentence(error: BaseException) -> tuple[int, str] | None:

@@ -82,6 +82,25 @@ def test_a_full_output_is_not_taken_for_the_run_folder(command, buffering, monke
     )
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, 0), (UserError("no such thing"), 2), (Failure("NaN"), 1)]
+)
+def test_a_full_standard_error_loses_what_is_said_and_keeps_the_status(error, status, monkeypatch, capsys):
+    def command():
+        print("1 predicted", file=sys.stderr)
+        print("without an end of line", end="", file=sys.stderr, flush=True)
+        print("a row")
+        if error is not None:
+            raise error
+
+    with open("/dev/full", "w", 1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert exit_status.run(command) == status
+        assert sys.stderr is full
+    assert capsys.readouterr().out == "a row\n"
+
+
 def test_what_is_no_mistake_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         exit_status.run(failing(ZeroDivisionError()))
