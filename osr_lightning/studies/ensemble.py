@@ -7,10 +7,14 @@ that each checkpoint keeps digests of decide.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.errors import UserError
@@ -55,6 +59,7 @@ def join(paths: Sequence[str | PathLike[str]], *, trust: bool = False) -> dict[s
         _refuse_other_facts(first, other)
         _refuse_other_split(first, other)
         seen = seen.joined(other.seen)
+    _refuse_copies(members)
     parts = [part for member in members for part in _parts(member)]
     recipes = [recipe for recipe, _ in parts]
     samplers = [sampler for _, sampler in parts]
@@ -103,6 +108,32 @@ def _parts(member: Member) -> list[tuple[Recipe, LogitSampler]]:
         return [(part.recipe, part) for part in flat(sampler)]
     own = origin({"file": str(member.path), "seed": member.checkpoint.get("seed")})
     return [(own | sampler.recipe, sampler)]
+
+
+def _refuse_copies(members: Sequence[Member]) -> None:
+    """Stop where one network, with the same weights and masks, would be counted twice.
+
+    Raises:
+        UserError: naming both files.
+    """
+    whose: dict[bytes, Path] = {}
+    for member in members:
+        for _, part in _parts(member):
+            before = whose.setdefault(_digest(part.state_dict()), member.path)
+            if before is not member.path:
+                raise UserError(
+                    f"{member.path} holds a network of {before} once more, which would count "
+                    "twice: give each training once"
+                )
+
+
+def _digest(state: Mapping[str, Tensor]) -> bytes:
+    """32 bytes of names, kinds and values."""
+    found = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.digest()
 
 
 def _refuse_other_facts(first: Member, other: Member) -> None:

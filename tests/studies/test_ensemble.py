@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +295,24 @@ def test_a_member_is_named_once(plain, other, tmp_path, capsys):
         assert main(["ensemble", str(plain), str(other), str(again), *here(tmp_path)]) == 2
         assert f"{again} is named twice" in capsys.readouterr().err
     assert not list(tmp_path.rglob("version_*"))
+
+
+def test_a_network_is_counted_once_whatever_file_it_is_in(mixed, plain, other, tmp_path):
+    copied = tmp_path / "copied.ckpt"
+    shutil.copy(plain, copied)
+    # the same weights with another threshold
+    main(
+        [
+            "calibrate",
+            f"--ckpt_path={plain}",
+            f"--output={tmp_path / 'again.ckpt'}",
+            "--model.alpha=0.3",
+            *here(tmp_path),
+        ]
+    )
+    for twice in ([plain, other, copied], [mixed, plain], [plain, tmp_path / "again.ckpt"]):
+        with pytest.raises(UserError, match=f"{twice[-1]} holds a network of {twice[0]} once more"):
+            join(twice)
 
 
 def test_a_folder_is_no_place_for_its_file(plain, tmp_path, capsys):
