@@ -50,6 +50,7 @@ _KINDS = {
 }
 # what a list or a mapping may hold, and how one begins
 _ITEMS = {int: "whole numbers", float: "numbers", str: "texts", dict: "mappings"}
+_TIGHT = re.compile(r"[{,]\s*[^\s:,{}]+:[^\s/]")  # a name and its value without a space between them
 _HOLDERS = {list: ("[", "a list of"), Sequence: ("[", "a list of"), dict: ("{", "a mapping of names to")}
 _ELSEWHERE = "see --help-all"
 _LACKS = object()  # the value of an option without one
@@ -353,6 +354,7 @@ def _about_value(one: Given, option: Option) -> str | None:
     if option.literals:
         return f"{one.where}{one.name}: there is no {given!r}; {nearest(given, option.literals)}"
     kinds = [_KINDS[kind] for kind in option.kinds if kind in _KINDS]
+    way_out = ""
     for member in (option.hint, *typing.get_args(option.hint)):
         begin, what = _HOLDERS.get(typing.get_origin(member), ("", ""))
         if begin and given.startswith(begin):  # it is one, of other things
@@ -360,7 +362,11 @@ def _about_value(one: Given, option: Option) -> str | None:
                 _ITEMS[kind] for kind in kinds_of(typing.get_args(member)[-1]) if kind in _ITEMS
             )
             kinds = [f"{what} {' or '.join(held)}"] if held else kinds
-    return f"{one.where}{one.name} must be {' or '.join(kinds)}, got {given!r}" if kinds else None
+            if begin == "[" and _ITEMS[str] in held:
+                way_out = "; put names that look like numbers, truths or null in quotes"
+            if begin == "{" and _TIGHT.search(given):
+                way_out = "; YAML wants a space after each colon, as in {name: value}"
+    return f"{one.where}{one.name} must be {' or '.join(kinds)}, got {given!r}{way_out}" if kinds else None
 
 
 def _lacking(message: str) -> str | None:

@@ -122,8 +122,14 @@ def resolve(
                 )
             found.append(classes[number])
         else:
+            if str(one).startswith("[") and len(wanted) == 1:  # a list that the parser could not read
+                raise UserError(
+                    f"{option}: {one} is no list of names: put names that look like numbers, "
+                    'truths or null in quotes, as ["1e3", "true"]'
+                )
             hint = did_you_mean(one, classes, repr)
-            raise UserError(f"{option}: {source} has no class {one!r}; {hint}It has {', '.join(classes)}")
+            has = f"{hint}{'It' if hint else 'it'} has {', '.join(classes)}"
+            raise UserError(f"{option}: {source} has no class {one!r}; {has}")
     if len(set(found)) < len(found) or not len(found) >= least:
         count = "at least two different classes" if least == 2 else "different classes"
         raise UserError(f"{option} must name {count}, not {list(wanted)}")

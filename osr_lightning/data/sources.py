@@ -234,6 +234,11 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
         found = found.only(_some(name, found.classes))
     elif kind in SOURCES_OF and name == f"{kind}:":
         raise UserError(f"{name} names no path; write {kind}:PATH")
+    elif name.startswith("{"):  # a mapping that the parser could not read
+        raise UserError(
+            f"{name!r} is no mapping of names to sources; write {{name: source}}, with a space after each "
+            "colon"
+        )
     else:
         known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]
         hint = did_you_mean(name, known, repr)

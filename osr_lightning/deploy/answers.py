@@ -35,6 +35,8 @@ def read_answers(path: str, score: str, threshold: float) -> Iterator[Answer]:
     Raises:
         UserError: where the file is missing, damaged, no such table, or was decided otherwise.
     """
+    if not path:
+        raise UserError("an empty path names no predictions; name a file of osr predict --output")
     try:
         with open(path, "rb") as file, text_of(file) as lines:
             reader, decimal_comma = rows_of(lines)

@@ -68,7 +68,8 @@ def standardise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
         ValueError: The images are not uint8, so they may be standardised already.
     """
     if images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8, not {images.dtype}")
+        kind = f"{type(images).__module__}.{type(images).__name__}"
+        raise ValueError(f"images must be a tensor of uint8, not {kind} of {images.dtype}")
     pixels = images.to(torch.float32)
     if len(mean) == 1:  # numbers are quicker than tensors of one
         return pixels.mul_(1 / (255 * std[0])).sub_(mean[0] / std[0])

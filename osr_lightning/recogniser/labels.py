@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,8 @@ def read_labels(path: str | PathLike[str], threshold: float | None = None) -> La
         UserError: where it is no such table, a row is of another checkpoint, a file is gone, or one file has
             two labels.
     """
+    if not os.fspath(path):
+        raise UserError("an empty path names no labels; name a table of file and label")
     found: dict[str, list[Path]] = {}
     label_of: dict[Path, str] = {}
     gone: list[Path] = []

@@ -82,6 +82,21 @@ def test_help_of_others_is_left_to_the_parser(capsys):
     assert "--trainer.profiler.dirpath" in capsys.readouterr().out
 
 
+def test_a_mapping_without_its_spaces_is_told_of_them():
+    with pytest.raises(UserError) as caught:
+        Parsed(["fit", "--data.unknown={p:photo_patches}"])
+    assert str(caught.value) == (
+        "data.unknown must be a mapping of names to texts or mappings, got '{p:photo_patches}'; YAML wants a "
+        "space after each colon, as in {name: value}"
+    )
+
+
+def test_names_that_yaml_reads_otherwise_are_told_of_quotes(tmp_path):
+    (tmp_path / "c.yaml").write_text("data:\n  known_classes: [yes, null]\n")
+    with pytest.raises(UserError, match=r"put names that look like numbers, truths or null in quotes$"):
+        Parsed(["fit", f"--config={tmp_path / 'c.yaml'}"])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

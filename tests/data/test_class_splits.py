@@ -97,6 +97,12 @@ def test_a_number_is_no_place_where_a_class_is_named_by_it_in_another_writing(on
         resolve([one, "002"], names, "a set")
 
 
+@pytest.mark.parametrize("given", ["[08, 1e3]", "[null, ant]", "[ant,bee"])
+def test_a_list_that_could_not_be_read_is_told_of_quotes(given):
+    with pytest.raises(UserError, match=r"is no list of names: put names that .* in quotes, as"):
+        resolve([given], CLASSES, "a set")
+
+
 def test_text_that_only_looks_like_a_number_is_no_place():
     with pytest.raises(UserError, match="has no class '01'"):
         resolve(["ant", "01"], CLASSES, "a set")
@@ -110,7 +116,7 @@ def test_a_typo_is_met_with_the_class_that_is_like_it(typo):
 
 @pytest.mark.parametrize("wrong", [4, -1, "zzzzz", 1.0, "", "²"])
 def test_what_is_no_class_is_refused_with_those_there_are(wrong):
-    with pytest.raises(UserError, match=r"has no class .*It has ant, bee, cat, dog"):
+    with pytest.raises(UserError, match=r"has no class .*; it has ant, bee, cat, dog"):
         resolve(["ant", wrong], CLASSES, "a set")
 
 

@@ -730,6 +730,10 @@ def test_unknown_names_are_met_with_the_nearest(source, hint):
 
 
 def test_unknown_name_like_no_other():
+    with pytest.raises(
+        UserError, match=r"is no mapping of names to sources; write {name: source}, with a sp"
+    ):
+        load("{a: photo_patches, b:folder:c}", "test")
     with pytest.raises(UserError, match=r"no source 'zzz'; the sources are mnist,.*npz:PATH"):
         load("zzz")
 

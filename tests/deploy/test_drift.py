@@ -189,6 +189,8 @@ def test_files_of_other_kinds_are_refused(content, tmp_path):
         read([str(tmp_path / "x.csv")], "energy", 0.5)
     with pytest.raises(UserError, match=r"there is no file .*gone\.csv; write it with osr predict"):
         read([str(tmp_path / "gone.csv")], "energy", 0.5)
+    with pytest.raises(UserError, match="an empty path names no predictions"):
+        read([""], "energy", 0.5)
     with pytest.raises(UserError, match="cannot be read"):
         read([str(tmp_path)], "energy", 0.5)
 

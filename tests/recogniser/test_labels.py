@@ -68,6 +68,8 @@ def test_a_mistake_is_one_sentence(table, text, sentence):
 def test_a_table_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         read_labels(tmp_path / "none.csv")
+    with pytest.raises(UserError, match="an empty path names no labels"):
+        read_labels("")
 
 
 @pytest.mark.parametrize("name", ["hat", "=1+1", "'=1", "''=1", "-5", "a;=b", "@x", "'quoted'", "+1"])

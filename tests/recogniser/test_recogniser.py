@@ -89,6 +89,8 @@ def test_forward_is_what_the_sampled_logits_say(kind, score):
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (SPEC.mean, SPEC.std))
     standardised = (images.double() / 255 - mean) / std
     torch.testing.assert_close(recogniser.standardise(images), standardised.float(), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"images must be a tensor of uint8, not numpy.ndarray of uint8"):
+        recogniser.standardise(images.numpy())
     logits = recogniser.sampler(recogniser.standardise(images)).logits
     assert logits.shape == (SAMPLES[kind], 50, 3)
     p, scores = numpy_scores(logits)
