@@ -53,15 +53,33 @@ def log_test(
         png = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes())
         value = Summary.Value(tag=f"test/{path.stem}", image=png)
         logger.experiment.file_writer.add_summary(Summary(value=[value]), step)
-    opened = results["open_set"]
+    if report is not None:
+        logger.experiment.add_text("report", f"[{report}]({report.as_uri()})", step)
+    logger.log_hyperparams(settings_of(results, hyperparameters), final_numbers(results), step)
+    logger.save()
+
+
+def final_numbers(results: dict[str, Any]) -> dict[str, float]:
+    """Name -> the accuracies, AUROCs and threshold of ``results.json``; without those that are null.
+
+    ``test/accuracy/SET`` is that of each set by its name: of known images those that are right and not
+    rejected, of unknown ones those that are rejected.
+    """
+    opened, known = results["open_set"], results["data"].get("known")
     numbers = {
         "test/closed_set_accuracy": results["closed_set"]["accuracy"],
         **{f"test/{name}": opened[name] for name in _HEADLINE},
-        **{f"test/auroc/{one_line(name)}": found["auroc"] for name, found in results["unknown"].items()},
+        **({f"test/accuracy/{one_line(known['source'])}": opened["known_accuracy"]} if known else {}),
         "test/threshold": results["threshold"]["value"],
     }
-    if report is not None:
-        logger.experiment.add_text("report", f"[{report}]({report.as_uri()})", step)
+    for name, found in results["unknown"].items():
+        numbers[f"test/accuracy/{one_line(name)}"] = found["unknown_accuracy"]
+        numbers[f"test/auroc/{one_line(name)}"] = found["auroc"]
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def settings_of(results: dict[str, Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """Numbers and texts that say what was trained, and how."""
     seen = {
         "model": results["model"]["class"],
         "network": results["model"]["network"],
@@ -69,13 +87,8 @@ def log_test(
         "image_size": results["data"]["image_size"],
         "seed": results["seed"],
     }
-    settings = {k: v for k, v in hyperparameters.items() if isinstance(v, _PLAIN) and not k.startswith("_")}
-    logger.log_hyperparams(
-        settings | seen,
-        {name: value for name, value in numbers.items() if value is not None},
-        step,
-    )
-    logger.save()
+    plain = {k: v for k, v in hyperparameters.items() if isinstance(v, _PLAIN) and not k.startswith("_")}
+    return plain | seen
 
 
 def log_projector(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,30 @@ from osr_lightning.training.console import say
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """Where a run's files go, None where no logger names a folder; every process must ask."""
+    """Where a run's files go, None where no logger names a folder; every process must ask.
+
+    It is that of the first logger, as Lightning has it for checkpoints too: of one that keeps many runs in
+    its folder, the part that is this run's.
+    """
     log_dir = trainer.log_dir  # broadcast
-    return Path(log_dir) if trainer.loggers and log_dir is not None else None
+    if not trainer.loggers or log_dir is None:
+        return None
+    first = trainer.loggers[0]
+    if isinstance(first, (CSVLogger, TensorBoardLogger)):
+        return Path(log_dir)
+    own = (str(first.name), str(first.version)) if trainer.is_global_zero else ("", "")
+    return Path(log_dir, *trainer.strategy.broadcast(own))
+
+
+def with_run_folder(
+    given: Iterable[Logger], root: str, experiment: str, version: int | str | None
+) -> list[Logger]:
+    """Loggers of the user's, that of a run folder first; ours before them where none of theirs has one."""
+    keepers: list[Logger] = []
+    others: list[Logger] = []
+    for logger in given:
+        (keepers if isinstance(logger, (CSVLogger, TensorBoardLogger)) else others).append(logger)
+    return [*(keepers or run_folder_loggers(root, experiment, version)), *others]
 
 
 def run_folder_loggers(root: str, experiment: str, version: int | str | None) -> list[Logger]:

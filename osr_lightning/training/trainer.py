@@ -49,7 +49,7 @@ from osr_lightning.training.callbacks.progress import Progress, begin_stage
 from osr_lightning.training.callbacks.run_folder import WithdrawUnused
 from osr_lightning.training.console import hush, say
 from osr_lightning.training.distributed import gather_rows
-from osr_lightning.training.loggers import run_folder, run_folder_loggers
+from osr_lightning.training.loggers import run_folder, run_folder_loggers, with_run_folder
 from osr_lightning.training.module import OpenSetClassifier
 from osr_lightning.training.precision import choose_accelerator, train_in_bfloat16
 from osr_lightning.training.refusals import (
@@ -72,8 +72,8 @@ class OpenSetTrainer(Trainer):
             free number if not given.
         default_root_dir: folder that holds lightning_logs.
         max_epochs: passes over the training images; what suits their number and the network if not given.
-        logger: what keeps the metrics, or false; TensorBoard and metrics.csv if not given. With false, there
-            is no run folder, and nothing is written.
+        logger: what keeps the metrics, or false; TensorBoard and metrics.csv if not given, and before loggers
+            that have no folder for a run. With false, there is no run folder, and nothing is written.
         callbacks: further callbacks of Lightning; beside those that keep checkpoints and evaluate.
         enable_checkpointing: write best.ckpt and last.ckpt; best is that by validation accuracy.
         checkpoint_minutes: minutes between two last.ckpt; within an epoch, whose end writes one as well; at
@@ -131,6 +131,9 @@ class OpenSetTrainer(Trainer):
             folder_name("trainer.version", version)
         if logger is None or logger is True:
             logger = run_folder_loggers(default_root_dir, experiment, version)
+        elif logger:
+            given_loggers = [logger] if isinstance(logger, Logger) else list(logger)
+            logger = with_run_folder(given_loggers, default_root_dir, experiment, version)
         keep = enable_checkpointing and logger is not False  # without a run folder they have no place
         accelerator = choose_accelerator(accelerator)
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])

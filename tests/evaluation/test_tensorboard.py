@@ -78,10 +78,14 @@ def test_figures_are_given_as_their_files(tmp_path):
     results = {
         "closed_set": {"accuracy": 0.5},
         "open_set": dict.fromkeys(("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc"), 0.5),
-        "unknown": {"far/off": {"auroc": 0.75}, "near": {"auroc": 0.25}, "none": {"auroc": None}},
+        "unknown": {
+            "far/off": {"auroc": 0.75, "unknown_accuracy": 1.0},
+            "near": {"auroc": 0.25, "unknown_accuracy": 0.125},
+            "none": {"auroc": None, "unknown_accuracy": None},
+        },
         "threshold": {"value": 1.0},
         "model": {"class": "x", "network": "N"},
-        "data": {"channels": 1, "image_size": 28},
+        "data": {"channels": 1, "image_size": 28, "known": {"source": "mnist"}},
         "seed": 0,
     }
     report = tmp_path / "report.html"
@@ -109,6 +113,9 @@ def test_figures_are_given_as_their_files(tmp_path):
         **{f"test/{name}": [(3, 0.5)] for name in names},
         "test/auroc/far/off": [(3, 0.75)],
         "test/auroc/near": [(3, 0.25)],
+        "test/accuracy/mnist": [(3, 0.5)],
+        "test/accuracy/far/off": [(3, 1.0)],
+        "test/accuracy/near": [(3, 0.125)],
         "test/threshold": [(3, 1.0)],
     }
 

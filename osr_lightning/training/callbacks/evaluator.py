@@ -96,6 +96,7 @@ class Evaluator(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the table on every process; rank 0 writes the files."""
         # drawing and scikit-learn take seconds to load, and only a test needs them
+        from osr_lightning.evaluation import other_loggers
         from osr_lightning.evaluation.embedding import tsne_embedding
         from osr_lightning.evaluation.figures import Material, each_figure, save_figures
         from osr_lightning.evaluation.mistakes import save_pictures
@@ -175,6 +176,10 @@ class Evaluator(Callback):
             report = (folder / "report.html").absolute()
             log_test(logger, results, files, how_trained(trainer, pl_module), trainer.global_step, report)
         write_report(folder)
+        for logger in trainer.loggers:
+            beside = [folder / "results.json", folder / "report.html"]
+            how = how_trained(trainer, pl_module)
+            other_loggers.log_test(logger, results, files, how, trainer.global_step, beside)
 
 
 def how_trained(trainer: Trainer, model: OpenSetClassifier) -> dict[str, Any]:
