@@ -132,7 +132,7 @@ def _digest(state: Mapping[str, Tensor]) -> bytes:
     found = hashlib.sha256()
     for name, value in sorted(state.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.digest()
 
 
