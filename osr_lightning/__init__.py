@@ -13,6 +13,7 @@ __all__ = [
     "OpenSetTrainer",
     "Prediction",
     "Recogniser",
+    "RunResults",
     "load",
     "save",
 ]
@@ -20,6 +21,7 @@ __all__ = [
 if TYPE_CHECKING:
     from osr_lightning.data.datamodule import OpenSetDataModule
     from osr_lightning.deploy.load import load
+    from osr_lightning.evaluation.run_results import RunResults
     from osr_lightning.recogniser.checkpoint import save
     from osr_lightning.recogniser.prediction import Prediction
     from osr_lightning.recogniser.recogniser import Recogniser
@@ -38,6 +40,7 @@ _MODULES = {
     "OpenSetTrainer": "training.trainer",
     "Prediction": "recogniser.prediction",
     "Recogniser": "recogniser.recogniser",
+    "RunResults": "evaluation.run_results",
     "load": "deploy.load",
     "save": "recogniser.checkpoint",
 }

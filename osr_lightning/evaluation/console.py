@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from osr_lightning.errors import one_line
 from osr_lightning.evaluation.report.render import percent, rate
+from osr_lightning.evaluation.run_results import summary_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,30 +32,12 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
     table = new_table(
         console, "", "images", "accuracy", *(("AUROC", "FPR95 known") if unknown else ()), title=title
     )
-    closed, pooled = results["closed_set"], results["open_set"]
-
-    def row(
-        name: str, count: int | None, accuracy: float | None, *rates: float | None, style: str = ""
-    ) -> None:
-        """One line; rates are left out where there is no unknown image."""
-        images = "" if count is None else f"{count:,}"
-        table.add_row(one_line(name), images, percent(accuracy), *map(rate, rates), style=style)
-
-    row("known, none rejected", closed["count"], closed["accuracy"])
-    row("known", pooled["count_known"], pooled["known_accuracy"])
-    for name, found in unknown.items():
-        rates = found["auroc"], found["fpr95_known"]
-        row(f"unknown: {name}", found["count_unknown"], found["unknown_accuracy"], *rates)
-    for name, found in results.get("groups", {}).items():
-        rates = found["auroc"], found["fpr95_known"]
-        row(f"mean of {name}", None, found["unknown_accuracy"], *rates)
-    if unknown:
-        total = pooled["count_known"] + pooled["count_unknown"]
-        rates = pooled["auroc"], pooled["fpr95_known"]
-        row("total", total, pooled["total_accuracy"], *rates, style="bold")
-        row("known or unknown?", total, pooled["binary_accuracy"], pooled["binary_auroc"])
+    for row in summary_rows(results):
+        images = "" if row.count is None else f"{row.count:,}"
+        cells = one_line(row.name), images, percent(row.accuracy), *map(rate, row.rates)
+        table.add_row(*cells, style="bold" if row.total else "")
     console.print(table)
-    classes = closed.get("per_class") or {}
+    classes = results["closed_set"].get("per_class") or {}
     if 0 < len(classes) <= MOST_CLASSES:
         each = (f"{name} {percent(numbers['accuracy'])}" for name, numbers in classes.items())
         console.print(

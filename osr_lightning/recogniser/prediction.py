@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -46,6 +47,15 @@ class Prediction:
     threshold: float
     file: str | None = None
     p_value: float | None = None
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: the label, and the score beside the threshold."""
+        sign, colour = ("&gt;", "#b3261e") if self.unknown else ("&le;", "#1b6e3c")
+        said = f"score {self.score:.4g} {sign} threshold {self.threshold:.4g}"
+        if self.p_value is not None:
+            said += f", p {self.p_value:.3g}"
+        where = "" if self.file is None else f" <code>{escape(self.file)}</code>"
+        return f'<b style="color:{colour}">{escape(self.label)}</b> ({said}){where}'
 
 
 class Answers(NamedTuple):

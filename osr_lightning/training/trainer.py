@@ -25,6 +25,7 @@ from osr_lightning.atomic_write import folder_name, only_one, report_write_error
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.prediction_table import CSV_NAME
+from osr_lightning.evaluation.run_results import RunResults
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser.rows import P_VALUE, write_rows
 from osr_lightning.scoring.calibration import CROSS, QUANTILES
@@ -169,7 +170,7 @@ class OpenSetTrainer(Trainer):
 
     def run(
         self, model: OpenSetClassifier, datamodule: OpenSetDataModule, ckpt_path: str | None = None
-    ) -> dict[str, Any]:
+    ) -> RunResults:
         """Train, calibrate and test the best checkpoint, and write the complete run folder.
 
         Args:
@@ -178,7 +179,7 @@ class OpenSetTrainer(Trainer):
             ckpt_path: checkpoint to resume from, or last; last is the newest one of this experiment.
 
         Returns:
-            The content of results.json, on the first process.
+            The content of results.json on the first process, nothing on others.
         """
         require_unknowns(model.hparams, datamodule.hparams)  # before the training, not after it
         require_best(self)
@@ -192,7 +193,8 @@ class OpenSetTrainer(Trainer):
         self.calibrate(model, datamodule, best, output=best)
         self.test(model, datamodule=datamodule, ckpt_path=best, verbose=False)
         found = (c.outcome for c in self.callbacks if isinstance(c, Evaluator))  # type: ignore[attr-defined]
-        return next((outcome[0] for outcome in found if outcome is not None), {})
+        results, folder = next((outcome for outcome in found if outcome is not None), ({}, None))
+        return RunResults(results, folder)
 
     def fit(  # type: ignore[override]
         self,
