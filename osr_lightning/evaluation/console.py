@@ -33,7 +33,7 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
         console, "", "images", "accuracy", *(("AUROC", "FPR95 known") if unknown else ()), title=title
     )
     for row in summary_rows(results):
-        images = "" if row.count is None else f"{row.count:,}"
+        images = "" if row.images is None else f"{row.images:,}"
         cells = one_line(row.name), images, percent(row.accuracy), *map(rate, row.rates)
         table.add_row(*cells, style="bold" if row.total else "")
     console.print(table)

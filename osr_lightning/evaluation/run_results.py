@@ -16,14 +16,14 @@ class SummaryRow(NamedTuple):
 
     Attributes:
         name: of the images.
-        count: how many they are; None for a mean over sets.
+        images: how many they are; None for a mean over sets.
         accuracy: in [0, 1]; None where there are none.
         rates: AUROC and FPR95; none of known images.
         total: whether this is the line of all images.
     """
 
     name: str
-    count: int | None
+    images: int | None
     accuracy: float | None
     rates: tuple[float | None, ...] = ()
     total: bool = False
@@ -90,7 +90,7 @@ class RunResults(dict[str, Any]):
         head = "".join(f"<th>{title}</th>" for title in titles)
         body = ""
         for row in summary_rows(self):
-            count = "" if row.count is None else f"{row.count:,}"
+            count = "" if row.images is None else f"{row.images:,}"
             cells = (row.name, count, percent(row.accuracy), *map(rate, row.rates))
             bold = ' style="font-weight:bold"' if row.total else ""
             body += f"<tr{bold}>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
