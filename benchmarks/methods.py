@@ -18,6 +18,7 @@ import torch
 import yaml
 from common import (
     PRETRAINED,
+    SCRATCH,
     finish,
     interleave,
     new_parser,
@@ -97,8 +98,9 @@ def main() -> None:
     costs = cost(arguments.folder, arguments.seeds[0], arguments.repeats)
     page = write(tables, costs, arguments)
     earlier = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
-    if section := section_of(earlier, PRETRAINED):  # which photos.py writes
-        page = put_section(page, PRETRAINED, section)
+    for title in (PRETRAINED, SCRATCH):  # which other benchmarks write
+        if section := section_of(earlier, title):
+            page = put_section(page, title, section)
     arguments.page.write_text(page, encoding="utf-8")
     print_table("Cost", ["", "single passes per image"], [(k, f"{v:.2f}") for k, v in costs.items()])
     finish(arguments, machine, {"costs": costs, "page": str(arguments.page)}, [])

@@ -3,6 +3,7 @@
 import json
 import logging
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -178,3 +179,36 @@ def test_the_open_set_benchmark_goes_on_where_it_was_stopped(tmp_path, benchmark
     assert again["studies"]["cifar10-arpl"] == first
     last = (tmp_path / "found.md").read_text().splitlines()[-1]
     assert last == f"openood_cifar10-openood is left out: it needs {tmp_path}/benchmark_imglist/cifar10."
+
+
+def test_recipes_are_trained_on_published_and_drawn_splits_once(tmp_path, benchmark, tiny_root):
+    shutil.copytree(tiny_root / "MNIST", tmp_path / "FashionMNIST")
+    page = tmp_path / "page.md"
+    page.write_text("# Results\n\n## Cost\n\nlittle\n")
+    words = ["--configs", "fashion_mnist", "--numbers", "2", "--epochs", "1", "--data-root", tmp_path]
+    words += ["--folder", tmp_path / "runs", "--page", page, "--json", tmp_path / "found.json"]
+    found = benchmark("recipes.py", *words, "--splits", "arpl", "drawn")
+    runs = json.loads((tmp_path / "found.json").read_text())["runs"]
+    steps = [f"-{step.replace(' ', '_')}" for step in found["STEPS"]["fashion_mnist"]]
+    names = [f"fashion_mnist{step}-drawn1-seed0" for step in ("", *steps)]
+    assert set(runs) == {"fashion_mnist-arpl2-seed0", *names}
+    folder = tmp_path / "runs" / "lightning_logs" / "fashion_mnist"
+    tested = {name: json.loads((folder / name / "results.json").read_text()) for name in runs}
+    for name, run in tested.items():
+        assert runs[name]["closed"] == run["closed_set"]["accuracy"]
+        assert runs[name]["auroc"] == run["scores"][runs[name]["score"]]["pooled"]["auroc"]
+    # those of the second split of arpl, by their names
+    assert set(tested["fashion_mnist-arpl2-seed0"]["classes"]) == {
+        *("T-shirt/top", "Pullover", "Dress", "Coat", "Shirt", "Ankle boot")
+    }
+    lines = page.read_text().splitlines()
+    assert lines[:5] == ["# Results", "", "## Cost", "", "little"]
+    assert "### `fashion_mnist`" in lines
+    [row] = [line for line in lines if line.startswith("| closed-set accuracy |")]
+    assert f" {100 * runs['fashion_mnist-arpl2-seed0']['closed']:.2f} " in row
+    # again: nothing is trained, and the section is written once
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    benchmark("recipes.py", *words, "--splits", "arpl")
+    assert times == {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    assert page.read_text().splitlines() == lines
+    assert not set(found["drawn_splits"](5)) & set(found["published"]("arpl", "fashion_mnist"))

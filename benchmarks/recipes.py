@@ -1,0 +1,211 @@
+"""Networks trained from scratch on class splits of Fashion-MNIST and CIFAR-10, and steps of their recipes.
+
+Each of `--configs` (configs/open_set/NAME.yaml) is trained on class splits, six known and four unknown: those
+of arpl and neal, which are reported, and others that a seed draws from the same classes, on which recipe and
+score were settled. There each step of STEPS is tried as well. Writes a section of docs/results.md; started
+again with the same --folder it goes on from where it was stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from common import SCRATCH as TITLE
+from common import finish, new_parser, print_table, put_section, quiet_lightning, start
+
+from osr_lightning.__main__ import main as osr
+from osr_lightning.data.class_splits import class_splits
+from osr_lightning.evaluation.report.render import read_results
+from osr_lightning.evaluation.run_groups import ALL, MeasureKey, mean_text, means, run_measures
+from osr_lightning.scoring.detectors import DETECTORS
+
+ROOT = Path(__file__).parents[1]
+REPORTED = ("arpl", "neal")
+DRAWN = "drawn"
+DRAWN_BY = 0  # the seed
+QUIET = ("--evaluation.figures=false", "--evaluation.projector_points=0", "--evaluation.bootstrap=20")
+# what a step has in place of the config's, on drawn splits alone
+STEPS: dict[str, dict[str, list[str]]] = {"fashion_mnist": {}, "cifar10": {}}
+
+
+class Run(NamedTuple):
+    """One training.
+
+    Attributes:
+        config: stem of its file.
+        step: of STEPS; empty for the config as it is.
+        splits: arpl, neal or drawn.
+        number: of the split, from 1 on.
+        classes: known ones.
+    """
+
+    config: str
+    step: str
+    splits: str
+    number: int
+    classes: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        step = f"-{self.step.replace(' ', '_')}" if self.step else ""
+        return f"{self.config}{step}-{self.splits}{self.number}-seed0"
+
+
+def drawn_splits(count: int) -> list[tuple[int, ...]]:
+    """Six of ten classes, ``count`` times, none of them a published split of either set."""
+    taken = {
+        frozenset(one) for source in ("mnist", "cifar10") for s in REPORTED for one in published(s, source)
+    }
+    others = [one for one in itertools.combinations(range(10), 6) if frozenset(one) not in taken]
+    return random.Random(DRAWN_BY).sample(others, 5)[:count]  # noqa: S311 - no secret
+
+
+def published(splits: str, config: str) -> list[tuple[int, ...]]:
+    """The known classes of each of five published splits."""
+    return [one.known for one in class_splits(splits, config) if one.known is not None]
+
+
+def planned(arguments: Namespace) -> Iterator[Run]:
+    """The runs that are asked for."""
+    for config in arguments.configs:
+        for splits in arguments.splits:
+            if splits == DRAWN:
+                steps = ("", *STEPS.get(config, {}))
+                for number, classes in enumerate(drawn_splits(arguments.drawn), 1):
+                    yield from (Run(config, step, splits, number, classes) for step in steps)
+            else:
+                for number, classes in enumerate(published(splits, config), 1):
+                    if number in arguments.numbers:
+                        yield Run(config, "", splits, number, classes)
+
+
+def train(run: Run, arguments: Namespace) -> None:
+    """Train and test, unless that is done; go on where it was begun."""
+    folder = arguments.folder / "lightning_logs" / run.config / run.name
+    if (folder / "results.json").is_file():
+        return
+    words = ["run", f"--config={ROOT / 'configs' / 'open_set' / f'{run.config}.yaml'}", *QUIET]
+    words += [f"--data.root={arguments.data_root}", f"--data.known_classes={list(run.classes)}"]
+    if run.config == "cifar10" and (arguments.data_root / "cifar10" / "train").is_dir():  # as files
+        words.append(f"--data.known=folder:{arguments.data_root / 'cifar10'}")
+    words += [f"--model.detectors={list(DETECTORS)}", f"--trainer.default_root_dir={arguments.folder}"]
+    words += [f"--trainer.experiment={run.config}", f"--trainer.version={run.name}", "--seed_everything=0"]
+    words += STEPS.get(run.config, {}).get(run.step, [])
+    words += [] if arguments.epochs is None else [f"--trainer.max_epochs={arguments.epochs}"]
+    if (last := folder / "checkpoints" / "last.ckpt").is_file():
+        words.append(f"--ckpt_path={last}")
+    if status := osr(words):
+        raise SystemExit(status)
+
+
+def main() -> None:
+    """Train what is asked for, and write the section of all that is there."""
+    parser = new_parser(__doc__, "recipes", None)
+    parser.add_argument(
+        "--configs", nargs="*", default=list(STEPS), help="of configs/open_set; none to write"
+    )
+    parser.add_argument("--splits", nargs="+", choices=(*REPORTED, DRAWN), default=[*REPORTED, DRAWN])
+    parser.add_argument("--numbers", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="of published splits")
+    parser.add_argument("--drawn", type=int, default=1, help="splits to draw, up to 5")
+    parser.add_argument("--epochs", type=int, help="those of the configs if not given")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "results" / "recipes")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="goes here")
+    arguments = parser.parse_args()
+    machine = start(arguments)
+    quiet_lightning()
+    for run in planned(arguments):
+        train(run, arguments)
+    found = collect(arguments.folder)
+    page = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else "# Results\n"
+    arguments.page.write_text(put_section(page, TITLE, section(found)), encoding="utf-8")
+    rows = [(name, f"{100 * run['closed']:.2f}", f"{100 * run['auroc']:.2f}") for name, run in found.items()]
+    print_table("From scratch", ["run", "closed set", "AUROC of its score"], rows)
+    finish(arguments, machine, {"runs": {n: {k: r[k] for k in PLAIN} for n, r in found.items()}}, [])
+
+
+PLAIN = ("closed", "auroc", "score", "fit_s")
+Found = dict[str, dict]
+
+
+def collect(folder: Path) -> Found:
+    """What every finished run reached, by its name."""
+    found: Found = {}
+    for path in sorted(folder.glob("lightning_logs/*/*/results.json")):
+        results = read_results(path.parent)
+        measures, score = run_measures(results), str(results["score"]["name"])
+        found[path.parent.name] = {
+            "config": path.parents[1].name,
+            "measures": measures,
+            "score": score,
+            "closed": measures[MeasureKey("closed_set_accuracy", "", "")],
+            "auroc": measures[MeasureKey("auroc", score, ALL)],
+            "fit_s": (results.get("timing") or {}).get("fit_s"),
+        }
+    return found
+
+
+def section(found: Found) -> list[str]:
+    """The lines of the section."""
+    lines = [
+        "Written by `python benchmarks/recipes.py --data-root DATA` (seed 0 of weights; all finished runs",
+        "of its folder are here, `--configs`, `--splits` and `--numbers` choose what is trained). Six",
+        "classes known, four unknown, networks of random weights, recipes of `configs/open_set`. No unknown",
+        "image of a published split chose anything: recipe and score were settled on splits drawn from the",
+        "same classes. In percent, mean ± sample standard deviation over splits.",
+    ]
+    for config in dict.fromkeys(run["config"] for run in found.values()):
+        groups = {
+            splits: {n: r for n, r in found.items() if n.startswith(f"{config}-{splits}")}
+            for splits in (*REPORTED, DRAWN)
+        }
+        groups = {splits: runs for splits, runs in groups.items() if runs}
+        measures = {splits: means(r["measures"] for r in runs.values()) for splits, runs in groups.items()}
+        lines += ["", f"### `{config}`", "", "| | " + " | ".join(f"`{s}`" for s in groups) + " |"]
+        lines.append("|---|" + "---|" * len(groups))
+        told = {
+            splits: ", ".join(n.partition("-seed")[0].rpartition(splits)[2] for n in r)
+            for splits, r in groups.items()
+        }
+        lines.append("| splits | " + " | ".join(told.values()) + " |")
+        scores = dict.fromkeys(m.score for one in measures.values() for m in one if m.name == "auroc")
+        rows = {"closed-set accuracy": MeasureKey("closed_set_accuracy", "", "")}
+        rows |= {"OSCR": MeasureKey("oscr", "", ALL)}
+        own = {r["score"] for r in found.values() if r["config"] == config}
+        for score in scores:
+            title = f"**`{score}`**, the config's" if own == {score} else f"`{score}`"
+            rows[f"AUROC of {title}"] = MeasureKey("auroc", score, ALL)
+        for title, measure in rows.items():
+            cells = [mean_text(one.get(measure)) for one in measures.values()]
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+        steps = {n: r for n, r in found.items() if n.startswith(f"{config}-") and f"-{DRAWN}" in n}
+        if len(steps) > 1:
+            lines += ["", *steps_table(config, steps)]
+    return lines
+
+
+def steps_table(config: str, steps: Found) -> list[str]:
+    """What each step changed, on drawn splits."""
+    shown = ("fisher", "generalized_entropy", "max_logit", "energy", "fdbd", "nci")
+    lines = [f"Steps, on splits that seed {DRAWN_BY} drew:", ""]
+    lines += ["| | closed set | " + " | ".join(f"AUROC of `{s}`" for s in shown) + " |", "|---|" + "---|" * 7]
+    groups: dict[str, list[dict]] = {}
+    for name, run in steps.items():
+        step = name.removeprefix(config).partition(f"-{DRAWN}")[0].strip("-").replace("_", " ")
+        groups.setdefault(step or "the config", []).append(run)
+    order = {step: place for place, step in enumerate((*STEPS.get(config, {}), "the config"))}
+    for step in sorted(groups, key=lambda one: order.get(one, len(order))):
+        found = means(run["measures"] for run in groups[step])
+        cells = [found.get(MeasureKey("closed_set_accuracy", "", ""))]
+        cells += [found.get(MeasureKey("auroc", score, ALL)) for score in shown]
+        lines.append(f"| {step} | {' | '.join(map(mean_text, cells))} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
