@@ -89,6 +89,9 @@ def write_bytes(path: str | os.PathLike[str], content: bytes | io.BytesIO, *, fo
         file.write(content.getbuffer() if isinstance(content, io.BytesIO) else content)
 
 
+ELSEWHERE = "write elsewhere"  # a command tells by which options
+
+
 @contextmanager
 def report_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Say in one sentence what keeps ``path`` from being written.
@@ -111,8 +114,8 @@ def cannot_write(error: OSError, path: str | os.PathLike[str]) -> str:
         return f"cannot write {os.fspath(path)}: it is a folder; name a file"
     way_out = "make room there" if error.errno in _NO_ROOM else "make it writable"
     return (
-        f"cannot write {os.fspath(path)}: {error.strerror or error}; {way_out}, or write elsewhere "
-        "(--trainer.default_root_dir, --output); what was written before is whole"
+        f"cannot write {os.fspath(path)}: {error.strerror or error}; {way_out}, or {ELSEWHERE}; what was "
+        "written before is whole"
     )
 
 

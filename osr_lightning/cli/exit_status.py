@@ -10,13 +10,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from osr_lightning.atomic_write import as_text, cannot_write
+from osr_lightning.atomic_write import ELSEWHERE, as_text, cannot_write
 from osr_lightning.errors import Failure, UserError, missing_package, needs
 
 _MARK = "OSR_FIRST_FAILURE"  # environment variable: a file that the first process to fail makes
@@ -25,11 +25,17 @@ _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _OUTPUT = "the standard output"
 # as torch, CUDA, the loader of libraries and the system say it
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|failed to map segment|Cannot allocate memory")
+_LESS = "leave it more"  # memory; a command tells by which options it takes less
 _RIGHTS = (PermissionError, NotADirectoryError, FileExistsError)
 
 
-def run(command: Callable[[], int | None]) -> int:
+def run(command: Callable[[], int | None], *, places: Sequence[str] = (), batches: Sequence[str] = ()) -> int:
     """Run a command to its end.
+
+    Args:
+        command: what is run.
+        places: its options that say where it writes, to name where it cannot.
+        batches: its options that say how much memory images take.
 
     Returns:
         The exit status: the command's own, or 0; 1 after a `Failure` or a full disk; 2 after a user's
@@ -69,6 +75,10 @@ def run(command: Callable[[], int | None]) -> int:
                 return first
             if found is None:
                 raise
+            if places:
+                text = text.replace(ELSEWHERE, f"{ELSEWHERE} ({', '.join(places)})")
+            if batches:
+                text = text.replace(_LESS, f"{_LESS} (images take less with a lower {' or '.join(batches)})")
             print(f"osr: error: {text}", file=sys.stderr)
             return status
 
@@ -198,10 +208,7 @@ def sentence(error: BaseException) -> tuple[int, str] | None:
         if isinstance(cause, OSError) and (told := _of_disk(cause)) is not None:
             return told
         if isinstance(cause, MemoryError) or _NO_MEMORY.search(str(cause)):
-            return 1, (
-                "there is not enough memory for this: leave it more (images take less with a lower "
-                "data.batch_size, data.eval_batch_size or data.memory_limit); what was written is whole"
-            )
+            return 1, f"there is not enough memory for this: {_LESS}; what was written is whole"
         if (package := missing_package(cause)) is not None:
             return 2, f"{_whose(error)} {needs(package)}"
         cause = cause.__cause__
@@ -226,8 +233,7 @@ def _of_disk(error: OSError) -> tuple[int, str] | None:
     # TensorBoard's names are bytes
     named = as_text(error.filename) if isinstance(error.filename, (str, bytes)) else "the run folder"
     if isinstance(error, _RIGHTS):
-        way_out = "change its rights, or write elsewhere with --trainer.default_root_dir"
-        return 2, f"{named}: {error.strerror}; {way_out}"
+        return 2, f"{named}: {error.strerror}; change its rights, or {ELSEWHERE}"
     if error.filename == _OUTPUT:
         reason = error.strerror or error
         return 1, f"cannot write the standard output: {reason}; send it elsewhere; all files are whole"

@@ -40,6 +40,17 @@ COMMANDS = {
 # of the trainer alone; each of the others is a module of this folder with a main of its own
 _TRAINERS = ("run", "fit", "calibrate", "validate", "test")
 OWN = tuple(name for name in COMMANDS if name not in _TRAINERS)
+_OF_RUN = (*_TRAINERS, "study", "search", "wrap", "ensemble")  # which take the trainer's options
+# where else a command can write, and what lets it take less memory: its own options, for its sentences
+PLACES = {
+    **dict.fromkeys(_OF_RUN, ("--trainer.default_root_dir",)),
+    **dict.fromkeys(("predict", "export", "explain", "extend", "review", "drift", "compare"), ("--output",)),
+    **dict.fromkeys(("calibrate", "ensemble"), ("--trainer.default_root_dir", "--output")),
+}
+BATCHES = {
+    **dict.fromkeys(_OF_RUN, ("data.batch_size", "data.eval_batch_size", "data.memory_limit")),
+    "serve": ("--batch",),
+}
 _WITH_LIGHTNING = ("study", "search", "wrap", "ensemble", "completion")
 
 
@@ -94,7 +105,8 @@ def main(args: list[str] | None = None) -> int:
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)
     arguments = sys.argv[1:] if args is None else args
-    return run(lambda: _run(arguments))
+    command = next((word for word in arguments if word in COMMANDS), "")
+    return run(lambda: _run(arguments), places=PLACES.get(command, ()), batches=BATCHES.get(command, ()))
 
 
 def _run(arguments: list[str]) -> int | None:

@@ -1,6 +1,7 @@
 """How commands end: statuses, one sentence, signals, and the first of several processes to fail."""
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
@@ -11,7 +12,9 @@ import threading
 import pytest
 from torch._utils import ExceptionWrapper
 
+from osr_lightning.__main__ import main
 from osr_lightning.cli import exit_status
+from osr_lightning.cli.main import BATCHES, PLACES
 from osr_lightning.errors import Failure, UserError
 
 
@@ -28,7 +31,7 @@ def failing(error):
         (UserError("no such thing: name another"), 2, "no such thing: name another"),
         (Failure("the loss is NaN"), 1, "the loss is NaN"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "cannot write /x/y: No space left"),
-        (MemoryError(), 1, "there is not enough memory for this: leave it more (images take less with"),
+        (MemoryError(), 1, "there is not enough memory for this: leave it more; what was written is whole"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "there is not enough memory for this"),
         (ImportError("libtorch.so: failed to map segment from shared object"), 1, "not enough memory"),
         (
@@ -51,6 +54,27 @@ def test_each_end_has_its_status_and_one_sentence(error, status, said, capsys):
     assert err.startswith("osr: error: ")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_a_command_names_its_own_options(capsys):
+    full = OSError(errno.ENOSPC, "No space left on device", "/x/y")
+    assert exit_status.run(failing(full), places=["--output", "--b"]) == 1
+    assert "make room there, or write elsewhere (--output, --b); what" in capsys.readouterr().err
+    assert exit_status.run(failing(full)) == 1
+    assert "make room there, or write elsewhere; what" in capsys.readouterr().err
+    assert exit_status.run(failing(MemoryError()), batches=["a", "b"]) == 1
+    assert "leave it more (images take less with a lower a or b); what" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", sorted({*PLACES, *BATCHES}))
+def test_the_options_that_sentences_name_are_the_commands_own(command, capsys):
+    own = command not in ("run", "fit", "calibrate", "validate", "test")
+    with pytest.raises(SystemExit, match="0") if own else contextlib.nullcontext():
+        main([command, "--help" if own else "--help-all"])
+    shown = capsys.readouterr().out
+    of_run = "options of osr run" in " ".join(shown.split()) or "options of osr calibrate" in shown
+    for option in (*PLACES.get(command, ()), *(f"--{name.strip('-')}" for name in BATCHES.get(command, ()))):
+        assert option in shown or (of_run and option.startswith(("--trainer", "--data")))
 
 
 def test_the_cause_within_another_error_is_told(capsys):
