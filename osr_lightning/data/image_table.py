@@ -25,7 +25,7 @@ from osr_lightning.data.leaks import (
 from osr_lightning.data.measure_spec import mean_and_std
 from osr_lightning.data.sources import class_names, is_published, is_small, load_source
 from osr_lightning.data.stream import Images, chain, kept
-from osr_lightning.data_spec import DataSpec, PixelFormat, same_classes
+from osr_lightning.data_spec import DataSpec, PixelFormat, composed, same_classes
 from osr_lightning.errors import UserError
 
 UnknownSets = Mapping[str, "str | Mapping[str, str]"]
@@ -272,7 +272,10 @@ class ImageTables:
         if wanted is not None:
             found = found.only(resolve(wanted, found.classes, source))
         if self._spec is not None:
-            same_classes(self._spec.classes, found.classes, f"the known set {source}")
+            way_out = "rename the classes, give another data.known with images of all, or train on these"
+            if not {*composed(self._spec.classes)} - {*composed(found.classes)}:
+                way_out = "name those that were learned in data.known_classes, or train on these"
+            same_classes(self._spec.classes, found.classes, f"the known set {source}", way_out=way_out)
             found = found.with_classes(self._spec.classes)
         return found
 

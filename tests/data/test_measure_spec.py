@@ -339,8 +339,8 @@ def test_folders_with_train_and_test_are_matched_by_name_too(tmp_path):
     [
         (("ape", "bull", "zebra"), "it has 'bull' and lacks 'cow'; rename"),
         (("Ape", "cow", "zebra"), "it has 'Ape' and lacks 'ape'"),
-        (("ape", "cow"), "it lacks 'zebra'"),
-        (("ape", "cow", "yak", "zebra"), "it has 'yak'"),
+        (("ape", "cow"), "it lacks 'zebra'; rename the classes, give another data.known with"),
+        (("ape", "cow", "yak", "zebra"), "it has 'yak'; name those that were learned in data.known_cl"),
     ],
 )
 @pytest.mark.parametrize("load", ["load_training", "load_test"])
