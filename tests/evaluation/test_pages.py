@@ -66,6 +66,13 @@ def test_the_slider_shows_what_each_threshold_does(tab, run, width, scheme):
     assert commanded(tab) == table.threshold
 
 
+def test_the_slider_rounds_as_the_tables_do(tab, run):
+    tab.open((run / "report.html").as_uri(), 1280)
+    shares = [(hits, images) for images in (320, 800, 1600) for hits in range(images + 1)]
+    said = tab.js(f"{[list(share) for share in shares]}.map(([hits, images]) => percent(hits / images))")
+    assert said == [f"{hits / images:.2%}" for hits, images in shares]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_and_plots_follow_the_page(tab, run, scheme):
     tab.open((run / "report.html").as_uri(), 1280, scheme)
