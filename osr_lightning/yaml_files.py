@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import yaml
+from typing import TYPE_CHECKING
 
 from osr_lightning.errors import UserError
+
+if TYPE_CHECKING:  # else on first use: who asks an exported graph need not have it
+    import yaml
 
 ENDINGS = (".yaml", ".yml", ".json")
 _MOST_NODES = 100_000
@@ -19,6 +21,8 @@ def check_yaml(path: Path) -> None:
         UserError: naming the file, and the option and its line.
         OSError: where it cannot be read.
     """
+    import yaml
+
     try:
         _refuse_doubles(path, yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader))
     except UnicodeDecodeError as error:
@@ -30,6 +34,8 @@ def check_yaml(path: Path) -> None:
 
 
 def _refuse_doubles(path: Path, root: yaml.Node | None) -> None:
+    import yaml
+
     sizes: dict[int, int] = {}  # of the nodes that were seen, aliases written out; 0 while within one
 
     def size(node: yaml.Node | None) -> int:
