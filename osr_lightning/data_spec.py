@@ -73,7 +73,7 @@ class DataSpec(NamedTuple):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
-        """The inverse of :meth:`to_dict`.
+        """The inverse of `to_dict`.
 
         Raises:
             UserError: where the values are none.

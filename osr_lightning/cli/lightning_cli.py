@@ -290,7 +290,7 @@ class OpenSetCLI(LightningCLI):
             self.config_dump = yaml.safe_load(dumped)[self.config.subcommand]
 
     def _parse_ckpt_path(self) -> None:
-        """Done in :meth:`parse_arguments`; Lightning's own would overrule what the user says."""
+        """Done in `parse_arguments`; Lightning's own would overrule what the user says."""
 
     def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
         """Keep the optimizer the user asked for, if any: there are no weights before the images are known."""

@@ -25,7 +25,7 @@ class Caption(NamedTuple):
     plot: bool = False
 
     def metadata(self) -> dict[str, str]:
-        """The PNG text that :func:`read_caption` understands, for matplotlib's ``savefig``."""
+        """The PNG text that `read_caption` understands, for matplotlib's ``savefig``."""
         flags = {name: "yes" if getattr(self, name) else "no" for name in ("wide", "plot")}
         return {
             "Description": self.text,

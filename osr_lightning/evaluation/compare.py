@@ -193,7 +193,7 @@ def difference(entry: dict[str, Any], name: str) -> str:
     """One difference as text, in points of a hundred, with its interval.
 
     Args:
-        entry: one of :attr:`Comparison.differences`.
+        entry: one of `Comparison.differences`.
         name: one of ``DIFFERENCES``.
     """
     if not entry["same_images"]:

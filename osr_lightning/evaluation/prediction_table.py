@@ -98,7 +98,7 @@ class PredictionTable:
         return {name: self.known | (self.source == index) for index, name in names}
 
     def save(self, folder: Path) -> None:
-        """Write ``predictions.csv`` and ``evaluation.npz``, from which :meth:`load` rebuilds the table.
+        """Write ``predictions.csv`` and ``evaluation.npz``, from which `load` rebuilds the table.
 
         The CSV has one row per image in data order: ``COLUMNS``, one column per further score, and
         ``p_value``.
@@ -142,7 +142,7 @@ class PredictionTable:
 
     @classmethod
     def load(cls, folder: Path) -> PredictionTable:
-        """Rebuild the table that :meth:`save` wrote; nothing in the files is executed (no pickle).
+        """Rebuild the table that `save` wrote; nothing in the files is executed (no pickle).
 
         Args:
             folder: the run folder.

@@ -64,7 +64,7 @@ def unknown_sets(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def titles(sets: Sequence[str]) -> list[str]:
-    """What :func:`headline` gives, by unknown sets in the same order."""
+    """What `headline` gives, by unknown sets in the same order."""
     return [*RATES.values(), *(f"AUROC {name}" for name in sets)]
 
 

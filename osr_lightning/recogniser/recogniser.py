@@ -74,7 +74,7 @@ class Recogniser(nn.Module):
 
     @property
     def score_names(self) -> list[str]:
-        """All scores that :meth:`describe` gives."""
+        """All scores that `describe` gives."""
         return [*SCORES, *self._fitted()]
 
     def _fitted(self) -> dict[str, Detector]:
@@ -170,7 +170,7 @@ class Recogniser(nn.Module):
         return rows | {"predicted_class": predicted, "confidence": confidence.exp()}
 
     def _describe_evenly(self, images: Tensor) -> dict[str, Tensor]:
-        """:meth:`describe` for any number of images on the CPU, in batches of one size, filled up if need be.
+        """`describe` for any number of images on the CPU, in batches of one size, filled up if need be.
 
         The same kernels then work on every image, so that its row does not depend on how many come with it;
         nor does it depend on the mode that the module is in.
@@ -271,7 +271,7 @@ class Recogniser(nn.Module):
             with_map: whether to work out the map, which takes most of the time.
 
         Raises:
-            UserError: see :meth:`explain`.
+            UserError: see `explain`.
         """
         answers = self.answer(pixels[None])
         prediction = to_prediction(self, answers, 0, file)

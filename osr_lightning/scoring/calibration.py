@@ -36,7 +36,7 @@ class Calibration:
 
     Attributes:
         value: the threshold, in units of the score.
-        method: one of :data:`CalibrationMethod`.
+        method: one of `CalibrationMethod`.
         target: what the method aims at, e.g. the largest share of knowns to reject; null for none.
         calibrated_on: the images whose scores chose the value.
         optimistic: true if test images were among them.

@@ -100,7 +100,7 @@ Network: TypeAlias = BareName | Callable[[int], nn.Module] | str | dict[str, Any
 class OpenSetClassifier(LightningModule):
     """Trains a recogniser, which is built once the known images are known.
 
-    A subclass says what its samples are (``sampler`` and :meth:`sampler_options`).
+    A subclass says what its samples are (``sampler`` and `sampler_options`).
 
     Args:
         network: name or class path; what suits the known images if not given. A name (BaselineCNN,
@@ -162,7 +162,7 @@ class OpenSetClassifier(LightningModule):
         images_seen: digests of the images that trained and calibrated these weights.
         search_trials: ``(threshold, value)`` of the last calibration by optuna.
         tested_epoch: the one, from 1, in which the tested checkpoint was written; None without one.
-        rows: of :meth:`classify`, of all images of a fit's last validation, whichever process looked at them.
+        rows: of `classify`, of all images of a fit's last validation, whichever process looked at them.
 
     Raises:
         UserError: for an option that is out of range.
@@ -544,7 +544,7 @@ class OpenSetClassifier(LightningModule):
         """Take the checkpoint's recogniser, and go on with its training where that is the command.
 
         Raises:
-            UserError: see :meth:`restore`; or where the datamodule was told of other images.
+            UserError: see `restore`; or where the datamodule was told of other images.
         """
         checkpoint |= migrate(checkpoint)
         self.restore(checkpoint)
@@ -855,7 +855,7 @@ class OpenSetClassifier(LightningModule):
 
         Args:
             datamodule: the images.
-            rows_of: batches -> the rows of all of them, see :meth:`classify`; a pass of every process if not
+            rows_of: batches -> the rows of all of them, see `classify`; a pass of every process if not
                 given.
 
         Raises:
@@ -943,7 +943,7 @@ class OpenSetClassifier(LightningModule):
         """Choose the threshold of every score; all processes end with rank 0's choice.
 
         Args:
-            rows: of :meth:`classify`, gathered over batches and processes.
+            rows: of `classify`, gathered over batches and processes.
             about: what else `osr_lightning.training.calibration.choose_thresholds` is told of the images.
 
         Raises:
@@ -990,7 +990,7 @@ class OpenSetClassifier(LightningModule):
         """Per-image results of ``B`` images, on the module's device.
 
         Returns:
-            What :meth:`Recogniser.describe` gives but ``log_probability``; ``row``, ``source`` and ``label``
+            What `Recogniser.describe` gives but ``log_probability``; ``row``, ``source`` and ``label``
             ``(B,)`` int64; and ``nll`` ``(B,)`` float64, of the label, NaN where that is no known class.
         """
         rows = self.trained.describe(batch.image)
@@ -1006,7 +1006,7 @@ class OpenSetClassifier(LightningModule):
         }
 
     def rejected(self, results: dict[str, Tensor]) -> Tensor:
-        """``(B,)`` whether each image of :meth:`classify` is called unknown.
+        """``(B,)`` whether each image of `classify` is called unknown.
 
         Raises:
             UserError: if the score is to be fitted and is not, or has no threshold.
@@ -1039,7 +1039,7 @@ class MCDropoutClassifier(OpenSetClassifier):
     """Monte-Carlo dropout (Gal & Ghahramani, ICML 2016): dropout stays on when predicting.
 
     Args:
-        network: see :class:`OpenSetClassifier`.
+        network: see `OpenSetClassifier`.
         num_samples: stochastic passes per image, S.
         dropout: probability of dropping a feature, in (0, 1); the network's own, or 0.3, if not given. It
             holds before the last layer of a network that has no dropout of its own, or only that one.
@@ -1047,7 +1047,7 @@ class MCDropoutClassifier(OpenSetClassifier):
             results do not depend on batches, order or number of processes; independent: one per image and
             sample.
         mask_seed: seed of dropout masks when predicting.
-        kwargs: see :class:`OpenSetClassifier`.
+        kwargs: see `OpenSetClassifier`.
     """
 
     sampler = "mc_dropout"

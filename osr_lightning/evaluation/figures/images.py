@@ -87,7 +87,7 @@ def embedded(table: PredictionTable, indices: IntArray, points: NDArray[np.float
     Args:
         table: the test run.
         indices: ``(n,)`` rows of the table.
-        points: ``(n, 2)`` their places, e.g. of :func:`osr_lightning.evaluation.embedding.tsne_embedding`.
+        points: ``(n, 2)`` their places, e.g. of `osr_lightning.evaluation.embedding.tsne_embedding`.
     """
     figure, axes = new_axes(8.2, 6)
     label, known, size = table.label[indices], table.known[indices], table.num_classes

@@ -67,7 +67,7 @@ FIGURES: dict[str, Entry] = {}  # by the function's name, which is the file's
 def figure(
     *, caption: str, order: int, wide: bool = False, plot: bool = True, needs: Needs = "both"
 ) -> Callable[[AnyDraw], AnyDraw]:
-    """Make a function of :class:`Material` a figure of every test that has what it needs.
+    """Make a function of `Material` a figure of every test that has what it needs.
 
     The function returns ``None`` where something else than images is missing.
 
@@ -109,7 +109,7 @@ def save_figures(drawn: Iterable[tuple[str, Figure]], folder: Path) -> list[Path
     """Write ``NAME.png`` of each figure, with its caption inside for the report to read.
 
     Args:
-        drawn: of :func:`each_figure`.
+        drawn: of `each_figure`.
         folder: made where it is missing.
 
     Returns:

@@ -87,13 +87,13 @@ def aupr_unknown(outcomes: Outcomes) -> float | None:
 
 @measure(label="AUPR known at 50%", format="rate", says="AUPR known, weighed to equal shares")
 def aupr_known_50(outcomes: Outcomes) -> float | None:
-    """:func:`aupr_known`, weighed to 50% known, so that sets of different sizes compare."""
+    """`aupr_known`, weighed to 50% known, so that sets of different sizes compare."""
     return _average_precision(~outcomes.unknown, -outcomes.score, halved=True)
 
 
 @measure(label="AUPR unknown at 50%", format="rate", says="AUPR unknown, weighed to equal shares")
 def aupr_unknown_50(outcomes: Outcomes) -> float | None:
-    """:func:`aupr_unknown`, weighed to 50% unknown, so that sets of different sizes compare."""
+    """`aupr_unknown`, weighed to 50% unknown, so that sets of different sizes compare."""
     return _average_precision(outcomes.unknown, outcomes.score, halved=True)
 
 

@@ -14,7 +14,7 @@ Format = Literal["percent", "rate"]
 
 
 class Measure(NamedTuple):
-    """One measure: how to take it, and what :func:`measure` was told of it."""
+    """One measure: how to take it, and what `measure` was told of it."""
 
     take: Function
     label: str
@@ -30,7 +30,7 @@ MEASURES: dict[str, Measure] = {}  # by the function's name, which is the key in
 def measure(
     *, label: str, format: Format, says: str, needs: Needs = "both", same_as: str = ""
 ) -> Callable[[Function], Function]:
-    """Make a function of :class:`Outcomes` a measure of every test.
+    """Make a function of `Outcomes` a measure of every test.
 
     Args:
         label: its name in the report.

@@ -129,7 +129,7 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def refer(self, statistics: Tensor) -> None:
-        """Compare with these :meth:`statistics` of held-out images from now on.
+        """Compare with these `statistics` of held-out images from now on.
 
         They may be of several fits, each of which left out the images that it is asked about.
 

@@ -117,7 +117,7 @@ class Fisher(Detector):
         return score
 
     def surprises(self, statistics: Tensor) -> Tensor:
-        """``-log p_i`` of :meth:`statistics` ``(1 + L, B)``, of which the score is the weighted sum."""
+        """``-log p_i`` of `statistics` ``(1 + L, B)``, of which the score is the weighted sum."""
         return surprise(statistics, self.references, self.slopes)
 
     def statistics(self, seen: Activations) -> Tensor:
