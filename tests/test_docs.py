@@ -56,6 +56,11 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), link
 
 
+def test_the_site_has_every_page():
+    named = re.findall(r"^ +- .*: ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert {page.name for page in ROOT.glob("docs/*.md")} <= set(named)
+
+
 def shell(text: str) -> list[list[str]]:
     """The words of each command."""
     lines = text.replace("\\\n", " ").splitlines()
