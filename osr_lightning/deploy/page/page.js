@@ -1,206 +1,20 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Known or unknown?</title>
-<link rel="icon" href="data:,">
-<!-- page.py hashes the one style and the one script for the Content-Security-Policy: no style or on…
-     attributes, and no second of either -->
-<style>
-:root {
-  color-scheme: light dark;
-  --page: #f5f6f8; --card: #fff; --text: #1b1f24; --soft: #57606a; --line: #d0d7de;
-  --known: #0a6b5d; --unknown: #b0400c; --accent: #0b57d0; --track: #e4e8ed;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #0f1318; --card: #191f26; --text: #e8ecf0; --soft: #a3adb8; --line: #38414b;
-    --known: #4fc9b4; --unknown: #ff9d66; --accent: #8ab4f8; --track: #2b333c;
-  }
-}
-* { box-sizing: border-box; }
-[hidden] { display: none !important; }
-body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.45 system-ui, sans-serif; }
-header, main { max-width: 1080px; margin: 0 auto; padding: 16px; }
-header { padding-bottom: 0; }
-h1 { margin: 0; font-size: 1.5rem; }
-h2 { margin: 0 0 8px; font-size: 1.05rem; }
-h3 { margin: 18px 0 6px; font-size: .95rem; }
-p { margin: 4px 0; overflow-wrap: anywhere; }
-.soft { color: var(--soft); font-size: .9rem; }
-main { display: grid; gap: 16px; grid-template-columns: minmax(0, 1fr); align-items: start; }
-@media (min-width: 800px) {
-  #brief { display: none; } /* the answer itself is in sight */
-  main { grid-template-columns: 344px minmax(0, 1fr); }
-}
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px; }
-#ask > div + div { margin-top: 20px; }
-.row { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-top: 8px; }
-button { min-height: 40px; padding: 6px 14px; font: inherit; color: var(--text); background: var(--card);
-  border: 1px solid var(--soft); border-radius: 8px; cursor: pointer; }
-button:hover { border-color: var(--accent); color: var(--accent); }
-:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-input[type=file] { max-width: 100%; font: inherit; font-size: .9rem; }
-label.check { display: flex; gap: 8px; align-items: start; margin-top: 10px; font-size: .9rem; }
-label.check input { width: 20px; height: 20px; margin: 0; flex: none; }
-#pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(70px, 1fr)); gap: 8px; margin: 8px 0; }
-#pictures button { display: flex; flex-direction: column; align-items: center; min-width: 0; padding: 2px; }
-#pictures img { width: 64px; height: 64px; object-fit: contain; border-radius: 6px; }
-#pictures span { width: 100%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: .85rem; }
-#pad { position: relative; width: 280px; height: 280px; margin: 8px auto; }
-#canvas { width: 280px; height: 280px; border-radius: 8px; background: #000; touch-action: none;
-  cursor: crosshair; display: block; }
-#cursor { position: absolute; width: 14px; height: 14px; margin: -7px 0 0 -7px; border: 2px solid #ffd33d;
-  border-radius: 50%; pointer-events: none; }
-#cursor.down { background: #ffd33d; }
-#drop { border: 2px dashed var(--soft); border-radius: 8px; padding: 12px; }
-body.over #drop { border-color: var(--accent); background: var(--track); }
-#prediction { font-size: 2.6rem; font-weight: 700; line-height: 1.15; overflow-wrap: anywhere; }
-.known { color: var(--known); } .unknown, #error { color: var(--unknown); }
-#error { font-weight: 600; }
-#scale { position: relative; height: 44px; margin-top: 4px; }
-#scale input { -webkit-appearance: none; appearance: none; position: absolute; inset: 12px 0 auto; width: 100%;
-  height: 20px; margin: 0; background: none; cursor: ew-resize; }
-#scale input::-webkit-slider-runnable-track { height: 8px; border-radius: 4px;
-  background: linear-gradient(to right, var(--known) var(--cut), var(--unknown) var(--cut)); }
-#scale input::-moz-range-track { height: 8px; border-radius: 4px;
-  background: linear-gradient(to right, var(--known) var(--cut), var(--unknown) var(--cut)); }
-#scale input::-webkit-slider-thumb { -webkit-appearance: none; width: 20px; height: 28px; margin-top: -10px;
-  border: 2px solid var(--card); border-radius: 6px; background: var(--text); }
-#scale input::-moz-range-thumb { width: 20px; height: 28px; box-sizing: border-box;
-  border: 2px solid var(--card); border-radius: 6px; background: var(--text); }
-#dot { position: absolute; top: 14px; width: 16px; height: 16px; margin-left: -8px; border-radius: 50%;
-  border: 3px solid var(--text); background: var(--card); pointer-events: none; z-index: 1; }
-.ends { display: flex; justify-content: space-between; }
-ul { list-style: none; margin: 0; padding: 0; }
-#bars { display: grid; grid-template-columns: max-content 1fr max-content; column-gap: 10px; align-items: center; }
-#bars li { display: contents; }
-#bars span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; max-width: 16ch; }
-#bars span:last-child { text-align: right; font-variant-numeric: tabular-nums; }
-.bar { height: 12px; border-radius: 4px; background: var(--track); overflow: hidden; }
-.bar div { height: 100%; background: var(--accent); }
-#samples { display: flex; flex-wrap: wrap; gap: 6px; }
-#samples li { padding: 2px 10px; border: 1px solid var(--line); border-radius: 14px; font-size: .9rem; }
-figure { margin: 0; }
-figure img { width: 140px; height: 140px; object-fit: contain; background: var(--track); border-radius: 6px;
-  border: 1px solid var(--line); }
-#seen, .small, #pictures img { image-rendering: pixelated; }
-figcaption { font-size: .85rem; color: var(--soft); }
-.pictures { display: flex; flex-wrap: wrap; gap: 16px; }
-#parts li { margin: 8px 0; }
-#parts .bar div { background: var(--unknown); }
-#parts p { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 12px; }
-#nearest { display: flex; flex-wrap: wrap; gap: 12px; }
-#nearest li { width: 84px; font-size: .85rem; overflow-wrap: anywhere; }
-#nearest img { width: 64px; height: 64px; object-fit: contain; image-rendering: pixelated; border-radius: 6px;
-  display: block; }
-</style>
-</head>
-<body>
-<header>
-  <h1>Known or unknown?</h1>
-  <p class="soft" id="about">Asking the server what it knows …</p>
-</header>
-<main>
-  <section id="ask" aria-label="Your image">
-    <div id="drawing" hidden>
-      <h2 id="draw-title">Draw a digit</h2>
-      <div id="pad">
-        <canvas id="canvas" width="280" height="280" tabindex="0" role="application"
-          aria-labelledby="draw-title" aria-describedby="keys">Drawing needs a newer browser.</canvas>
-        <div id="cursor" hidden></div>
-      </div>
-      <p class="soft" id="keys">With the mouse or a finger. By keyboard: arrow keys move the pen, Space lowers or
-        lifts it, Enter recognises, Delete clears.</p>
-      <div class="row">
-        <button type="button" id="go">Recognise</button>
-        <button type="button" id="undo">Undo</button>
-        <button type="button" id="clear">Clear</button>
-      </div>
-      <div class="row">
-        <label for="pen">Pen</label>
-        <input type="range" id="pen" min="6" max="40" value="22" aria-label="Width of the pen">
-      </div>
-      <p class="soft" id="hint" role="status"></p>
-      <p id="brief" aria-hidden="true"></p>
-    </div>
-    <div>
-      <h2><label for="file">Or give an image</label></h2>
-      <div id="drop">
-        <input type="file" id="file" accept="image/*">
-        <p class="soft">You can also drop one anywhere on the page, or paste one.</p>
-      </div>
-      <label class="check" id="centring" hidden><input type="checkbox" id="centre">
-        <span>It shows one digit: centre it and make it white on black, as a drawing is</span></label>
-    </div>
-    <div>
-      <h2 id="examples-title">Or take an example</h2>
-      <div id="known-examples" hidden>
-        <p class="soft" id="known-title">Pictures of known classes, none of which the network was trained on:</p>
-        <div id="pictures" role="group" aria-labelledby="known-title"></div>
-        <p class="soft" id="patterns-title">Patterns, drawn here:</p>
-      </div>
-      <div class="row" id="examples" role="group" aria-labelledby="examples-title patterns-title"></div>
-    </div>
-  </section>
-
-  <section id="result" aria-label="The answer">
-    <div id="answer" role="status" aria-live="polite" aria-atomic="true">
-      <h2 id="state">Nothing asked yet</h2>
-      <p id="error" hidden></p>
-      <p id="prediction" hidden></p>
-      <p id="sentence" hidden></p>
-    </div>
-    <div id="details" hidden>
-      <h3><label for="threshold">Score and threshold</label></h3>
-      <div id="line">
-        <div id="scale"><div id="dot"></div><input type="range" id="threshold" min="0" max="1000" step="1"></div>
-        <div class="ends soft"><span id="low"></span><span id="high"></span></div>
-      </div>
-      <p id="verdict"></p>
-      <p id="odd" hidden></p>
-      <div class="row"><button type="button" id="reset" hidden>Back to the model's threshold</button></div>
-      <h3>Pictures</h3>
-      <div class="pictures">
-        <figure id="given-figure"><img id="given" alt="The image you gave"><figcaption>Yours</figcaption></figure>
-        <figure><img id="seen" alt=""><figcaption>What the network saw</figcaption></figure>
-      </div>
-      <div id="why" hidden>
-        <h3 id="parts-title">What is unusual</h3>
-        <p class="soft">A full bar: as large in 1 of 10,000 known images.</p>
-        <ul id="parts" aria-labelledby="parts-title"></ul>
-        <div id="near" hidden>
-          <h3 id="near-title">Nearest known images</h3>
-          <ul id="nearest" aria-labelledby="near-title"></ul>
-        </div>
-      </div>
-      <h3 id="bars-title">Probabilities</h3>
-      <ul id="bars" aria-labelledby="bars-title"></ul>
-      <div id="samples-part" hidden>
-        <h3 id="samples-title">What each sample said</h3>
-        <p class="soft" id="samples-sum"></p>
-        <ul id="samples" aria-labelledby="samples-title"></ul>
-      </div>
-    </div>
-  </section>
-</main>
-<script>
 "use strict";
+// The page, whoever answers. The script after this one has load(): what `osr serve` says under /model, or an error
+// with a sentence; and explain(blob, name): what it says under /explain, or {error: a sentence}.
 const $ = (id) => document.getElementById(id);
 const SIDE = 280, FIELD = 28, BOX = 20; // of the canvas; of MNIST's images and of the digit in them
-let model = null; // what /model says
-let answer = null; // the last of /explain
+let model = null; // what load() gave
+let answer = null; // the last of explain()
 let threshold = null; // where the slider stands; null where it was not moved
-let asked = 0; // requests, so that an old answer never overwrites a newer one
+let asked = 0; // questions, so that an old answer never overwrites a newer one
+let stopLive = () => {}; // ends what asks by itself, as a camera does
 
 const number = (value) => Number(value.toPrecision(3)).toString();
 const percent = (value) => (100 * value).toFixed(1) + "\u00a0%";
 
 function element(tag, text) {
   const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text; // names are the server's: never as HTML
+  if (text !== undefined) made.textContent = text; // names are the recogniser's: never as HTML
   return made;
 }
 
@@ -212,6 +26,7 @@ function show(id, text) {
 // ---- asking
 
 function fail(text) {
+  stopLive();
   asked += 1; // what is under way would overwrite the sentence
   $("brief").textContent = "";
   show("state", "No answer");
@@ -224,21 +39,12 @@ function fail(text) {
 
 /** Ask about an image, a Blob or a promise of one; reveal: whether to scroll to the answer. */
 async function ask(image, name, reveal = true) {
+  stopLive();
   const mine = (asked += 1);
   $("result").setAttribute("aria-busy", "true");
   const blob = await image;
   if (mine !== asked) return;
-  if (model && blob.size > model.limits.body_bytes - 2000) // the form takes some bytes itself
-    return fail(`${name} has more than ${number(model.limits.body_bytes / 2 ** 20)} MiB: choose a smaller image`);
-  const form = new FormData();
-  form.append("image", blob, name);
-  let content;
-  try {
-    const response = await fetch("explain", { method: "POST", body: form });
-    content = await response.json();
-  } catch (error) {
-    content = { error: "The server does not answer: see whether it still runs, then try again" };
-  }
+  const content = await explain(blob, name);
   if (mine !== asked) return;
   if (content.error) return fail(content.error);
   $("result").removeAttribute("aria-busy");
@@ -254,7 +60,7 @@ function showGiven(blob) {
   $("given").src = URL.createObjectURL(blob);
 }
 $("given").onload = () => { $("given").className = $("given").naturalWidth < 100 ? "small" : ""; };
-$("given").onerror = () => { $("given-figure").hidden = true; }; // the server reads more formats than browsers
+$("given").onerror = () => { $("given-figure").hidden = true; }; // a server reads more formats than browsers
 
 // ---- the answer
 
@@ -686,9 +492,9 @@ function addExample(name, action) {
 
 async function start() {
   try {
-    model = await (await fetch("model")).json();
+    model = await load();
   } catch (error) {
-    return fail("The server does not say what it knows: see whether it still runs, then load the page again");
+    return fail(error.message);
   }
   const { classes, examples, channels, image_size: size } = model;
   const names = classes.slice(0, 20).join(", ") + (classes.length > 20 ? ", …" : "");
@@ -705,7 +511,3 @@ async function start() {
   for (const [name, pixel] of Object.entries(PATTERNS).slice(0, examples.length ? 2 : 3))
     addExample(name, () => ask(picture(FIELD, pixel()), `${name.toLowerCase()}.png`));
 }
-start();
-</script>
-</body>
-</html>
