@@ -120,13 +120,19 @@ def cannot_write(error: OSError, path: str | os.PathLike[str]) -> str:
 
 
 def refuse_folder(output: str | os.PathLike[str]) -> None:
-    """Stop where the file that is to be written is a folder.
+    """Stop where the file that is to be written is a folder, or a new one in a folder that takes none.
 
     Raises:
         UserError: naming it.
     """
     if os.path.isdir(output):
         raise UserError(f"output {os.fspath(output)} is a folder: name a file in it")
+    folder = os.path.dirname(os.path.abspath(output))
+    if os.path.isdir(folder) and not os.path.lexists(output) and not os.access(folder, os.W_OK):
+        raise UserError(
+            f"output {as_text(output)}: the folder {as_text(folder)} cannot be written to; make it "
+            "writable, or name another"
+        )
 
 
 def check_place(option: str, output: str | os.PathLike[str], endings: Sequence[str]) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from osr_lightning.atomic_write import refuse_outside, replacing, write_bytes, write_text
+from osr_lightning.atomic_write import refuse_folder, refuse_outside, replacing, write_bytes, write_text
 from osr_lightning.errors import Failure, UserError
 
 
@@ -191,3 +191,15 @@ def test_a_run_folder_has_no_link_out_of_it_no_pipe_and_no_loop(tmp_path):
         with pytest.raises(UserError, match=r"figures/b\.png is a (link that leads out|pipe or a device)"):
             refuse_outside(tmp_path / "link")
         odd.unlink()
+
+
+def test_a_new_file_in_a_folder_that_takes_none_is_refused_before_the_work(tmp_path, monkeypatch):
+    old = tmp_path / "old.csv"
+    old.touch()
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: str(path) != str(tmp_path)
+    )  # root may write anywhere
+    with pytest.raises(UserError, match=rf"new\.csv: the folder {tmp_path} cannot be written to; make it"):
+        refuse_folder(tmp_path / "new.csv")
+    refuse_folder(old)  # which may be a device, or a link to where there is room
+    refuse_folder(tmp_path / "no" / "folder.csv")  # of which is told elsewhere
