@@ -157,6 +157,5 @@ def refuse_to_stretch(trainer: Trainer) -> None:
         if planned < (trainer.estimated_stepping_batches if by_step else trainer.max_epochs or 0):
             raise UserError(
                 f"the schedule of the learning rate ends at {config.interval} {planned}, before "
-                "trainer.max_epochs; "
-                "resume with the epochs it was planned for, or train anew"
+                "trainer.max_epochs; resume with the epochs it was planned for, or train anew"
             )
