@@ -61,10 +61,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def notebook_files(path: Path, config: MkDocsConfig) -> Iterator[File]:
     """The page of a notebook, its pictures, and the notebook itself."""
+    import nbformat
     from nbconvert import MarkdownExporter
 
-    pictures = f"{path.stem}_files"
-    text, resources = MarkdownExporter().from_filename(path, {"output_files_dir": pictures})
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.setdefault("language_info", {"name": "python"})  # some programs leave it out
+    names = {"output_files_dir": f"{path.stem}_files"}
+    text, resources = MarkdownExporter().from_notebook_node(notebook, names)
     yield File.generated(config, uri_of(path), content=text)
     yield File.generated(config, f"examples/{path.name}", abs_src_path=str(path))
     for name, content in resources["outputs"].items():
