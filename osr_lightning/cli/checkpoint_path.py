@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from osr_lightning.deploy.hub import download, is_hub
 from osr_lightning.errors import NotCalibrated, UserError
 
 
@@ -51,6 +52,8 @@ def existing(given: str, root: Path = Path(), option: str = "--ckpt_path ") -> P
         raise UserError(
             f"{option.strip() or 'a path'} is empty: name a checkpoint, as RUN/checkpoints/best.ckpt"
         )
+    if is_hub(given):
+        return Path(download(given))
     path = Path(os.path.expanduser(given))
     if os.path.isfile(path):
         return path

@@ -35,6 +35,7 @@ COMMANDS = {
     "ensemble": "join trained checkpoints into one, with a threshold of its own",
     "compare": "put finished runs side by side",
     "report": "write a run's report.html again from its saved files",
+    "push": "put a run's checkpoint, results and model card on the Hugging Face Hub",
     "completion": "print what completes these commands in bash, zsh or tcsh",
 }
 # of the trainer alone; each of the others is a module of this folder with a main of its own

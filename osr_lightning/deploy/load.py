@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from osr_lightning.deploy.hub import download, is_hub
 from osr_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def load(
 
     Args:
         path: of a checkpoint, or of an ``.onnx`` file, which onnxruntime runs without torch; ``~`` is the
-            home folder.
+            home folder, and ``hf:USER/NAME`` a repository of the Hugging Face Hub.
         trust: whether a checkpoint may name code to import beside this package's own.
         network: the network, where it was made in Python and a checkpoint cannot name it.
         device: where to put a checkpoint's recogniser, as torch calls it, or ``auto``; graphs run on the CPU.
@@ -38,7 +39,7 @@ def load(
         UserError: if the file is missing, damaged, or of another project, or needs trust or a network; or
             where there is no such device.
     """
-    path = os.path.expanduser(path)
+    path = download(os.fspath(path)) if is_hub(path) else os.path.expanduser(path)
     if is_exported(path):
         if str(device) not in ("auto", "cpu"):
             raise UserError(f"the device {str(device)!r}: an exported graph runs on the CPU; leave it out")

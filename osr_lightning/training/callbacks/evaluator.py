@@ -100,6 +100,7 @@ class Evaluator(Callback):
         from osr_lightning.evaluation.embedding import tsne_embedding
         from osr_lightning.evaluation.figures import Material, each_figure, save_figures
         from osr_lightning.evaluation.mistakes import save_pictures
+        from osr_lightning.evaluation.model_card import write_card
         from osr_lightning.evaluation.report.write import write_report
         from osr_lightning.evaluation.results import achieved, evaluate
         from osr_lightning.evaluation.tensorboard import log_projector, log_test
@@ -176,6 +177,7 @@ class Evaluator(Callback):
             report = (folder / "report.html").absolute()
             log_test(logger, results, files, how_trained(trainer, pl_module), trainer.global_step, report)
         write_report(folder)
+        write_card(folder)
         for logger in trainer.loggers:
             beside = [folder / "results.json", folder / "report.html"]
             how = how_trained(trainer, pl_module)
