@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 
 from osr_lightning.cli.arguments import parse, run_folder
-from osr_lightning.evaluation.model_card import write_card
 from osr_lightning.evaluation.report.write import write_report
 
 
@@ -27,4 +26,3 @@ def main(arguments: Sequence[str]) -> None:
     """
     for run_dir in map(run_folder, parse(build_parser(), arguments).run):
         print(write_report(run_dir))
-        write_card(run_dir)

@@ -10,10 +10,11 @@ from typing import Any
 
 from osr_lightning.atomic_write import write_text
 from osr_lightning.data_spec import UNKNOWN
-from osr_lightning.errors import one_line
+from osr_lightning.errors import UserError, one_line
 from osr_lightning.evaluation.report.places import without_folders
 from osr_lightning.evaluation.report.render import percent, rate, read_results
 from osr_lightning.evaluation.report.write import verdict
+from osr_lightning.evaluation.retest import retest_command
 from osr_lightning.evaluation.run_results import summary_rows
 
 NAME = "README.md"
@@ -34,12 +35,18 @@ def write_card(run_dir: Path, licence: str | None = None, place: str | None = No
         Its path.
 
     Raises:
-        UserError: where the folder has no results.
+        UserError: where the folder has no results, or lacks parts of them.
     """
     path = run_dir / NAME
     if path.is_file() and not _is_own(path.read_text(encoding="utf-8", errors="replace")):
         return path
-    text = card(read_results(run_dir), licence, place)
+    try:
+        text = card(read_results(run_dir), licence, place)
+    except (KeyError, TypeError, AttributeError) as error:  # of an earlier version
+        raise UserError(
+            f"{run_dir / 'results.json'} lacks what a model card says: write it again with "
+            f"{retest_command(run_dir)}"
+        ) from error
     write_text(path, f"{text}\n{_MARK.format(_digest(text))}\n", "backslashreplace")
     return path
 

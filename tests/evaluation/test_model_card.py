@@ -6,7 +6,6 @@ import shutil
 import pytest
 import yaml
 
-from osr_lightning.__main__ import main
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.model_card import card, write_card
 
@@ -38,7 +37,7 @@ def test_a_licence_and_a_place_are_named(run):
 
 def test_what_a_person_has_changed_stays(run):
     written = (run / "README.md").read_text()
-    assert main(["report", str(run)]) == 0
+    write_card(run)
     assert (run / "README.md").read_text() == written
     (run / "README.md").write_text(written.replace("## Limits", "## Limits\n\n- mine"))
     write_card(run, "mit")
@@ -70,4 +69,7 @@ def test_many_classes_are_not_all_named(run):
 
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(UserError, match=r"results\.json"):
+        write_card(tmp_path)
+    (tmp_path / "results.json").write_text('{"schema_version": 2}')
+    with pytest.raises(UserError, match=r"results\.json lacks what a model card says"):
         write_card(tmp_path)
