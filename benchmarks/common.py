@@ -19,6 +19,7 @@ from rich.table import Table
 
 T = TypeVar("T")
 PRETRAINED = "With a pretrained backbone"  # the section of docs/results.md that photos.py writes
+OTHERS_CODE = "The same numbers as others' code"  # which others_code.py writes
 SCRATCH = "Networks from scratch: Fashion-MNIST and CIFAR-10"  # which recipes.py writes
 # tables keep their width when the output goes to a file
 console = Console(width=None if sys.stdout.isatty() else 110)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 import yaml
 from common import (
+    OTHERS_CODE,
     PRETRAINED,
     SCRATCH,
     finish,
@@ -98,7 +99,7 @@ def main() -> None:
     costs = cost(arguments.folder, arguments.seeds[0], arguments.repeats)
     page = write(tables, costs, arguments)
     earlier = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
-    for title in (PRETRAINED, SCRATCH):  # which other benchmarks write
+    for title in (PRETRAINED, SCRATCH, OTHERS_CODE):  # which other benchmarks write
         if section := section_of(earlier, title):
             page = put_section(page, title, section)
     arguments.page.write_text(page, encoding="utf-8")

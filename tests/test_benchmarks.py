@@ -212,3 +212,20 @@ def test_recipes_are_trained_on_published_and_drawn_splits_once(tmp_path, benchm
     assert times == {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
     assert page.read_text().splitlines() == lines
     assert not set(found["drawn_splits"](5)) & set(found["published"]("arpl", "fashion_mnist"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scores_are_those_of_others_code(tmp_path, benchmark):
+    """Twelve of them, on digits that come with a package."""
+    pytest.importorskip("pytorch_ood", exc_type=ImportError)
+    page = tmp_path / "page.md"
+    words = ["--known", "mnist_sample", "--epochs", "2", "--page", page, "--json", tmp_path / "found.json"]
+    benchmark("others_code.py", *words)
+    scores = json.loads((tmp_path / "found.json").read_text())["scores"]
+    assert len(scores) == 12
+    for name, row in scores.items():
+        assert row["nan"] == 0, name
+        apart = 1.0 if name == "generalized_entropy" else 0.1  # theirs clamps probabilities
+        assert abs(row["ours"] - row["theirs"]) <= apart, name
+        assert row["correlation"] > (0.99 if name == "generalized_entropy" else 0.999), name
+    assert page.read_text().count("\n| `") == 12
