@@ -4,9 +4,11 @@ import argparse
 import contextlib
 import csv
 import functools
+import json
 import re
 import shlex
 import shutil
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -200,9 +202,9 @@ def test_what_the_readme_does_with_a_checkpoint(work, monkeypatch, capsys):
     shutil.copy("RUN/checkpoints/best.ckpt", "best.ckpt")
     page = ROOT / "README.md"
     mine = [ours(words) for name, words in commands() if name == page.name and ours(words)]
-    wanted = "predict", "drift", "compare"
+    wanted = "predict", "drift"
     quick = [words for words in mine if words[0] in wanted and len(words) > 1 and "CKPT" not in words]
-    assert [words[0] for words in quick if words[1] != "RUN"] == ["compare", "predict", "drift"]
+    assert [words[0] for words in quick if words[1] != "RUN"] == ["predict", "drift"]
     for words in quick:
         if words[1] != "RUN":
             assert main(words) in (0, 3), words  # noise may give alarm
@@ -215,3 +217,28 @@ def test_what_the_readme_does_with_a_checkpoint(work, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.startswith("[Prediction(label=")
     assert said.count("Prediction(") == 1
+
+
+def test_a_score_of_ones_own_decides(small, tmp_path):
+    """That of the page, which is no part of the package."""
+    from osr_lightning import load
+    from osr_lightning.scoring.scores import SCORES
+
+    (script,) = re.findall(
+        r"  ```python\n(  from osr_lightning.__main__.*?)  ```",
+        (ROOT / "docs" / "design.md").read_text(),
+        re.DOTALL,
+    )
+    try:
+        exec(textwrap.dedent(script), {"__name__": "margin"})  # noqa: S102 - our own page
+        assert main(["run", *small, "--model.score=margin", f"--trainer.default_root_dir={tmp_path}"]) == 0
+        results = json.loads(next(tmp_path.rglob("results.json")).read_text())
+        assert results["score"]["name"] == "margin"
+        recogniser = load(next(tmp_path.rglob("best.ckpt")))
+        found = recogniser.answer(np.zeros((1, 1, 28, 28), np.uint8))
+        first, second = np.sort(found.probabilities[0])[::-1][:2]
+        assert found.score[0] == pytest.approx(1 - (first - second))
+    finally:
+        SCORES.pop("margin", None)
+    with pytest.raises(ValueError, match=r"there is no score 'margin'"):
+        load(next(tmp_path.rglob("best.ckpt")))
