@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from osr_lightning.data.features import featured
 from osr_lightning.data.folder import featured_files
 from osr_lightning.data_spec import UNKNOWN
+from osr_lightning.deploy.drift import Drift, drift
 from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.images.pixels import ImageLike, to_input, to_pixels
 from osr_lightning.models.backbones import DEFAULT_NAME, Body, pixel_format, pretrained
 from osr_lightning.models.sampling import LOGITS, PENULTIMATE
-from osr_lightning.scoring.calibration import CROSS, Calibration, calibrate
+from osr_lightning.scoring.calibration import CROSS, Calibration, CalibrationMethod, calibrate
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
 from osr_lightning.scoring.detectors.fisher import Fisher
@@ -169,6 +170,52 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return np.full(len(scores), np.nan)
         return p_values(self.calibration_, scores)
 
+    def calibrate(self, X: ArrayLike, y: ArrayLike) -> OpenSetClassifier:
+        """Choose the threshold again by known samples that ``fit`` has not seen; nothing else changes.
+
+        A sample exchangeable with these is then called unknown with probability at most ``alpha`` (split
+        conformal), where ``fit``'s own threshold promises about ``alpha``.
+
+        Args:
+            X: ``(N, D)`` samples of known classes.
+            y: ``(N,)`` their classes.
+
+        Raises:
+            ValueError: where they are too few for ``alpha``, or of classes that ``fit`` did not see.
+        """
+        seen, given = self._look(X), np.asarray(y)
+        if len(given) != len(seen[LOGITS]):
+            raise UserError(f"X has {len(seen[LOGITS]):,} samples and y {len(given):,} classes")
+        if len(strange := np.setdiff1d(given, self.classes_)):
+            raise UserError(
+                f"calibrate takes known samples, and y has {strange[0]!r}, which is no class of fit's"
+            )
+        if len(given) < (needed := images_needed(self.alpha)):
+            raise UserError(
+                f"alpha {self.alpha:g} needs {needed:,} samples, there are {len(given):,}; raise alpha, or "
+                "give more"
+            )
+        correct = self.classes_[seen[LOGITS].argmax(1).numpy()] == given
+        scores = self._fitted.score(self.score_name, seen)
+        self.calibration_ = self._record(scores, correct, "known_quantile", "held-out")
+        self.threshold_ = self.calibration_.value
+        return self
+
+    def drift(self, X: ArrayLike, alpha: float = 0.01) -> Drift:
+        """Whether samples that came in later still fit the known ones that chose the threshold.
+
+        Args:
+            X: ``(N, D)`` samples, of whatever class.
+            alpha: probability of a false alarm of each of the two tests, see `osr_lightning.deploy.drift`.
+
+        Raises:
+            ValueError: where there is no calibration, as ``fit`` had too few samples.
+        """
+        scores = -self.score_samples(X)
+        if self.calibration_ is None:
+            raise UserError(f"drift needs a threshold, and fit had too few samples for alpha {self.alpha:g}")
+        return drift(self.calibration_, scores, alpha)
+
     def _check(self) -> None:
         if self.score_name not in (*SCORES, *DETECTORS):
             names = [*SCORES, *DETECTORS]
@@ -242,15 +289,20 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=3,
             )
             return None
+        return self._record(scores, correct, CROSS, "out of fold")
+
+    def _record(
+        self, scores: Floats, correct: NDArray[np.bool_], method: CalibrationMethod, which: str
+    ) -> Calibration:
         found, _ = calibrate(
             {self.score_name: scores},
             np.ones(len(scores), dtype=bool),
             correct,
-            method=CROSS,
+            method=method,
             alpha=self.alpha,
             costs=Costs(),
             unknown_prior=0.5,
-            calibrated_on=f"{len(scores):,} known samples out of fold",
+            calibrated_on=f"{len(scores):,} known samples, {which}",
             optimistic=False,
         )
         return found[self.score_name]

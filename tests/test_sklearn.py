@@ -173,6 +173,8 @@ def test_few_samples_call_nothing_unknown_and_warn():
         model = OpenSetClassifier().fit(samples, [0, 0, 0, 1, 1, 1])
     assert (model.predict(samples * 1000) != -1).all()
     assert np.isnan(model.p_values(samples)).all()
+    with pytest.raises(UserError, match="drift needs a threshold"):
+        model.drift(samples)
 
 
 class NamesAlone(ClassifierMixin, BaseEstimator):
@@ -183,6 +185,24 @@ class NamesAlone(ClassifierMixin, BaseEstimator):
 
     def predict(self, samples):
         return np.zeros(len(samples), dtype=int)
+
+
+def test_a_threshold_of_held_out_samples_and_an_alarm(digits):
+    train, held_out, labels, truth, unknown = digits
+    model = OpenSetClassifier(score_name="msp", alpha=0.1).fit(train, labels)
+    model.calibrate(held_out, truth)
+    scores = np.sort(1 - model.predict_proba(held_out).max(1))
+    rank = int(np.ceil((len(scores) + 1) * 0.9))  # split conformal, by hand
+    assert model.threshold_ == pytest.approx(scores[rank - 1])
+    assert model.calibration_.method == "known_quantile"
+    assert not model.drift(held_out).alarm
+    assert model.drift(unknown).alarm
+    with pytest.raises(UserError, match="which is no class of fit's"):
+        model.calibrate(unknown, np.full(len(unknown), 9))
+    with pytest.raises(UserError, match=r"alpha 0\.1 needs 9 samples, there are 5"):
+        model.calibrate(held_out[:5], truth[:5])
+    with pytest.raises(UserError, match="X has 5 samples and y 4 classes"):
+        model.calibrate(held_out[:5], truth[:4])
 
 
 @pytest.mark.parametrize(
