@@ -50,7 +50,7 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """As a notebook shows it: the label, and the score beside the threshold."""
-        sign, colour = ("&gt;", "#b3261e") if self.unknown else ("&le;", "#1b6e3c")
+        sign, colour = ("&gt;", "#d93025") if self.unknown else ("&le;", "#1e8e3e")
         said = f"score {self.score:.4g} {sign} threshold {self.threshold:.4g}"
         if self.p_value is not None:
             said += f", p {self.p_value:.3g}"

@@ -28,7 +28,7 @@ def test_names_are_escaped(small_run):
     assert "unknown: &lt;script&gt;" in results._repr_html_()
     one = Prediction("<b>", True, 0.5, 3.0, 2.0, "<i>.png", 0.01)
     assert one._repr_html_() == (
-        '<b style="color:#b3261e">&lt;b&gt;</b> (score 3 &gt; threshold 2, p 0.01) <code>&lt;i&gt;.png</code>'
+        '<b style="color:#d93025">&lt;b&gt;</b> (score 3 &gt; threshold 2, p 0.01) <code>&lt;i&gt;.png</code>'
     )
     assert "score 1 &le; threshold 2)" in Prediction("3", False, 0.5, 1.0, 2.0)._repr_html_()
 
