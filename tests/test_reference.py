@@ -31,6 +31,7 @@ def test_the_examples_run(small_run, tiny_root, tmp_path, monkeypatch, capsys):
     Path("DATA").symlink_to(tiny_root)
     kept = small_run / "checkpoints"
     shutil.copy(kept / "best.ckpt", "best.ckpt")
+    shutil.copytree(small_run, "RUN")
     other = checkpoint.read("best.ckpt")
     for name, value in other["state_dict"].items():
         other["state_dict"][name] = value * 1.01 if name.endswith(".weight") else value

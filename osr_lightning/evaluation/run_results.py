@@ -53,10 +53,6 @@ class RunResults(dict[str, Any]):
 
     Attributes:
         folder: of the run; None where nothing was written.
-
-    Example:
-        >>> RunResults.read(run)["closed_set"]["count"]
-        101
     """
 
     def __init__(self, results: Mapping[str, Any], folder: Path | None = None) -> None:

@@ -1,13 +1,11 @@
 """Results as a notebook shows them."""
 
-import doctest
 import json
 
 import pytest
 
 from osr_lightning import Prediction, RunResults
 from osr_lightning.errors import UserError
-from osr_lightning.evaluation import run_results
 
 
 def test_the_table_has_the_numbers_of_the_file(small_run):
@@ -38,8 +36,3 @@ def test_what_is_not_there_is_named(tmp_path, small_run):
         RunResults.read(tmp_path)
     with pytest.raises(UserError, match=r"the run has no figure 'roc'; it has none"):
         RunResults.read(small_run).figure("roc")
-
-
-def test_the_example_holds(small_run):
-    failed, tried = doctest.testmod(run_results, extraglobs={"run": small_run})
-    assert (failed, tried) == (0, 1)
