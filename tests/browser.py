@@ -67,6 +67,7 @@ class Tab:
 def new_tab(profile):
     """Start Chromium and give its tab; ``profile`` is an empty folder of its own."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    command += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a camera
     process = subprocess.Popen(
         [*command, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.PIPE, text=True
     )

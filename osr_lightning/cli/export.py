@@ -38,6 +38,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help=".onnx for onnxruntime or .pt2 for torch (default: the checkpoint's name with .onnx)",
     )
+    parser.add_argument(
+        "--page",
+        metavar="FOLDER",
+        help="write a page for any static web host instead, which runs the graph in a browser",
+    )
+    parser.add_argument(
+        "--page_runtime",
+        metavar="FOLDER",
+        help="the unpacked npm package onnxruntime-web, for --page (default: npm fetches it)",
+    )
     add_decision(parser)
     parser.add_argument(
         "--images",
@@ -71,9 +81,12 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = parse(build_parser(), arguments)
     path = existing(options.ckpt_path)
-    output = Path(options.output or path.with_suffix(".onnx"))
+    if options.page and options.output:
+        raise UserError("--page and --output: a page has its own .onnx file; give one of them")
+    page, runtime = _page(options.page, options.page_runtime)
+    output = page / "model.onnx" if page else Path(options.output or path.with_suffix(".onnx"))
     refuse_folder(output)
-    if not output.absolute().parent.is_dir():
+    if not page and not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.absolute().parent}")
 
     from osr_lightning.deploy.export import TOLERANCE, example_images, export
@@ -99,6 +112,30 @@ def main(arguments: Sequence[str]) -> None:
         "threshold)"
     )
     print(told, file=sys.stderr)
+    if page:
+        from osr_lightning.deploy.page.folder import write_page
+        from osr_lightning.deploy.page.runtime import PACKAGE, VERSION
+
+        write_page(page, runtime)
+        print(
+            f"{page / 'index.html'}: the page, with {PACKAGE} {VERSION}, for any web host; to see it here: "
+            f"python -m http.server --bind 127.0.0.1 --directory {page}",
+            file=sys.stderr,
+        )
+
+
+def _page(folder: str | None, runtime: str | None) -> tuple[Path | None, dict[str, bytes]]:
+    """Where a page is to be written, and what runs its graph, before the checkpoint is read."""
+    if folder is None:
+        if runtime is not None:
+            raise UserError(f"--page_runtime {runtime} is of a page: give --page FOLDER as well")
+        return None, {}
+    from osr_lightning.deploy.page.folder import check_page_folder
+    from osr_lightning.deploy.page.runtime import read_runtime
+
+    page = Path(folder).expanduser()
+    check_page_folder(page)
+    return page, read_runtime(None if runtime is None else Path(runtime).expanduser())
 
 
 def _prepared(

@@ -54,6 +54,7 @@ class ServedPage:
         left, top, width = self.js(
             "(({left, top, width}) => [left, top, width])(canvas.getBoundingClientRect())"
         )
+        strokes = 0
         for row, values in enumerate(image):
             edges = np.flatnonzero(np.diff(np.pad((values > 127).astype(int), 1)))
             for begin, end in edges.reshape(-1, 2):
@@ -63,6 +64,8 @@ class ServedPage:
                 if x1 > x0:
                     self.mouse("Moved", x1, y)
                 self.mouse("Released", x1, y)
+                strokes += 1
+        self.wait(f"strokes.length === {strokes} && pointer === null")  # clicks may overtake the mouse
 
     def drop(self, path):
         self.js("state.textContent = 'Nothing asked yet'")

@@ -23,17 +23,27 @@ function show(id, text) {
   $(id).textContent = text || "";
 }
 
+/** The answer once more, beside the drawing and the camera, where the answer itself is out of sight. */
+function brief(text) {
+  for (const place of document.querySelectorAll(".brief")) place.textContent = text;
+}
+
 // ---- asking
 
-function fail(text) {
-  stopLive();
-  asked += 1; // what is under way would overwrite the sentence
-  $("brief").textContent = "";
-  show("state", "No answer");
+/** In place of an answer: a heading, and a sentence that may be empty. */
+function showNone(state, text) {
+  brief("");
+  show("state", state);
   show("error", text);
   show("prediction", "");
   show("sentence", "");
   $("details").hidden = true;
+}
+
+function fail(text) {
+  stopLive();
+  asked += 1; // what is under way would overwrite the sentence
+  showNone("No answer", text);
   $("result").removeAttribute("aria-busy");
 }
 
@@ -72,7 +82,7 @@ function showAnswer() {
   show("state", "The answer");
   show("error", "");
   show("prediction", row.prediction);
-  $("brief").textContent = `The answer: ${row.prediction}`;
+  brief(`The answer: ${row.prediction}`);
   $("prediction").className = unknown ? "unknown" : "known";
   show("sentence", `The score ${score} is ${unknown ? "above" : "not above"} the threshold ${number(row.threshold)}. ` +
     `Likeliest class: ${best.class}, ${percent(best.probability)}.`);
@@ -143,6 +153,7 @@ function showSamples() {
 }
 
 let low = 0, high = 1; // the ends of the line
+let steady = false; // whether they only move apart, so that a hand can follow one answer after the other
 
 function showLine() {
   const { score, threshold: own } = answer.row;
@@ -154,8 +165,10 @@ function showLine() {
   }
   const points = [score, own, threshold === null ? own : threshold];
   const margin = 0.25 * Math.max(Math.max(...points) - Math.min(...points), 0.2 * Math.abs(own), 1e-6);
-  low = Math.min(...points) - margin;
-  high = Math.max(...points) + margin;
+  if (!steady || points.some((point) => point < low || point > high)) {
+    low = Math.min(...points, steady ? low : Infinity) - margin;
+    high = Math.max(...points, steady ? high : -Infinity) + margin;
+  }
   $("low").textContent = `${number(low)} · more familiar`;
   $("high").textContent = `stranger · ${number(high)}`;
   $("threshold").value = Math.round((1000 * (points[2] - low)) / (high - low));
@@ -362,18 +375,23 @@ async function take(files) {
   } catch (error) {
     return fail(`${file.name} is no image this browser can read: take a PNG or JPEG, or leave it uncentred`);
   }
-  const shrink = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height));
+  const digit = digitIn(bitmap, bitmap.width, bitmap.height);
+  if (!digit) return fail(`${file.name} is of one grey: choose an image that shows a digit`);
+  ask(picture(FIELD, (x, y) => digit[y * FIELD + x]), file.name || "pasted.png");
+}
+
+/** The digit that a picture shows, as one that is drawn; null of a picture of one grey. */
+function digitIn(source, wide, high) {
+  const shrink = Math.min(1, SIDE / Math.max(wide, high));
   const canvas = element("canvas");
-  const width = (canvas.width = Math.max(1, Math.round(bitmap.width * shrink)));
-  const height = (canvas.height = Math.max(1, Math.round(bitmap.height * shrink)));
-  const paper = canvas.getContext("2d");
+  const width = (canvas.width = Math.max(1, Math.round(wide * shrink)));
+  const height = (canvas.height = Math.max(1, Math.round(high * shrink)));
+  const paper = canvas.getContext("2d", { willReadFrequently: true });
   paper.fillStyle = "#fff"; // below what is transparent, as the server has it
   paper.fillRect(0, 0, width, height);
   paper.imageSmoothingQuality = "high";
-  paper.drawImage(bitmap, 0, 0, width, height);
-  const digit = centred(inkOf(paper.getImageData(0, 0, width, height).data, width, height), width, height);
-  if (!digit) return fail(`${file.name} is of one grey: choose an image that shows a digit`);
-  ask(picture(FIELD, (x, y) => digit[y * FIELD + x]), file.name || "pasted.png");
+  paper.drawImage(source, 0, 0, width, height);
+  return centred(inkOf(paper.getImageData(0, 0, width, height).data, width, height), width, height);
 }
 
 /** How far each pixel lies from the paper, which the edge shows: 0 to 255, faint ones 0. */

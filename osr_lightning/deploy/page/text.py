@@ -12,10 +12,10 @@ def page_text(answering: Iterable[Path]) -> str:
     """The page.
 
     Args:
-        answering: scripts that say how an image is asked about; the last one starts the page.
+        answering: scripts that say how an image is asked about.
     """
     scripts = [_read(_HERE / "page.js"), *map(_read, answering)]
-    return _read(_HERE / "page.html").replace("@SCRIPT@", "\n" + "".join(scripts), 1)
+    return _read(_HERE / "page.html").replace("@SCRIPT@", "\n" + "".join(scripts) + "\nstart();\n", 1)
 
 
 def _read(path: Path) -> str:

@@ -20,5 +20,3 @@ async function explain(blob, name) {
     return { error: "The server does not answer: see whether it still runs, then try again" };
   }
 }
-
-start();
