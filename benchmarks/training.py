@@ -8,7 +8,8 @@ transforms for each image and a DataLoader, before a loop of plain PyTorch in fl
 the network as the notebook wrote it. Our fit has its loggers, checkpoints, schedule and metrics on. Its
 validation passes are left out of its images per second and part of the column "whole fit".
 
-With --profile, a table says where the bare loop's time goes.
+With --augment, our fit and the bare loop vary their images in the same way. With --profile, a table says
+where the bare loop's time goes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
+from osr_lightning.data.augment import AUGMENTATIONS
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.splits import holdout
 from osr_lightning.data_spec import DataSpec
@@ -114,7 +116,8 @@ def our_fit(
             callbacks=[clock],
             precision=precision,
         )
-        trainer.fit(CLASSIFIERS[name](compile=compiled), datamodule=datamodule)
+        model = CLASSIFIERS[name](compile=compiled, augment=arguments.augment)
+        trainer.fit(model, datamodule=datamodule)
         return {"seconds": clock.seconds, "whole": time.perf_counter() - begin}
 
 
@@ -154,10 +157,11 @@ def bare_loop(name: str, arguments: argparse.Namespace, bfloat16: bool = False) 
     images, labels = mnist.data[rows].unsqueeze(1), mnist.targets[rows]
     classifier = new_classifier(name)
     (optimizer,), _ = classifier.configure_optimizers()
+    vary = AUGMENTATIONS[arguments.augment]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for row in torch.randperm(len(images)).split(BATCH)[: arguments.images // BATCH]:
-            yield images[row].float().div_(255).sub_(MEAN).div_(STD), labels[row]
+            yield vary(images[row].float().div_(255).sub_(MEAN).div_(STD)), labels[row]
 
     return loop(classifier.trained.sampler.network, optimizer, batches, arguments.epochs, bfloat16)
 
@@ -213,6 +217,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=CLASSIFIERS, default=[*CLASSIFIERS], help="networks")
     parser.add_argument("--images", type=int, default=48_000, help="training images per epoch, at most 48000")
     parser.add_argument("--epochs", type=int, default=1, help="epochs per run")
+    parser.add_argument(
+        "--augment", choices=AUGMENTATIONS, default="none", help="of our fit and the bare loop"
+    )
     parser.add_argument("--compile", action="store_true", help="our fit with torch.compile too")
     parser.add_argument("--profile", action="store_true", help="show where the bare loop's time goes")
     arguments = parser.parse_args()
