@@ -37,6 +37,7 @@ LONG_FIRST = (
     "deploy/test_predict.py",
     "deploy/test_serve.py",
     "deploy/test_serve_page.py",
+    "deploy/test_page.py",
     "test_real_data.py",
 )
 

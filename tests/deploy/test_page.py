@@ -323,6 +323,14 @@ def test_the_keyboard_reaches_everything_by_its_name(page, folder):
         page.key("Enter", 13, "\r")
         page.wait("!!answer")
         assert page.js("prediction.textContent") in ("unknown", *class_cells(NAMES))
+        for _ in range(3):
+            page.key("Tab", 9)
+        assert page.js("document.activeElement.id") == "threshold"
+        page.key("Home", 36)
+        assert page.js("verdict.textContent").endswith("it would be: unknown.")
+        page.key("Tab", 9)
+        page.key("Enter", 13, "\r")  # back to the model's threshold
+        assert page.js("threshold === null && document.activeElement.id === 'threshold'")
 
 
 def test_the_camera_is_asked_until_it_is_stopped(page, folder):
@@ -433,6 +441,12 @@ def test_the_folder_holds_all_that_the_page_loads(folder, checkpoint):
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src &#x27;sha256-{digest}&#x27; &#x27;self&#x27; &#x27;wasm-unsafe-eval&#x27;;" in text
     assert "http://" not in text.replace("http://localhost:8000", "")
+
+
+def test_pages_and_continuous_integration_name_the_version():
+    for name in ("docs/deploy.md", ".github/workflows/ci.yml"):
+        text = (Path(__file__).parents[2] / name).read_text()
+        assert f"{runtime.PACKAGE}@{runtime.VERSION}" in text, name
 
 
 def error(capsys, *words):
