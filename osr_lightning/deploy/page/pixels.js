@@ -33,7 +33,8 @@ function reduced({ channels, height, width, values }, factor) {
           for (let x = left; x < right; x++) sum += values[row + x];
         }
         const count = (bottom - top) * (right - left);
-        found[at++] = Math.floor((sum + (count >> 1)) / count);
+        const share = Math.trunc(Math.fround(2 ** 24 / count)); // Pillow multiplies where others divide
+        found[at++] = Math.floor(((sum + (count >> 1)) * share) / 2 ** 24);
       }
   return { channels, height: high, width: wide, values: found };
 }
@@ -190,9 +191,7 @@ function planesOf(picture, width, height) {
 async function decoded(blob, name) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(blob, {
-      imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "default",
-    });
+    bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   } catch (error) {
     throw new Error(`${name} is no image that this browser can read: take a PNG, JPEG or WebP`);
   }
