@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
+import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from osr_lightning.atomic_write import write_bytes
 from osr_lightning.data.features import featured
 from osr_lightning.data.folder import featured_files
 from osr_lightning.data_spec import UNKNOWN
@@ -31,7 +34,7 @@ from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.images.pixels import ImageLike, to_input, to_pixels
 from osr_lightning.models.backbones import DEFAULT_NAME, Body, pixel_format, pretrained
 from osr_lightning.models.sampling import LOGITS, PENULTIMATE
-from osr_lightning.scoring.calibration import CROSS, Calibration, CalibrationMethod, calibrate
+from osr_lightning.scoring.calibration import CROSS, Calibration, CalibrationMethod, calibrate, read_record
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
 from osr_lightning.scoring.detectors.fisher import Fisher
@@ -458,3 +461,63 @@ def _extractor(name: str, weights: str, views: int) -> BackboneExtractor:
 
 def _stacked(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(np.stack(pixels))
+
+
+def save(model: OpenSetClassifier, path: str | Path) -> None:
+    """Write a fitted classifier as arrays alone, for `load` and ``osr drift``.
+
+    Raises:
+        ValueError: where its inner classifier is none of the default kind.
+    """
+    check_is_fitted(model)
+    fit = model._fitted
+    if type(fit.estimator) is not LogisticRegression:
+        raise UserError(
+            f"only the default classifier is kept as arrays, and this is {type(fit.estimator).__name__}; "
+            "pickle it"
+        )
+    arrays = {"coef": fit.estimator.coef_, "intercept": fit.estimator.intercept_, "classes": model.classes_}
+    if fit.mean is not None:
+        arrays["mean"] = fit.mean
+    for name in () if fit.detector is None else fit.detector.state:
+        arrays[f"detector/{name}"] = getattr(fit.detector, name).numpy()
+    record = None if model.calibration_ is None else dict(vars(model.calibration_))
+    told = {name: getattr(model, name) for name in ("score_name", "alpha", "unit_length")}
+    arrays["told"] = np.array(json.dumps(told | {"calibration": record}))
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content)
+
+
+def load(path: str | Path) -> OpenSetClassifier:
+    """Read what `save` wrote; it is data, of which nothing is run.
+
+    Raises:
+        ValueError: where it is none.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = dict(kept)
+        told = json.loads(str(arrays["told"]))
+        record = told.pop("calibration")
+        model = OpenSetClassifier(**told)
+        model._check()
+        model.classes_ = arrays["classes"]
+        model.unknown_label_ = _unknown_label(model.classes_, None)
+        inner = LogisticRegression(max_iter=1000)
+        inner.coef_, inner.intercept_ = arrays["coef"], arrays["intercept"]
+        inner.classes_ = np.arange(len(model.classes_))
+        model.n_features_in_ = inner.n_features_in_ = inner.coef_.shape[1]
+        detector = model._detector()
+        for name in () if detector is None else detector.state:
+            setattr(detector, name, torch.from_numpy(arrays[f"detector/{name}"]))
+        model.estimator_ = inner
+        model._fitted = _Fit(inner, arrays.get("mean"), detector)
+        model.calibration_ = None if record is None else read_record(record)
+        model.threshold_ = math.inf if model.calibration_ is None else model.calibration_.value
+        model.predict(np.zeros((1, model.n_features_in_)))  # arrays of other shapes do not go together
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{path} is no file of osr calibrate --features ({type(error).__name__}: {error}); write it again"
+        ) from error
+    return model

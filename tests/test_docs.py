@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from osr_lightning.__main__ import main
+from osr_lightning.cli import features
 from osr_lightning.cli.completion import _osr
 from osr_lightning.cli.main import COMMANDS, OWN
 
@@ -145,6 +146,9 @@ def test_commands_are_understood(words, work, monkeypatch, capsys):
         command, rest = "run", rest
     elif command in OWN or (command == "predict" and "--data.predict" not in rest):
         parsers()[command].parse_args(rest)
+        return
+    if "--features" in rest:
+        features.build_parser().parse_args(rest)
         return
     with contextlib.suppress(SystemExit):
         assert main([command, *rest, "--print_config"]) == 0, capsys.readouterr().err

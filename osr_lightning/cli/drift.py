@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from osr_lightning.atomic_write import replacing, write_text
 from osr_lightning.cli.arguments import add_checkpoint, nearest, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
+FEATURES = ".npz"  # what osr calibrate --features writes
 ALARM = 3  # the exit status, beside 0 for none and 2 for a mistake
 
 
@@ -43,6 +46,8 @@ def reference(path: str, score: str | None = None) -> Reference:
         UserError: if it is neither, or its threshold was not chosen on known images whose scores it
             keeps.
     """
+    if path.lower().endswith(FEATURES):
+        return _of_features(path)
     with telling_calibrated(Path(path), "osr drift --ckpt_path", score):
         known = _of_graph(path, score) if is_exported(path) else _of_checkpoint(path, score)
     if known.calibration.method == "fixed":
@@ -73,6 +78,36 @@ def _of_checkpoint(path: str, score: str | None) -> Reference:
         threshold = Threshold(score or recipe["score"], fixed)
         threshold.set_extra_state(kept["state_dict"][f"{checkpoints.PREFIX}threshold._extra_state"])
     return Reference(threshold.score, threshold.record)
+
+
+def _of_features(path: str) -> Reference:
+    from osr_lightning.sklearn import load
+
+    model = load(path)
+    assert model.calibration_ is not None  # osr calibrate writes none without
+    return Reference(model.score_name, model.calibration_)
+
+
+def read_of_features(paths: Sequence[str], path: str) -> Scores:
+    """The scores of features in files, by what ``osr calibrate --features`` wrote.
+
+    Raises:
+        UserError: where a file holds none, or of another width.
+    """
+    from osr_lightning.cli.features import read_features
+    from osr_lightning.sklearn import load
+
+    model, found = load(path), []
+    for file in paths:
+        features, _ = read_features(file)
+        if features.shape[1] != model.n_features_in_:
+            raise UserError(
+                f"{file} has {features.shape[1]:,} features a row, and {path} was fitted to "
+                f"{model.n_features_in_:,}"
+            )
+        found.append(-model.score_samples(features))
+    counts = [(file, len(scores)) for file, scores in zip(paths, found, strict=True)]
+    return Scores(np.concatenate(found), 0, counts)
 
 
 def _of_graph(path: str, score: str | None) -> Reference:
@@ -124,7 +159,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output} is a file: name a folder")
     known = reference(str(existing(options.ckpt_path)), options.score)
-    scores = read(options.predictions, known.score, known.calibration.value)
+    if options.ckpt_path.lower().endswith(FEATURES):
+        scores = read_of_features(options.predictions, options.ckpt_path)
+    else:
+        scores = read(options.predictions, known.score, known.calibration.value)
     record = {
         "checkpoint": options.ckpt_path,
         "predictions": options.predictions,

@@ -126,6 +126,9 @@ def _run(arguments: list[str]) -> int | None:
         return status
     if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         raise UserError(no_command(arguments, COMMANDS))
+    if arguments[0] == "calibrate" and any(word.split("=")[0] == "--features" for word in arguments):
+        import_module("osr_lightning.cli.features").main(arguments[1:])
+        return 0
     with_lightning(arguments)
     return 0
 
