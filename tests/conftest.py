@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 LONG_FIRST = (
+    "test_benchmarks.py",
     "deploy/test_export.py",
     "cli/test_commands.py",
     "training/test_distributed.py",
@@ -37,6 +38,9 @@ LONG_FIRST = (
     "deploy/test_predict.py",
     "deploy/test_serve.py",
     "deploy/test_serve_page.py",
+    "deploy/test_page.py",
+    "test_notebooks.py",
+    "test_sklearn.py",
     "deploy/test_page.py",
     "test_real_data.py",
 )
