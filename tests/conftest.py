@@ -38,7 +38,6 @@ LONG_FIRST = (
     "deploy/test_predict.py",
     "deploy/test_serve.py",
     "deploy/test_serve_page.py",
-    "deploy/test_page.py",
     "test_notebooks.py",
     "test_sklearn.py",
     "deploy/test_page.py",
