@@ -30,7 +30,31 @@ DRAWN = "drawn"
 DRAWN_BY = 0  # the seed
 QUIET = ("--evaluation.figures=false", "--evaluation.projector_points=0", "--evaluation.bootstrap=20")
 # what a step has in place of the config's, on drawn splits alone
-STEPS: dict[str, dict[str, list[str]]] = {"fashion_mnist": {}, "cifar10": {}}
+_CROSS = "--model.loss=cross_entropy"
+_RESNET9 = [
+    *("--model.network=ResNet9", "--model.network.channels=[32, 64, 128]", "--model.augment=photos"),
+    *("--model.learning_rate=0.004", "--model.weight_decay=0.02", "--model.label_smoothing=0"),
+]
+_SMALL = [
+    *("--model.network=ConvNet", "--model.network.channels=[16, 32, 64]", "--trainer.max_epochs=8"),
+]
+STEPS: dict[str, dict[str, list[str]]] = {
+    "fashion_mnist": {
+        "cross entropy": [_CROSS],
+        "cross entropy, photos": [_CROSS, "--model.augment=photos", "--model.weight_decay=0.05"],
+        "cross entropy, ResNet9": [_CROSS, *_RESNET9, "--data.batch_size=128", "--trainer.max_epochs=10"],
+        "weight decay": ["--model.weight_decay=0.05"],
+        "wider": [
+            *("--model.network=MCDropoutCNN", "--model.network.channels=[32, 64]"),
+            "--model.network.hidden=256",
+        ],
+    },
+    "cifar10": {
+        "a fifth validates": ["--data.val_fraction=0.2"],
+        "small ConvNet": _SMALL,
+        "small ConvNet, logit norm": [*_SMALL, "--model.loss=logit_norm"],
+    },
+}
 
 
 class Run(NamedTuple):
@@ -76,7 +100,7 @@ def planned(arguments: Namespace) -> Iterator[Run]:
     for config in arguments.configs:
         for splits in arguments.splits:
             if splits == DRAWN:
-                steps = ("", *STEPS.get(config, {}))
+                steps = ("", *(step for step in STEPS.get(config, {}) if step in arguments.steps))
                 for number, classes in enumerate(drawn_splits(arguments.drawn), 1):
                     yield from (Run(config, step, splits, number, classes) for step in steps)
             else:
@@ -112,7 +136,9 @@ def main() -> None:
     )
     parser.add_argument("--splits", nargs="+", choices=(*REPORTED, DRAWN), default=[*REPORTED, DRAWN])
     parser.add_argument("--numbers", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="of published splits")
-    parser.add_argument("--drawn", type=int, default=1, help="splits to draw, up to 5")
+    every = [step for steps in STEPS.values() for step in steps]
+    parser.add_argument("--steps", nargs="*", choices=every, default=every, help="tried on drawn splits")
+    parser.add_argument("--drawn", type=int, default=5, help="splits to draw, up to 5")
     parser.add_argument("--epochs", type=int, help="those of the configs if not given")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "results" / "recipes")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="goes here")
@@ -175,8 +201,7 @@ def section(found: Found) -> list[str]:
         lines.append("| splits | " + " | ".join(told.values()) + " |")
         scores = dict.fromkeys(m.score for one in measures.values() for m in one if m.name == "auroc")
         rows = {"closed-set accuracy": MeasureKey("closed_set_accuracy", "", "")}
-        rows |= {"OSCR": MeasureKey("oscr", "", ALL)}
-        own = {r["score"] for r in found.values() if r["config"] == config}
+        own = {r["score"] for s in groups if s != DRAWN for r in groups[s].values()}
         for score in scores:
             title = f"**`{score}`**, the config's" if own == {score} else f"`{score}`"
             rows[f"AUROC of {title}"] = MeasureKey("auroc", score, ALL)
@@ -190,21 +215,21 @@ def section(found: Found) -> list[str]:
 
 
 def steps_table(config: str, steps: Found) -> list[str]:
-    """What each step changed, on drawn splits."""
-    shown = ("fisher", "generalized_entropy", "max_logit", "energy", "fdbd", "nci")
-    lines = [f"Steps, on splits that seed {DRAWN_BY} drew:", ""]
-    lines += ["| | closed set | " + " | ".join(f"AUROC of `{s}`" for s in shown) + " |", "|---|" + "---|" * 7]
-    groups: dict[str, list[dict]] = {}
+    """What each step changed, split by split."""
+    shown = ("fisher", "vim", "knn", "generalized_entropy", "max_logit", "energy")
+    lines = [f"Steps that were tried, on splits that seed {DRAWN_BY} drew:", ""]
+    lines.append("| | split | closed set | " + " | ".join(f"AUROC of `{s}`" for s in shown) + " |")
+    lines.append("|---|---|---|" + "---|" * len(shown))
+    order = {step: place for place, step in enumerate((*STEPS.get(config, {}), ""))}
+    rows: list[tuple[str, int, str]] = []  # split, place of the step, line
     for name, run in steps.items():
-        step = name.removeprefix(config).partition(f"-{DRAWN}")[0].strip("-").replace("_", " ")
-        groups.setdefault(step or "the config", []).append(run)
-    order = {step: place for place, step in enumerate((*STEPS.get(config, {}), "the config"))}
-    for step in sorted(groups, key=lambda one: order.get(one, len(order))):
-        found = means(run["measures"] for run in groups[step])
-        cells = [found.get(MeasureKey("closed_set_accuracy", "", ""))]
-        cells += [found.get(MeasureKey("auroc", score, ALL)) for score in shown]
-        lines.append(f"| {step} | {' | '.join(map(mean_text, cells))} |")
-    return lines
+        step, _, number = name.partition("-seed")[0].removeprefix(config).rpartition(f"-{DRAWN}")
+        step = step.strip("-").replace("_", " ")
+        values = [run["closed"], *(run["measures"].get(MeasureKey("auroc", score, ALL)) for score in shown)]
+        cells = ["-" if value is None else f"{100 * value:.2f}" for value in values]
+        label = step or "the config"
+        rows.append((number, order.get(step, len(order)), f"| {label} | {number} | {' | '.join(cells)} |"))
+    return lines + [row for *_, row in sorted(rows)]
 
 
 if __name__ == "__main__":

@@ -185,12 +185,22 @@ def test_recipes_are_trained_on_published_and_drawn_splits_once(tmp_path, benchm
     shutil.copytree(tiny_root / "MNIST", tmp_path / "FashionMNIST")
     page = tmp_path / "page.md"
     page.write_text("# Results\n\n## Cost\n\nlittle\n")
-    words = ["--configs", "fashion_mnist", "--numbers", "2", "--epochs", "1", "--data-root", tmp_path]
+    words = [
+        "--configs",
+        "fashion_mnist",
+        "--numbers",
+        "2",
+        "--drawn",
+        "1",
+        "--epochs",
+        "1",
+        "--data-root",
+        tmp_path,
+    ]
     words += ["--folder", tmp_path / "runs", "--page", page, "--json", tmp_path / "found.json"]
-    found = benchmark("recipes.py", *words, "--splits", "arpl", "drawn")
+    found = benchmark("recipes.py", *words, "--splits", "arpl", "drawn", "--steps", "cross entropy, photos")
     runs = json.loads((tmp_path / "found.json").read_text())["runs"]
-    steps = [f"-{step.replace(' ', '_')}" for step in found["STEPS"]["fashion_mnist"]]
-    names = [f"fashion_mnist{step}-drawn1-seed0" for step in ("", *steps)]
+    names = [f"fashion_mnist{step}-drawn1-seed0" for step in ("", "-cross_entropy,_photos")]
     assert set(runs) == {"fashion_mnist-arpl2-seed0", *names}
     folder = tmp_path / "runs" / "lightning_logs" / "fashion_mnist"
     tested = {name: json.loads((folder / name / "results.json").read_text()) for name in runs}
@@ -206,6 +216,8 @@ def test_recipes_are_trained_on_published_and_drawn_splits_once(tmp_path, benchm
     assert "### `fashion_mnist`" in lines
     [row] = [line for line in lines if line.startswith("| closed-set accuracy |")]
     assert f" {100 * runs['fashion_mnist-arpl2-seed0']['closed']:.2f} " in row
+    steps = [line.split("|")[1:3] for line in lines if line.startswith(("| cross", "| the config"))]
+    assert steps == [[" cross entropy, photos ", " 1 "], [" the config ", " 1 "]]
     # again: nothing is trained, and the section is written once
     times = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
     benchmark("recipes.py", *words, "--splits", "arpl")
