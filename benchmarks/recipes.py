@@ -181,9 +181,9 @@ def section(found: Found) -> list[str]:
     lines = [
         "Written by `python benchmarks/recipes.py --data-root DATA` (seed 0 of weights; all finished runs",
         "of its folder are here, `--configs`, `--splits` and `--numbers` choose what is trained). Six",
-        "classes known, four unknown, networks of random weights, recipes of `configs/open_set`. No unknown",
-        "image of a published split chose anything: recipe and score were settled on splits drawn from the",
-        "same classes. In percent, mean ± sample standard deviation over splits.",
+        "classes known, four unknown, networks of random weights, recipes of `configs/open_set`, settled on",
+        "splits drawn from the same classes ([how](recipes.md#what-they-brought)). In percent, mean ± sample",
+        "standard deviation over splits.",
     ]
     for config in dict.fromkeys(run["config"] for run in found.values()):
         groups = {
@@ -191,26 +191,33 @@ def section(found: Found) -> list[str]:
             for splits in (*REPORTED, DRAWN)
         }
         groups = {splits: runs for splits, runs in groups.items() if runs}
-        measures = {splits: means(r["measures"] for r in runs.values()) for splits, runs in groups.items()}
-        lines += ["", f"### `{config}`", "", "| | " + " | ".join(f"`{s}`" for s in groups) + " |"]
-        lines.append("|---|" + "---|" * len(groups))
-        told = {
-            splits: ", ".join(n.partition("-seed")[0].rpartition(splits)[2] for n in r)
-            for splits, r in groups.items()
-        }
-        lines.append("| splits | " + " | ".join(told.values()) + " |")
-        scores = dict.fromkeys(m.score for one in measures.values() for m in one if m.name == "auroc")
-        rows = {"closed-set accuracy": MeasureKey("closed_set_accuracy", "", "")}
-        own = {r["score"] for s in groups if s != DRAWN for r in groups[s].values()}
-        for score in scores:
-            title = f"**`{score}`**, the config's" if own == {score} else f"`{score}`"
-            rows[f"AUROC of {title}"] = MeasureKey("auroc", score, ALL)
-        for title, measure in rows.items():
-            cells = [mean_text(one.get(measure)) for one in measures.values()]
-            lines.append(f"| {title} | {' | '.join(cells)} |")
+        lines += ["", f"### `{config}`"]
+        lines += ["", *scores_table(groups)] if groups else []
         steps = {n: r for n, r in found.items() if n.startswith(f"{config}-") and f"-{DRAWN}" in n}
         if len(steps) > 1:
             lines += ["", *steps_table(config, steps)]
+    return lines
+
+
+def scores_table(groups: dict[str, Found]) -> list[str]:
+    """Accuracy and the AUROC of every score, a column for each set of splits."""
+    measures = {splits: means(r["measures"] for r in runs.values()) for splits, runs in groups.items()}
+    lines = ["| | " + " | ".join(f"`{s}`" for s in groups) + " |"]
+    lines.append("|---|" + "---|" * len(groups))
+    told = {
+        splits: ", ".join(n.partition("-seed")[0].rpartition(splits)[2] for n in r)
+        for splits, r in groups.items()
+    }
+    lines.append("| splits | " + " | ".join(told.values()) + " |")
+    scores = dict.fromkeys(m.score for one in measures.values() for m in one if m.name == "auroc")
+    rows = {"closed-set accuracy": MeasureKey("closed_set_accuracy", "", "")}
+    own = {r["score"] for s in groups if s != DRAWN for r in groups[s].values()}
+    for score in scores:
+        title = f"**`{score}`**, the config's" if own == {score} else f"`{score}`"
+        rows[f"AUROC of {title}"] = MeasureKey("auroc", score, ALL)
+    for title, measure in rows.items():
+        cells = [mean_text(one.get(measure)) for one in measures.values()]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return lines
 
 
