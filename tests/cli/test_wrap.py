@@ -108,13 +108,13 @@ def test_drift_and_ensembles_take_the_checkpoint(run, places, tmp_path):
     table = str(tmp_path / "answers.csv")
     assert main(["predict", f"--ckpt_path={ckpt}", str(places / "others"), f"--output={table}"]) == 0
     assert main(["drift", f"--ckpt_path={ckpt}", table, f"--output={tmp_path / 'drift'}"]) == 3  # all unknown
-    shutil.copy(ckpt, tmp_path / "again.ckpt")
-    words = [ckpt, str(tmp_path / "again.ckpt"), f"--output={tmp_path / 'two.ckpt'}", *FAST[:3]]
+    other = photos.write_other(run / "checkpoints" / "best.ckpt", tmp_path / "other.ckpt")
+    words = [ckpt, str(other), f"--output={tmp_path / 'two.ckpt'}", *FAST[:3]]
     assert main(["ensemble", *words]) == 0
     picture = places / "mine" / "sky" / "000.png"
     (alone,), (joined,) = (load(one).predict(str(picture)) for one in (ckpt, tmp_path / "two.ckpt"))
     assert joined.label == alone.label == "sky"
-    assert joined.confidence == pytest.approx(alone.confidence)
+    assert joined.confidence == pytest.approx(alone.confidence, rel=0.01)
 
 
 def test_a_study_does_not_wrap(places, tmp_path, capsys):

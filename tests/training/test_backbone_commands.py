@@ -236,7 +236,8 @@ def test_members_that_learn_of_validation_images_are_refused_before_any_training
 
 def test_an_ensemble_is_joined_calibrated_and_tested_without_a_picture(run, ensemble, tmp_path, no_picture):
     again = tmp_path / "again.ckpt"
-    paths = [str(ensemble), str(run / "checkpoints" / "best.ckpt")]
+    third = photos.write_other(run / "checkpoints" / "best.ckpt", tmp_path / "third.ckpt")
+    paths = [str(ensemble), str(third)]
     assert main(["ensemble", *paths, "--output", str(again), *FAST[:3]]) == 0
     assert len(load(again).sampler.members) == 3
     assert main(["test", f"--ckpt_path={again}", f"--trainer.default_root_dir={tmp_path}", *FAST]) == 0
