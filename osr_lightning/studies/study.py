@@ -197,14 +197,24 @@ def _start(run: StudyRun, train: Callable[[list[str]], object]) -> None:
     """Train, calibrate and test; or go on with it, from its last checkpoint."""
     last = run.folder / "checkpoints" / "last.ckpt"
     resumed = [f"--ckpt_path={last}"] if last.is_file() else []
-    if not resumed:  # it was stopped before its first checkpoint; the folder itself is locked and stays
-        for path in run.folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != _KEPT:
-                path.unlink()
+    if not resumed:  # it was stopped before its first checkpoint
+        _empty(run.folder)
     write_text(run.folder / _KEPT, json.dumps(_description(run), indent=2) + "\n")
-    train([*run.arguments, *resumed])
+    try:
+        train([*run.arguments, *resumed])
+    except UserError:
+        if not last.is_file():  # it was refused, and whoever mends an option begins anew
+            _empty(run.folder)
+        raise
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a run's folder, which is locked itself and stays."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif not path.name.startswith("."):
+            path.unlink()
 
 
 def _ensembles(runs: Sequence[StudyRun], join: Callable[[list[Path], Path], Path]) -> list[StudyRun]:

@@ -128,6 +128,16 @@ def test_other_options_need_another_name(done, tiny_root, configs, capsys):
     assert "was made with other options" in capsys.readouterr().err
 
 
+def test_a_run_that_was_refused_leaves_the_name_free(tiny_root, configs, tmp_path, capsys):
+    known = [f"--data.root={tiny_root}", f"--data.unknown={{noise: 'npz:{tiny_root}/unknown.npz'}}"]
+    words = ["study", str(configs[0]), "--seeds", "0", "--name", "mended", *FAST, *known]
+    words.append(f"--trainer.default_root_dir={tmp_path}")
+    assert main([*words, "--model.alpha=0.0001"]) == 2
+    assert "alpha 0.0001 needs 9,999 validation images" in capsys.readouterr().err
+    assert main(words) == 0
+    assert (tmp_path / "lightning_logs" / "mended" / "plain-seed0" / "results.json").is_file()
+
+
 def test_a_config_may_change_in_its_comments_alone(done, tiny_root, configs, tmp_path, capsys):
     others = [tmp_path / config.name for config in configs]
     for config, other in zip(configs, others, strict=True):
