@@ -102,7 +102,7 @@ def our_fit(
     datamodule = OpenSetDataModule(root=str(arguments.data_root))
     steps = arguments.images // BATCH
     # of the 12,000 validation images the same share as of the training images
-    val_steps = max(1, round(steps * BATCH * 0.25 / datamodule.eval_batch_size))
+    val_steps = max(1, round(steps * BATCH * 0.25 / datamodule.hparams["eval_batch_size"]))
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = OpenSetTrainer(
