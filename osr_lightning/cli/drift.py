@@ -46,8 +46,6 @@ def reference(path: str, score: str | None = None) -> Reference:
         UserError: if it is neither, or its threshold was not chosen on known images whose scores it
             keeps.
     """
-    if path.lower().endswith(FEATURES):
-        return _of_features(path)
     with telling_calibrated(Path(path), "osr drift --ckpt_path", score):
         known = _of_graph(path, score) if is_exported(path) else _of_checkpoint(path, score)
     if known.calibration.method == "fixed":
@@ -80,25 +78,22 @@ def _of_checkpoint(path: str, score: str | None) -> Reference:
     return Reference(threshold.score, threshold.record)
 
 
-def _of_features(path: str) -> Reference:
-    from osr_lightning.sklearn import load
-
-    model = load(path)
-    assert model.calibration_ is not None  # osr calibrate writes none without
-    return Reference(model.score_name, model.calibration_)
-
-
-def read_of_features(paths: Sequence[str], path: str) -> Scores:
-    """The scores of features in files, by what ``osr calibrate --features`` wrote.
+def of_features(path: str, score: str | None, files: Sequence[str]) -> tuple[Reference, Scores]:
+    """What ``osr calibrate --features`` wrote, and the scores that it gives features in files.
 
     Raises:
-        UserError: where a file holds none, or of another width.
+        UserError: where it keeps no threshold or another score is asked for, or a file holds no features, or
+            such of another width.
     """
     from osr_lightning.cli.features import read_features
     from osr_lightning.sklearn import load
 
     model, found = load(path), []
-    for file in paths:
+    if score not in (None, model.score_name):
+        raise UserError(f"{path} has the score {model.score_name} alone, not {score}; leave --score out")
+    if model.calibration_ is None:
+        raise UserError(f"{path} has no threshold, as it was fitted to too few samples; calibrate on more")
+    for file in files:
         features, _ = read_features(file)
         if features.shape[1] != model.n_features_in_:
             raise UserError(
@@ -106,8 +101,8 @@ def read_of_features(paths: Sequence[str], path: str) -> Scores:
                 f"{model.n_features_in_:,}"
             )
         found.append(-model.score_samples(features))
-    counts = [(file, len(scores)) for file, scores in zip(paths, found, strict=True)]
-    return Scores(np.concatenate(found), 0, counts)
+    counts = [(file, len(scores)) for file, scores in zip(files, found, strict=True)]
+    return Reference(model.score_name, model.calibration_), Scores(np.concatenate(found), 0, counts)
 
 
 def _of_graph(path: str, score: str | None) -> Reference:
@@ -158,10 +153,11 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--alpha must lie between 0 and 1, got {options.alpha:g}")
     if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output} is a file: name a folder")
-    known = reference(str(existing(options.ckpt_path)), options.score)
-    if options.ckpt_path.lower().endswith(FEATURES):
-        scores = read_of_features(options.predictions, options.ckpt_path)
+    path = str(existing(options.ckpt_path))
+    if path.lower().endswith(FEATURES):
+        known, scores = of_features(path, options.score, options.predictions)
     else:
+        known = reference(path, options.score)
         scores = read(options.predictions, known.score, known.calibration.value)
     record = {
         "checkpoint": options.ckpt_path,

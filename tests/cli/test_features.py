@@ -104,6 +104,12 @@ def test_mistakes_get_one_sentence(kept, place, capsys):
     assert not (place / "x.npz").exists()
     assert main(["drift", "--ckpt_path", kept, str(place / "narrow.npz")]) == 2
     assert "has 2 features a row, and" in capsys.readouterr().err
+    assert main(["drift", "--ckpt_path", kept, "--score=msp", str(place / "train.npz")]) == 2
+    assert "has the score fisher alone, not msp; leave --score out" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="needs 19 samples"):
+        save(OpenSetClassifier().fit(features[:9], labels[:9]), place / "open.npz")
+    assert main(["drift", "--ckpt_path", str(place / "open.npz"), str(place / "train.npz")]) == 2
+    assert "has no threshold, as it was fitted to too few samples" in capsys.readouterr().err
     assert main(["drift", "--ckpt_path", str(place / "narrow.npz"), kept]) == 2
     assert "is no file of osr calibrate --features" in capsys.readouterr().err
 
