@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from osr_lightning.atomic_write import ELSEWHERE, as_text, cannot_write
 from osr_lightning.errors import Failure, UserError, missing_package, needs
 
+_Stream = TypeVar("_Stream")
 _MARK = "OSR_FIRST_FAILURE"  # environment variable: a file that the first process to fail makes
 _PATIENCE = 3.0  # seconds that a process waits for the sentence of the one that failed before it
 _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -47,11 +48,11 @@ def run(command: Callable[[], int | None], *, places: Sequence[str] = (), batche
     """
     if sys.stderr is None:
         _say_errors_to_nobody()
-    with _signals(), _errors(), _mark() as mark:
+    with _signals(), _standing_in("stderr", _Errors(sys.stderr)), _mark() as mark:
         try:
             if sys.stdout is None:  # the next file that is opened would take its number, and what is printed
                 raise UserError("the standard output is closed: send it somewhere, as in > /dev/null")
-            with _output() as output:
+            with _standing_in("stdout", _Output(sys.stdout)) as output:
                 try:
                     status = command() or 0
                 except SystemExit:  # of a parser, which passes over what keeps its help from being written
@@ -122,16 +123,15 @@ class _Output:
 
 
 @contextmanager
-def _output() -> Iterator[_Output]:
-    """The standard output within the block."""
-    before = sys.stdout
-    own = _Output(before)
-    sys.stdout = own
+def _standing_in(name: str, own: _Stream) -> Iterator[_Stream]:
+    """``sys.stdout`` or ``sys.stderr`` within the block."""
+    before = getattr(sys, name)
+    setattr(sys, name, own)
     try:
         yield own
     finally:
-        if sys.stdout is own:
-            sys.stdout = before
+        if getattr(sys, name) is own:
+            setattr(sys, name, before)
 
 
 def _say_errors_to_nobody() -> None:
@@ -175,19 +175,6 @@ class _Errors:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._stream, name)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """The standard error within the block."""
-    before = sys.stderr
-    own = _Errors(before)
-    sys.stderr = own
-    try:
-        yield
-    finally:
-        if sys.stderr is own:
-            sys.stderr = before
 
 
 def _to_nobody(stream: TextIO) -> None:
