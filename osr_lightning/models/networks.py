@@ -190,15 +190,9 @@ class ConvNet(SplitNetwork):
         dropout: float = 0.3,
     ) -> None:
         _check(num_classes, in_channels, image_size, dropout)
-        _at_least("the length of channels", len(channels), 1)
-        for width in channels:
-            _at_least("each of channels", width, 1)
-        layers: list[nn.Module] = []
+        _check_channels(channels)
+        layers, size, width = _halved(image_size, in_channels, channels[0])
         ends: list[str] = []
-        size, width = image_size, in_channels
-        while size > _UNHALVED:
-            layers += _convolution(width, channels[0], stride=2)
-            size, width = -(-size // 2), channels[0]
         for stage, out_channels in enumerate(channels):
             if stage and size >= 8:  # smaller maps have nothing left to pool
                 layers.append(nn.MaxPool2d(2))
@@ -238,6 +232,22 @@ def _check(num_classes: int, in_channels: int, image_size: int, dropout: float) 
     _at_least("image_size", image_size, 1)
     if not 0 <= dropout < 1:
         raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
+
+
+def _check_channels(channels: Sequence[int]) -> None:
+    _at_least("the length of channels", len(channels), 1)
+    for width in channels:
+        _at_least("each of channels", width, 1)
+
+
+def _halved(size: int, in_channels: int, out_channels: int) -> tuple[list[nn.Module], int, int]:
+    """Strided convolutions that halve large pictures, and the pixels a side and channels that they leave."""
+    layers: list[nn.Module] = []
+    width = in_channels
+    while size > _UNHALVED:
+        layers += _convolution(width, out_channels, stride=2)
+        size, width = -(-size // 2), out_channels
+    return layers, size, width
 
 
 class _Residual(nn.Sequential):
@@ -282,15 +292,9 @@ class ResNet9(SplitNetwork):
         dropout: float = 0.3,
     ) -> None:
         _check(num_classes, in_channels, image_size, dropout)
-        _at_least("the length of channels", len(channels), 1)
-        for width in channels:
-            _at_least("each of channels", width, 1)
-        layers: list[nn.Module] = []
+        _check_channels(channels)
+        layers, size, width = _halved(image_size, in_channels, channels[0])
         ends: list[str] = []
-        size, width = image_size, in_channels
-        while size > _UNHALVED:
-            layers += _convolution(width, channels[0], stride=2)
-            size, width = -(-size // 2), channels[0]
         for out_channels in channels:
             pool = size >= 8  # smaller maps have nothing left to pool
             layers += _convolution(width, out_channels, pool=pool)
