@@ -12,6 +12,7 @@ from osr_lightning.data import pixel_ops
 from osr_lightning.data.sources import load_source
 from osr_lightning.data.stream import Images
 from osr_lightning.data_spec import DataSpec
+from osr_lightning.errors import UserError
 
 _ROUNDS = 4  # at most
 _BETA = 3  # how strongly images are mixed
@@ -121,6 +122,8 @@ def read_pixmix(folder: str, spec: DataSpec) -> PixMix:
     Raises:
         UserError: if the folder is missing or holds no picture that can be read.
     """
+    if not Path(folder).expanduser().is_dir():
+        raise UserError(f"model.pixmix: there is no folder {folder}; name one of pictures, or leave it out")
     size = spec.image_size + spec.image_size // 8
     found = load_source(f"folder:{folder}", "train", root=Path(), channels=spec.channels, size=size)
     return PixMix(found.images)

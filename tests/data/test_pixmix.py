@@ -161,3 +161,8 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
     for folder in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError, match=str(folder)):
             read_pixmix(str(folder), spec)
+
+
+def test_a_folder_that_is_not_there_is_the_options(tmp_path):
+    with pytest.raises(UserError, match=r"model\.pixmix: there is no folder .*none; name one of pictures"):
+        read_pixmix(str(tmp_path / "none"), DataSpec(("a", "b"), 3, 32, (0.5,) * 3, (0.5,) * 3))
