@@ -23,7 +23,7 @@ from osr_lightning.scoring.calibration import Calibration
 from osr_lightning.scoring.p_values import levels
 
 GRAPH, MODEL, PAGE, RUNTIME = "model.onnx", "model.json", "index.html", "runtime"
-_SCRIPTS = ("pixels.js", "graph.js", "camera.js")
+_SCRIPTS = ("pixels.js", "png.js", "graph.js", "camera.js")
 
 
 def check_page_folder(folder: Path) -> None:

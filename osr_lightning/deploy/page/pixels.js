@@ -189,16 +189,22 @@ function planesOf(picture, width, height) {
 
 /** An image file's pixels, upright, as numbers of the file: no colour profile is applied, as osr predict applies none. */
 async function decoded(blob, name) {
+  const png = await pngHead(blob);
+  if (png) checkSize(png, name);
   let bitmap;
   try {
+    if (png && (png.deep || png.alpha)) return await pngPixels(blob, png);
     bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   } catch (error) {
     throw new Error(`${name} is no image that this browser can read: take a PNG, JPEG or WebP`);
   }
-  const { width, height } = bitmap;
-  if (width * height > MAX_PIXELS || Math.max(width, height) > MAX_SIDE)
-    throw new Error(`${name} has ${width} × ${height} pixels, more than this page takes: make it smaller`);
-  const image = planesOf(bitmap, width, height);
+  checkSize(bitmap, name);
+  const image = planesOf(bitmap, bitmap.width, bitmap.height);
   bitmap.close();
   return image;
+}
+
+function checkSize({ width, height }, name) {
+  if (width * height > MAX_PIXELS || Math.max(width, height) > MAX_SIDE)
+    throw new Error(`${name} has ${width} × ${height} pixels, more than this page takes: make it smaller`);
 }
