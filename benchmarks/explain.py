@@ -20,7 +20,6 @@ from common import Target, console, finish, new_parser, print_table, put_section
 from PIL import Image
 
 from osr_lightning import load
-from osr_lightning.deploy.explain import overlay
 from osr_lightning.recogniser.explain import draw, scored_windows
 from osr_lightning.recogniser.explanation import UnusualMap
 from osr_lightning.scoring.detectors import LOG_PROBABILITY
@@ -189,13 +188,11 @@ def objects(kind: str, root: Path, known: set[str], rng: np.random.Generator) ->
 
 def shown(pixels: np.ndarray, found: UnusualMap | None = None) -> Image.Image:
     """A picture, and its map over it."""
-    import base64
     import io
 
     image = Image.fromarray(pixels.transpose(1, 2, 0)).convert("RGBA")
     if found is not None:
-        data = base64.b64decode(overlay(found).partition(",")[2])
-        heat = Image.open(io.BytesIO(data)).resize(image.size, Image.Resampling.BICUBIC)
+        heat = Image.open(io.BytesIO(found.to_png())).resize(image.size, Image.Resampling.BICUBIC)
         image = Image.alpha_composite(image, heat)
     return image.convert("RGB").resize((PANEL, PANEL), Image.Resampling.LANCZOS)
 

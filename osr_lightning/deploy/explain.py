@@ -15,11 +15,9 @@ from PIL import Image
 from osr_lightning.errors import one_line
 from osr_lightning.evaluation.report.render import render
 from osr_lightning.recogniser.examples import to_png
-from osr_lightning.recogniser.explanation import Explanation, Part, UnusualMap, share_in_words
+from osr_lightning.recogniser.explanation import Explanation, Part, share_in_words
 from osr_lightning.recogniser.rows import class_cells
 
-_HEAT = (235, 40, 0)  # the colour of a map's maximum
-_OPAQUE = 190  # of 255, there
 _DECADES = 4  # of p that a bar shows: 1 in 10,000 fills it
 _QUALITY = 85  # of the pictures' JPEG
 _SMALL = 64  # pixels a side, of which a PNG is small enough
@@ -86,7 +84,7 @@ def _shown(one: Explained, names: dict[str, str]) -> dict[str, Any]:
         "verdict": verdict(why),
         "parts": [_bar(part, why.prediction.score) for part in why.parts],
         "picture": picture(why.pixels),
-        "overlay": "" if why.map is None else overlay(why.map),
+        "overlay": "" if why.map is None else _url("png", why.map.to_png()),
         "small": why.pixels.shape[-1] <= _SMALL,
         "nearest": [
             {
@@ -131,17 +129,6 @@ def picture(pixels: NDArray[np.uint8]) -> str:
     rows = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
     Image.fromarray(rows).save(file, "JPEG", quality=_QUALITY)
     return _url("jpeg", file.getvalue())
-
-
-def overlay(found: UnusualMap) -> str:
-    """A map as a small picture to be drawn over the image: clear where nothing is above the average."""
-    above = (found.values / max(float(found.values.max()), 1e-12)).clip(0, 1)
-    pixels = np.empty((*above.shape, 4), np.uint8)
-    pixels[..., :3] = _HEAT
-    pixels[..., 3] = (_OPAQUE * above**2).round()
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return _url("png", file.getvalue())
 
 
 def _url(kind: str, data: bytes) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from osr_lightning.recogniser.prediction import Prediction
 
 MAP_SIDE = 28  # points along an edge of a map
+_HEAT = (235, 40, 0)  # the colour of a map's maximum
+_OPAQUE = 190  # of 255, there
 
 
 class Part(NamedTuple):
@@ -69,6 +73,16 @@ class UnusualMap(NamedTuple):
         row, column = divmod(int(self.values.argmax()), self.values.shape[1])
         height, width = self.values.shape
         return (column + 0.5) / width, (row + 0.5) / height
+
+    def to_png(self) -> bytes:
+        """A small picture to be drawn over the image: clear where nothing is above the average."""
+        above = (self.values / max(float(self.values.max()), 1e-12)).clip(0, 1)
+        pixels = np.empty((*above.shape, 4), np.uint8)
+        pixels[..., :3] = _HEAT
+        pixels[..., 3] = (_OPAQUE * above**2).round()
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()
 
 
 @dataclass(frozen=True)

@@ -390,7 +390,7 @@ def test_an_explanation_agrees_with_its_row(client, backend):
     assert sum(shares.values()) == pytest.approx(1)
     assert max(shares.values()) == pytest.approx(found["row"]["confidence"])
     assert len(found["samples"]) == 3
-    samples = backend.explain(backend.read(png(3), "")[None]).samples
+    samples = backend.explain(backend.read(png(3), "")[None], False).samples
     np.testing.assert_allclose(samples.mean(0), list(shares.values()), atol=1e-6)
     assert found["pixels"].startswith("data:image/png;base64,")
     several = client.post("/explain", files=[("a", png(0)), ("b", png(1))])
@@ -697,6 +697,26 @@ def test_explain_tells_the_parts_of_the_score(client, backend):
     assert "keeps no known images" in why["no_nearest"]
 
 
+def test_explain_tells_where_the_unusual_is_if_asked(client, backend):
+    without = client.post("/explain", content=png(3)).json()["why"]
+    assert without["map"] is None
+    assert without["no_map"] == "it was not asked for"
+    found = client.post("/explain?map=true", content=png(3)).json()["why"]["map"]
+    expected = backend.recogniser.explain_pixels(backend.read(png(3), "")).map
+    assert (found["x"], found["y"]) == expected.maximum
+    np.testing.assert_allclose(found["values"], expected.values, atol=1e-3)
+    data = base64.b64decode(found["picture"].removeprefix("data:image/png;base64,"))
+    alpha = np.asarray(Image.open(io.BytesIO(data)))[..., 3]
+    assert alpha.argmax() == expected.values.argmax()
+    assert (alpha[expected.values <= 0] == 0).all()
+
+
+def test_a_map_that_is_neither_asked_for_nor_not_is_refused(client):
+    answer = client.post("/explain?map=yes", content=png(3))
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "?map= in the address takes true or false"}
+
+
 def test_explain_shows_the_nearest_known_images_without_their_files(tmp_path):
     torch.manual_seed(0)
     spec = DataSpec(("a", "<b>"), 3, 8, (0.5,) * 3, (0.2,) * 3)
@@ -713,7 +733,7 @@ def test_explain_shows_the_nearest_known_images_without_their_files(tmp_path):
         torch.zeros(7, 3, 4, 4, dtype=torch.uint8),
         [f"secret{row}.png" for row in range(7)],
     )
-    backend = Backend(built, lambda pixels: explain(built, pixels), 1, None)
+    backend = Backend(built, lambda pixels, with_map: explain(built, pixels, with_map), 1, None)
     with TestClient(build_app(backend)) as client:
         answer = client.post("/explain", content=png(3, (8, 8, 3)))
     assert "secret" not in answer.text

@@ -92,6 +92,7 @@ function showAnswer() {
   $("bars").replaceChildren(...answer.probabilities.map(bar));
   showOdd(row.p_value);
   showWhy(answer.why);
+  showMap(answer.why && answer.why.map);
   showSamples();
   showLine();
 }
@@ -127,6 +128,19 @@ function showWhy(why) {
     return item;
   }));
 }
+
+const thirds = (share, names) => names[Math.min(2, Math.floor(3 * share))];
+
+/** Where the unusual is, over what the network saw: an exported graph, and some networks, do not tell it. */
+function showMap(map) {
+  $("mapping").hidden = !map;
+  $("heat").hidden = !map || !$("mapped").checked;
+  if (map) $("heat").src = map.picture;
+  else $("heat").removeAttribute("src");
+  show("place", map ? `It is most unusual ${thirds(map.y, ["at the top", "halfway down", "at the bottom"])}, ` +
+    `${thirds(map.x, ["on the left", "in the middle", "on the right"])}.` : "");
+}
+$("mapped").onchange = () => showMap(answer.why.map);
 
 function bar(share) {
   const item = element("li"), outer = element("div"), inner = element("div");

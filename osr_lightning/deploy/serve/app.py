@@ -92,6 +92,7 @@ def build_app(
         return _answer({"rows": [responses.row_json(one, backend.columns) for one in rows]}, rows)
 
     async def explain(request: Request) -> Response:
+        with_map = _flag(request, "map")
         uploads = await _uploads(request, limits.images)
         if len(uploads) > 1:
             raise HTTPException(400, f"/explain takes one image, not {len(uploads)}: ask for each by itself")
@@ -100,7 +101,7 @@ def build_app(
             one = await row(0, uploads[0], pixels)
             content: dict[str, Any] = {"row": responses.row_json(one, backend.columns)}
             if not isinstance(pixels, str):
-                explanation = await batcher.call(backend.explain, pixels[None])
+                explanation = await batcher.call(backend.explain, pixels[None], with_map)
                 content |= responses.explained(explanation, pixels, backend.spec)
         return _answer(content, [one])
 
@@ -169,6 +170,14 @@ class _Form(MultiPartParser):
             yield chunk
         if not self._whole:
             raise MultiPartException("it ends before its last boundary")
+
+
+def _flag(request: Request, name: str) -> bool:
+    """Whether a word of the query is true; it is false where it is not there."""
+    value = request.query_params.get(name, "false")
+    if value not in ("true", "false"):
+        raise HTTPException(400, f"?{name}= in the address takes true or false")
+    return value == "true"
 
 
 async def _uploads(request: Request, most: int) -> list[Upload]:

@@ -15,7 +15,7 @@ async function explain(blob, name) {
   const form = new FormData();
   form.append("image", blob, name);
   try {
-    return await (await fetch("explain", { method: "POST", body: form })).json();
+    return await (await fetch("explain?map=true", { method: "POST", body: form })).json();
   } catch (error) {
     return { error: "The server does not answer: see whether it still runs, then try again" };
   }

@@ -26,7 +26,7 @@ class Explanation(NamedTuple):
     Attributes:
         probabilities: ``(K,)`` float64, the mean over the samples.
         samples: ``(S, K)`` float64, the probabilities by each; None where they are not to be had.
-        why: the score's parts and known images that are near, without a map; None of an exported graph.
+        why: the score's parts and known images that are near; None of an exported graph.
     """
 
     probabilities: NDArray[np.float64]
@@ -39,7 +39,7 @@ class Backend:
 
     Args:
         recogniser: what answers.
-        explain: more about prepared images ``(1, C, H, W)``.
+        explain: more about prepared images ``(1, C, H, W)``, with a map if the second is true.
         num_samples: ``S``; None where single samples cannot be asked.
         rejected_known: share of the known calibration images that the threshold rejects; None where it was
             not calibrated.
@@ -48,7 +48,7 @@ class Backend:
     def __init__(
         self,
         recogniser: Answering,
-        explain: Callable[[Pixels], Explanation],
+        explain: Callable[[Pixels, bool], Explanation],
         num_samples: int | None,
         rejected_known: float | None,
     ) -> None:

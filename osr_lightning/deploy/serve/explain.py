@@ -25,9 +25,9 @@ def check_repeatable(recogniser: Recogniser, path: str) -> None:
 
 
 @torch.inference_mode()
-def explain(recogniser: Recogniser, pixels: Pixels) -> Explanation:
-    """More about one image, ``(1, C, H, W)``; without a map, which takes several times as long."""
-    why = recogniser.explain_pixels(pixels[0], with_map=False)
+def explain(recogniser: Recogniser, pixels: Pixels, with_map: bool) -> Explanation:
+    """More about one image, ``(1, C, H, W)``; a map takes several times as long."""
+    why = recogniser.explain_pixels(pixels[0], with_map=with_map)
     if recogniser.sampler.num_samples == 1:
         return Explanation(why.probabilities, None, why)
     with evaluating(recogniser):

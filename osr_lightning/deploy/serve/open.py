@@ -33,7 +33,7 @@ def open_backend(
         recogniser.decide_by(score, threshold)
         return Backend(
             recogniser,
-            lambda pixels: Explanation(recogniser.answer(pixels).probabilities[0], None, None),
+            lambda pixels, _: Explanation(recogniser.answer(pixels).probabilities[0], None, None),
             None,
             recogniser.threshold.record.rejected_known,
         )
@@ -43,7 +43,7 @@ def open_backend(
     recogniser.decide_by(score, threshold)
     return Backend(
         recogniser,
-        lambda pixels: explain(recogniser, pixels),
+        lambda pixels, with_map: explain(recogniser, pixels, with_map),
         recogniser.sampler.num_samples,
         recogniser.threshold.record.rejected_known,
     )

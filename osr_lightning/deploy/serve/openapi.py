@@ -29,6 +29,14 @@ _TYPES: dict[str, Schema] = {
 }
 
 
+_MAP: Schema = {
+    "name": "map",
+    "in": "query",
+    "description": "whether to tell where the unusual is, which takes several times as long",
+    "schema": {"type": "boolean", "default": False},
+}
+
+
 def document(backend: Backend, limits: Limits) -> Schema:
     """The OpenAPI document."""
     row = _object({name: _TYPES.get(name, _NUMBER) for name in backend.columns})
@@ -46,11 +54,20 @@ def document(backend: Backend, limits: Limits) -> Schema:
         }
     )
     near = _object({"class": _TEXT, "distance": number, "picture": _TEXT})
+    places: dict[str, Schema] = {
+        "x": number | {"description": "where it is greatest, from the left, in shares of the side"},
+        "y": number | {"description": "and from above"},
+        "places": {"type": "integer", "description": "along an edge of what the network last sees"},
+        "values": _list(_list(number)) | {"description": "in standard deviations over the image"},
+        "picture": _TEXT | {"description": "to be drawn over the image, a PNG as data: URL"},
+    }
     why = {
         "resembles": _TEXT,
         "parts": _list(part),
         "nearest": _list(near),
         "no_nearest": {"type": ["string", "null"]},
+        "map": {"anyOf": [_object(places), {"type": "null"}]},
+        "no_map": {"type": ["string", "null"], "description": "why there is no map"},
     }
     explanation = {
         "row": {"$ref": "#/components/schemas/Row"},
@@ -66,7 +83,8 @@ def document(backend: Backend, limits: Limits) -> Schema:
         "info": {"title": "osr serve", "version": version("osr_lightning")},
         "paths": {
             "/predict": _post(f"A row for each of up to {limits.images} images, {sizes}", rows, many=True),
-            "/explain": _post(f"One image's row and what stands behind it, {sizes}", explanation, many=False),
+            "/explain": _post(f"One image's row and what stands behind it, {sizes}", explanation, many=False)
+            | {"parameters": [_MAP]},
             "/model": _get("Classes, pictures of some, size, score and threshold", "application/json"),
             "/healthz": _get("Whether the server answers", "application/json"),
             "/metrics": _get("For Prometheus", "text/plain"),

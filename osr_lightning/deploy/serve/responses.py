@@ -45,7 +45,7 @@ def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[
 
 
 def _why(why: Why, spec: DataSpec, names: Sequence[str]) -> dict[str, Any]:
-    """The score's parts and the nearest known images; names of their files stay in the checkpoint."""
+    """The score's parts, nearest known images and map; names of files stay in the checkpoint."""
     shown = dict(zip(spec.classes, names, strict=True))
     told = why.to_json()
     return {
@@ -56,6 +56,8 @@ def _why(why: Why, spec: DataSpec, names: Sequence[str]) -> dict[str, Any]:
             for one in why.nearest
         ],
         "no_nearest": told["no_nearest"],
+        "map": None if why.map is None else {**told["map"], "picture": _url(why.map.to_png())},
+        "no_map": told["no_map"],
     }
 
 
@@ -92,4 +94,8 @@ def _likeliest(
 
 
 def _png(pixels: Pixels) -> str:
-    return "data:image/png;base64," + base64.b64encode(to_png(pixels)).decode()
+    return _url(to_png(pixels))
+
+
+def _url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
