@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from osr_lightning.training.head import GRID, held_out_losses, solve
 FOLDS = 5
 FEW = 1000  # images: of more, what a fold less does to a fit is lost in chance
 _AT_ONCE = 512  # images that are looked at together
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class KnownFeatures(NamedTuple):
@@ -103,26 +106,39 @@ def fit_all(
     inner: dict[tuple[int, int], dict[str, Tensor]] = {}
     takers = [name for name, one in work.detectors.items() if isinstance(one, Detector) and one.held_out]
     if takers and len(known.labels) < FEW:
-        bare = copy_with(recogniser)
-        bare.detectors = nn.ModuleDict({name: bare.detectors[name] for name in takers})
-        for first, second in combinations(range(count), 2):
-            left = parts[first] | parts[second]
+
+        def without(pair: tuple[int, int]) -> list[dict[str, Tensor]]:
+            """What of two folds is said by the fit that saw neither."""
+            bare = copy_with(recogniser)
+            bare.detectors = nn.ModuleDict({name: bare.detectors[name] for name in takers})
+            left = parts[pair[0]] | parts[pair[1]]
             fit_part(bare, known.where(~left), known.where(left), decay, class_weights)
-            for scored, other in ((first, second), (second, first)):
-                inner[scored, other] = _statistics(bare, known.where(parts[other]))
-    rows: list[dict[str, Tensor]] = []
-    outer: list[dict[str, Tensor]] = []
-    fits: list[Recogniser] = []
+            return [_statistics(bare, known.where(parts[fold])) for fold in pair]
+
+        pairs = list(combinations(range(count), 2))
+        for (first, second), (of_first, of_second) in zip(pairs, _at_once(without, pairs), strict=True):
+            inner[first, second], inner[second, first] = of_second, of_first
     one = known.where(parts[-1] & (parts[-1].cumsum(0) == 1))  # a passing reference
-    for part in parts:
-        fits.append(copy_with(work))
-        fit_part(fits[-1], known.where(~part), one, decay, class_weights)
-        outer.append(_statistics(fits[-1], known.where(part)))
-    for fold, (part, fit) in enumerate(zip(parts, fits, strict=True)):
+
+    def fit(part: Tensor | None) -> tuple[Recogniser, dict[str, Tensor]]:
+        """A fit without a fold, and what it says of that; the recogniser's own to all."""
+        if part is None:
+            fit_part(recogniser, known, one, decay, class_weights)
+            return recogniser, {}
+        fitted = copy_with(work)
+        fit_part(fitted, known.where(~part), one, decay, class_weights)
+        return fitted, _statistics(fitted, known.where(part))
+
+    def describe(fold: int) -> dict[str, Tensor]:
+        """A fold's rows, by the fit without it."""
         others = [other for other in range(count) if other != fold]
-        _refer(fit, [inner[fold, other] if inner else outer[other] for other in others])
-        rows.append({**describe_part(fit, known.where(part)), "row": part.nonzero().flatten()})
-    fit_part(recogniser, known, one, decay, class_weights)
+        _refer(fits[fold], [inner[fold, other] if inner else outer[other] for other in others])
+        part = parts[fold]
+        return {**describe_part(fits[fold], known.where(part)), "row": part.nonzero().flatten()}
+
+    *found, _ = _at_once(fit, [*parts, None])
+    fits, outer = [fitted for fitted, _ in found], [said for _, said in found]
+    rows = _at_once(describe, range(count))
     _refer(recogniser, outer)
     order = torch.cat([part["row"] for part in rows]).argsort()
     joined = {name: torch.cat([part[name] for part in rows])[order] for name in rows[0]}
@@ -130,21 +146,37 @@ def fit_all(
     return {**joined, "label": known.labels, "nll": nll}
 
 
+def _at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """A function of each item, in threads that share the processors: a fit alone leaves most idle."""
+    threads = torch.get_num_threads()
+    workers = min(threads, len(items))
+    if workers < 2:
+        return [work(item) for item in items]
+    try:
+        with ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
+        ) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(threads)  # those of the libraries below are the whole process's
+
+
 def choose_decay(
     recogniser: Recogniser, known: KnownFeatures, parts: Sequence[Tensor], class_weights: Tensor | None
 ) -> float:
     """The weight decay under which fits without one of ``parts``, ``(N,)`` bool each, tell that best."""
-    losses = torch.zeros(len(GRID))
-    direction = copy.deepcopy(_network(recogniser).direction)
-    for part in parts:
+
+    def losses(part: Tensor) -> Tensor:
+        direction = copy.deepcopy(_network(recogniser).direction)
         rest = known.where(~part)
         direction.mean.copy_(rest.features.mean(0))
         train, held_out = direction(rest.features), direction(known.features[part])
         found = held_out_losses(
             train, rest.labels, held_out, known.labels[part], recogniser.spec.num_classes, class_weights
         )
-        losses += torch.tensor(found) * int(part.sum())
-    return GRID[int(losses.argmin())]
+        return torch.tensor(found) * int(part.sum())
+
+    return GRID[int(torch.stack(_at_once(losses, parts)).sum(0).argmin())]
 
 
 @torch.no_grad()

@@ -98,6 +98,25 @@ def test_an_images_score_depends_on_no_label_of_its_own_fold():
     assert torch.equal(rows["row"], torch.arange(60))
 
 
+def test_threads_share_the_folds_and_change_nothing(monkeypatch):
+    data = known(60)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone, shared = recogniser(), recogniser()
+    one_by_one = fit_all(alone, data)
+    counts = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    at_once = fit_all(shared, data)
+    assert set(counts) == {1, 3}
+    assert counts[-1] == 3  # as it was
+    for name, values in one_by_one.items():
+        torch.testing.assert_close(at_once[name], values, rtol=0, atol=0, equal_nan=True)
+    weights = shared.state_dict()
+    for name, value in alone.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, weights[name]), name
+
+
 def test_the_fit_to_all_decides_and_its_references_are_out_of_fold():
     data, made = known(20), recogniser(detectors=["knn"])
     fit_all(made, data, DECAY)
