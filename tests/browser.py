@@ -1,5 +1,6 @@
 """Pages as Chromium shows them."""
 
+import itertools
 import json
 import re
 import shutil
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+NAMED = {"button", "checkbox", "combobox", "image", "link", "slider", "table", "textbox"}
 
 
 class Tab:
@@ -61,6 +64,19 @@ class Tab:
     def overflow(self):
         """By how many pixels the page is wider than the screen."""
         return self.js("document.documentElement.scrollWidth") - self.width
+
+    def unspoken(self):
+        """What a screen reader lacks: names, a main part, headings of which none is left out."""
+        tree = [one for one in self("Accessibility.getFullAXTree")["nodes"] if not one["ignored"]]
+        roles = [one["role"]["value"] for one in tree]
+        pairs = zip(tree, roles, strict=True)
+        lacking = [role for one, role in pairs if role in NAMED and not one["name"]["value"].strip()]
+        if roles.count("main") != 1:
+            lacking.append("main")
+        levels = self.js("[...document.querySelectorAll('h1, h2, h3')].map((one) => Number(one.tagName[1]))")
+        if levels[0] != 1 or any(after > before + 1 for before, after in itertools.pairwise(levels)):
+            lacking.append(f"headings {levels}")
+        return lacking
 
 
 @contextmanager

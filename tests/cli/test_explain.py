@@ -69,6 +69,7 @@ def test_the_page_fits_and_shows_its_maps(words, place, tmp_path, tab):
             tab.open((tmp_path / "explain.html").as_uri(), width, scheme)
             assert tab.overflow() <= 0
             assert tab.js("document.title").startswith("Why")
+    assert tab.unspoken() == []
     assert tab.js("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
     shown = "getComputedStyle(document.querySelector('.over')).display"
     assert tab.js(shown) != "none"

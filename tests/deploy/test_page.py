@@ -374,6 +374,7 @@ def test_the_keyboard_reaches_everything_by_its_name(page, folder):
         page.js("pictures.firstElementChild.focus()")
         page.key("Enter", 13, "\r")
         page.wait("!!answer")
+        assert page.tab.unspoken() == []
         assert page.js("prediction.textContent") in ("unknown", *class_cells(NAMES))
         for _ in range(3):
             page.key("Tab", 9)
@@ -393,7 +394,7 @@ def test_the_camera_is_asked_until_it_is_stopped(page, folder):
         page.wait("!!answer && rate.textContent !== ''")
         assert page.js("prediction.textContent") == "dog"
         assert page.js("answer.pixels.length") > 100
-        assert 0 < int(page.js("rate.textContent").split()[0]) <= 10
+        assert 0 < float(page.js("rate.textContent").split()[0]) <= 10
         assert page.js("[video.hidden, $('watch').textContent]") == [False, "Stop the camera"]
         assert page.js("$('answer').getAttribute('aria-live')") == "off"
         page.wait("spoken.textContent === 'dog'")

@@ -470,6 +470,7 @@ def test_a_person_names_groups_and_sorts_images_with_the_mouse(shown, recogniser
 
 def test_everything_goes_by_keys(shown, recogniser):
     page = shown()
+    assert page.tab.unspoken() == []
     page.focus("#section-g1 .image")
     page.key(" ", "ArrowRight", "ArrowRight")
     page.key("Enter", shift=True)

@@ -172,6 +172,7 @@ def test_pictures_of_classes_are_buttons_with_their_names(page, tmp_path):
     with served(recogniser, tmp_path) as url:
         for width in (390, 1280):
             page.open(url, width)
+            assert page.tab.unspoken() == []
             assert page.js("$('known-examples').hidden") is False
             assert page.js("[...pictures.querySelectorAll('button > img')].map((one) => one.alt)") == [
                 name,

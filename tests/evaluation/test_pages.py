@@ -47,6 +47,7 @@ def commanded(tab):
 def test_the_slider_shows_what_each_threshold_does(tab, run, width, scheme):
     tab.open((run / "report.html").as_uri(), width, scheme)
     assert tab.overflow() <= 0
+    assert tab.unspoken() == []
     table = PredictionTable.load(run)
     last = tab.js("Number(slider.max)")
     assert commanded(tab) == table.threshold
@@ -58,6 +59,7 @@ def test_the_slider_shows_what_each_threshold_does(tab, run, width, scheme):
         expected = rates(table, commanded(tab))
         assert said == [*expected, expected[1]]  # of the only unknown set
         assert float(tab.js("at.textContent")) == pytest.approx(commanded(tab), rel=1e-5)
+        assert tab.js("slider.getAttribute('aria-valuetext') === at.textContent")
         bar = tab.js("document.getElementById('bar-known').style.width")
         assert float(bar.rstrip("%")) == pytest.approx(float(said[0].rstrip("%")), abs=0.006)
         seen.add(tuple(said))
@@ -124,6 +126,7 @@ def test_a_comparison_leads_to_the_reports(tab, run, tmp_path, width):
     page = (tmp_path / "out" / "comparison.html").as_uri()
     tab.open(page, width)
     assert tab.overflow() <= 0
+    assert tab.unspoken() == []
     right = tab.js(
         "Math.max(...[...document.querySelectorAll('td')].map((d) => d.getBoundingClientRect().right))"
     )

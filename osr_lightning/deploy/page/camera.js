@@ -86,7 +86,8 @@ async function watch(mine) {
       else if (now - changed > CERTAIN && $("spoken").textContent !== said) $("spoken").textContent = said;
       seen += 1;
       if (now - since > 1000) {
-        $("rate").textContent = `${Math.round((1000 * seen) / (now - since))} pictures a second`;
+        const rate = (1000 * seen) / (now - since), told = rate < 1 ? rate.toFixed(1) : `${Math.round(rate)}`;
+        $("rate").textContent = `${told} picture${told === "1" ? "" : "s"} a second`;
         [seen, since] = [0, now];
       }
     }

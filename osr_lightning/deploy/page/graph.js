@@ -24,7 +24,8 @@ async function openGraph() {
     const ort = await import(new URL(RUNTIME, location.href));
     ort.env.wasm.numThreads = 1; // more need headers that a static host does not send
     ort.env.wasm.wasmBinary = wasm.buffer;
-    const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
+    const quiet = { logSeverityLevel: 3 }; // else it warns of the threshold, which is an input that may be left out
+    const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], ...quiet });
     return { told, ort, session };
   } catch (error) {
     throw new Error(`This browser cannot run the recogniser (${reason(error)}): take a newer one`);
