@@ -92,7 +92,7 @@ def measure(network: Backbone, known: str, arguments: Namespace) -> tuple[Took, 
     use_backbone(network, None, tables)
     extractor = tables.extractor
     assert extractor is not None
-    extractor.begin(arguments.pictures)  # which exports the backbone, once in the life of a cache
+    extractor.begin(10_000)  # for so many the backbone is exported, once in the life of a cache
     whole = timed(lambda: (tables.load_training(), tables.load_test()))
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
