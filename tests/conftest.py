@@ -70,6 +70,14 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_sync():
+    """No test outlives its machine: nothing waits for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: os.fstat(file) and None)  # which fails of what is not open
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_networks():
     """The networks of a test's user are no other test's."""
