@@ -19,8 +19,9 @@ from common import Target, finish, interleave, new_parser, print_table, start
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from osr_lightning.data.folder import load_folder, read_images
+from osr_lightning.data.folder import read_images
 from osr_lightning.data.image_table import ImageTable, whole_batch
+from osr_lightning.data.sources import load_source
 from osr_lightning.data.stream import StreamedImages
 
 SIZE = 224
@@ -76,7 +77,9 @@ def main() -> None:
         files = write_files(source, folder, arguments.files, arguments.side)
         raw = StreamedImages(files, partial(read_images, size=SIZE, channels=3), (3, SIZE, SIZE))
         begin = time.perf_counter()
-        cached = load_folder(folder, "train", size=SIZE, channels=3, memory_limit=0).images
+        cached = load_source(
+            f"folder:{folder}", "train", root=folder, size=SIZE, channels=3, memory_limit=0
+        ).images
         once = len(files) / (time.perf_counter() - begin)
         assert isinstance(cached, StreamedImages)
         sides = {"decode and resize alone": partial(decode, files)}

@@ -29,6 +29,7 @@ class FileList:
         root: the folder that the files are named from.
         own_test: whether the source keeps test images apart from those of other splits.
         own_validation: whether it keeps validation images apart as well.
+        left_out: see `ImageSet`.
     """
 
     files: Sequence[Path]
@@ -37,6 +38,7 @@ class FileList:
     root: Path
     own_test: bool = True
     own_validation: bool = False
+    left_out: tuple[str, ...] = ()
 
     def only(self, classes: Sequence[str]) -> FileList:
         """The files of some classes, which are then all there are."""

@@ -6,9 +6,10 @@ import hashlib
 import math
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,8 @@ from torch.utils.data import get_worker_info
 from osr_lightning.atomic_write import as_text
 from osr_lightning.data.cache import cached, mapped, read_rows
 from osr_lightning.data.features import FeaturedImages, FeatureExtractor, featured
-from osr_lightning.data.image_set import ImageSet, Split
+from osr_lightning.data.file_lists import FileList
+from osr_lightning.data.image_set import ImageSet, Request, Split
 from osr_lightning.data.leaks import pixel_digests
 from osr_lightning.data.measure_spec import natural_file_shape
 from osr_lightning.data.splits import copies, join_copies
@@ -95,18 +97,8 @@ def layout(path: Path) -> Layout:
     return Layout(**found, left_out=_phrase(beside, path, f"beside {names}") if beside else "")
 
 
-def load_folder(
-    path: Path,
-    split: Split,
-    *,
-    size: int | None = None,
-    channels: int | None = None,
-    memory_limit: float = math.inf,
-    as_known: bool = False,
-    pixel_format: PixelFormat | None = None,
-    extractor: FeatureExtractor | None = None,
-) -> ImageSet:
-    """Load the images of a folder, or of one of its splits where it keeps them apart.
+def folder_files(path: Path, split: Split, *, as_known: bool = False) -> FileList:
+    """The image files of a folder, or of one of its splits where it keeps them apart.
 
     Args:
         path: The folder. Each subfolder with images in it, at any depth, is a class; images that lie
@@ -114,20 +106,15 @@ def load_folder(
         split: Which images: those of the folder's ``train`` and ``test``, ``val`` or ``validation`` folder,
             in any case, also ``training``, ``testing`` and ``valid``; see `Layout.of`. A folder without
             these is given as a whole, whatever the split.
-        size: Height and width of the result; what suits the images if not given.
-        channels: Channels of the result, 1 or 3; what suits the images if not given.
-        memory_limit: Images that would take more bytes stay on disk and are read when asked for.
         as_known: The classes are learned: images beside their folders are left out, and a folder that is
             two classes is refused.
-        pixel_format: What a backbone wants of images, in place of size and channels.
-        extractor: A frozen backbone, whose features the images then bring.
 
     Returns:
-        The images ``(N, channels, size, size)``, sorted by path, and the files relative to ``path``.
+        The files, sorted by path.
 
     Raises:
-        UserError: The folder is missing or has no images, an image cannot be read, ``test`` or ``val`` has a
-            class that ``train`` lacks, or two folders are meant for one split.
+        UserError: The folder is missing or has no images, ``test`` or ``val`` has a class that ``train``
+            lacks, or two folders are meant for one split.
     """
     if not path.is_dir():
         raise UserError(f"There is no folder {path.absolute()}: name another with folder:PATH.")
@@ -145,83 +132,63 @@ def load_folder(
                 "remove it, or make it an unknown set of its own."
             )
     index = {name: label for label, name in enumerate(classes)}
-    return replace(
-        load_files(
-            files,
-            [index[name] for name in names],
-            tuple(classes),
-            path,
-            size=size,
-            channels=channels,
-            memory_limit=memory_limit,
-            pixel_format=pixel_format,
-            extractor=extractor,
-        ),
+    return FileList(
+        files,
+        [index[name] for name in names],
+        tuple(classes),
+        path,
+        own_test=splits.test is not None or (split == "validation" and splits.validation is not None),
+        own_validation=splits.validation is not None,
         left_out=(*filter(None, [splits.left_out]), *left_out),
-        own_validation=as_known and splits.validation is not None,
     )
 
 
-def load_files(
-    files: Sequence[Path],
-    labels: Sequence[int],
-    classes: tuple[str, ...],
-    root: Path,
-    *,
-    size: int | None = None,
-    channels: int | None = None,
-    memory_limit: float = math.inf,
-    pixel_format: PixelFormat | None = None,
-    extractor: FeatureExtractor | None = None,
-) -> ImageSet:
+def load_files(listed: FileList, request: Request) -> ImageSet:
     """Load image files: into memory, or where they are too many into a file of the cache.
 
     Args:
-        files: ``N`` paths, at least one.
-        labels: ``N`` places in ``classes``.
-        classes: names.
-        root: the folder that the files are named from.
-        size: see `load_folder`, as are the further ones.
-        channels: channels of the result.
-        memory_limit: bytes in memory.
-        pixel_format: what a backbone wants of images.
-        extractor: a frozen backbone.
+        listed: the files, at least one.
+        request: what is asked of their images.
 
     Returns:
-        The images ``(N, channels, size, size)`` in that order, and the files relative to ``root``.
+        The images ``(N, channels, size, size)`` in that order, and the files relative to the list's root.
 
     Raises:
         UserError: A file cannot be read.
     """
-    if pixel_format is not None:
-        size, channels = pixel_format.image_size, pixel_format.channels
+    files, wanted, extractor = listed.files, request.pixel_format, request.extractor
+    size, channels = request.size, request.channels
+    if wanted is not None:
+        size, channels = wanted.image_size, wanted.channels
     if size is None or channels is None:
         natural = natural_file_shape(files)
         size, channels = size or natural[1], channels or natural[0]
-    read = partial(read_images, size=size, channels=channels, pixel_format=pixel_format)
+    read = partial(read_images, size=size, channels=channels, pixel_format=wanted)
     keys = [_digest(file) for file in files]
     images: Images
     shape = (len(files), channels, size, size)
     settings: tuple[int | str, ...] = (size, channels)
-    if pixel_format is not None:
-        settings += (pixel_format.resize or 0, pixel_format.interpolation)
+    if wanted is not None:
+        settings += (wanted.resize or 0, wanted.interpolation)
     if extractor is not None:
         images = featured(keys, files, read, extractor, shape[1:])
-    elif math.prod(shape) > memory_limit:
+    elif math.prod(shape) > request.memory_limit:
         images = _streamed(files, read, keys, shape, settings)
     else:
         images = cached(map(_read_bytes, files), settings, shape, lambda: read(files))
     if not isinstance(images, StreamedImages) or extractor is not None:
         keys = join_copies(keys, pixel_digests(images))
-    inside = (file.relative_to(root) if file.is_relative_to(root) else file for file in files)
+    inside = (file.relative_to(listed.root) if file.is_relative_to(listed.root) else file for file in files)
     shown = tuple(as_text(file.as_posix()) for file in inside)
     return ImageSet(
         images=images,
-        labels=torch.tensor(labels),
-        classes=classes,
+        labels=torch.tensor(listed.labels),
+        classes=listed.classes,
         files=shown,
         keys=tuple(keys),
         note=copies(keys, shown),
+        left_out=listed.left_out,
+        own_validation=request.as_known and listed.own_validation,
     )
 
 
@@ -241,40 +208,12 @@ def _streamed(
 
 def _digest(file: Path) -> bytes:
     """16 bytes that files of other content hardly share; of a huge file, of its length and its two ends."""
-    try:
-        with file.open("rb") as stream:
-            begin = stream.read(_ENDS)
-            length = stream.seek(0, os.SEEK_END)
-            stream.seek(max(len(begin), length - _ENDS))
-            whole = b"%d:" % length + begin + stream.read()
-    except OSError as error:
-        raise UserError(f"Cannot read the image {file} ({error}): remove or replace it.") from error
+    with _reading(file), file.open("rb") as stream:
+        begin = stream.read(_ENDS)
+        length = stream.seek(0, os.SEEK_END)
+        stream.seek(max(len(begin), length - _ENDS))
+        whole = b"%d:" % length + begin + stream.read()
     return hashlib.blake2b(whole, digest_size=16).digest()
-
-
-def shape_of_folder(path: Path) -> tuple[int, int]:
-    """`natural_file_shape` of the training images of a folder.
-
-    Raises:
-        UserError: where it is missing or has no images.
-    """
-    if not path.is_dir():
-        raise UserError(f"There is no folder {path.absolute()}: name another with folder:PATH.")
-    files, _ = _find_images(layout(path).train, path, as_known=True)
-    return natural_file_shape(files)
-
-
-def classes_of_folder(path: Path) -> tuple[str, ...]:
-    """The names of the classes in a folder, sorted.
-
-    Raises:
-        UserError: where it is missing or has no images.
-    """
-    if not path.is_dir():
-        raise UserError(f"There is no folder {path.absolute()}: name another with folder:PATH.")
-    here = layout(path).train
-    files, _ = _find_images(here, path, as_known=True)
-    return tuple(sorted({_class_name(file, here, path.resolve().name) for file in files}))
 
 
 def featured_files(files: Sequence[Path], wanted: PixelFormat, extractor: FeatureExtractor) -> FeaturedImages:
@@ -329,8 +268,14 @@ def read_images(
 
 
 def _read_bytes(file: Path) -> bytes:
-    try:
+    with _reading(file):
         return file.read_bytes()
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"Cannot read the image {file} ({error}): remove or replace it.") from error
 

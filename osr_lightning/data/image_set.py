@@ -1,17 +1,20 @@
-"""What every source gives."""
+"""What every source is asked for, and what it gives."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from osr_lightning.data.features import FeatureExtractor
 from osr_lightning.data.splits import holdout, holdout_by_content
 from osr_lightning.data.stream import Images, select
-from osr_lightning.data_spec import composed
+from osr_lightning.data_spec import PixelFormat, composed
 from osr_lightning.errors import UserError, did_you_mean
 
 Split = Literal["train", "validation", "test"]
@@ -85,6 +88,40 @@ class ImageSet:
             place[self.classes.index(name)] = label
         chosen = self.take((place[self.labels] >= 0).nonzero().flatten())
         return replace(chosen, labels=place[chosen.labels], classes=tuple(classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a source is asked for.
+
+    Attributes:
+        split: ``train``, ``validation`` or ``test``.
+        root: Where published sets are kept.
+        size: Height and width of the images; what suits them if not given.
+        channels: Channels of the images, 1 or 3; what suits them if not given.
+        seed: Seed of the noise.
+        test_seed: Seed of the test images that are held out where a known source has no test split.
+        as_known: The network learns this source: where it has no test split of its own, hold out 20%
+            of each class as test and give the rest for the other splits.
+        memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
+        download: Whether a set that is missing may be downloaded into ``root``.
+        argument: What stands behind the colon of the source's name.
+        pixel_format: What a backbone wants of images; goes before size and channels.
+        extractor: A frozen backbone, whose features the images then bring.
+    """
+
+    split: Split
+    root: Path
+    size: int | None = None
+    channels: int | None = None
+    seed: int = 0
+    test_seed: int = 0
+    as_known: bool = False
+    memory_limit: float = math.inf
+    download: bool = True
+    argument: str = ""
+    pixel_format: PixelFormat | None = None
+    extractor: FeatureExtractor | None = None
 
 
 def resolve(

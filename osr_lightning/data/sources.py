@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from osr_lightning.data.features import FeatureExtractor, featured
+from osr_lightning.data.features import featured
 from osr_lightning.data.file_lists import SETS, FileList, listed, openood, parse_list
-from osr_lightning.data.folder import classes_of_folder, layout, load_files, load_folder, shape_of_folder
-from osr_lightning.data.image_set import ImageSet, Split, resolve
+from osr_lightning.data.folder import folder_files, load_files
+from osr_lightning.data.image_set import ImageSet, Request, Split, resolve
 from osr_lightning.data.leaks import pixel_digests
 from osr_lightning.data.measure_spec import LARGEST, natural_file_shape, natural_shape
 from osr_lightning.data.npz import load_npz
@@ -34,40 +34,6 @@ __all__ = ["SOURCES", "SOURCES_OF", "ImageSet", "Request", "Split", "load_source
 
 NOISE_IMAGES = 2000
 TEST_FRACTION = 0.2  # of the sources without a test split of their own
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a source is asked for.
-
-    Attributes:
-        split: ``train``, ``validation`` or ``test``.
-        root: Where published sets are kept.
-        size: Height and width of the images; what suits them if not given.
-        channels: Channels of the images, 1 or 3; what suits them if not given.
-        seed: Seed of the noise.
-        test_seed: Seed of the test images that are held out where a known source has no test split.
-        as_known: The network learns this source: where it has no test split of its own, hold out 20%
-            of each class as test and give the rest for the other splits.
-        memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
-        download: Whether a set that is missing may be downloaded into ``root``.
-        argument: What stands behind the colon of the source's name.
-        pixel_format: What a backbone wants of images; goes before size and channels.
-        extractor: A frozen backbone, whose features the images then bring.
-    """
-
-    split: Split
-    root: Path
-    size: int | None = None
-    channels: int | None = None
-    seed: int = 0
-    test_seed: int = 0
-    as_known: bool = False
-    memory_limit: float = math.inf
-    download: bool = True
-    argument: str = ""
-    pixel_format: PixelFormat | None = None
-    extractor: FeatureExtractor | None = None
 
 
 Source: TypeAlias = Callable[[Request], ImageSet]
@@ -168,9 +134,7 @@ def is_small(name: str, root: Path, *, download: bool = True) -> bool:
 
 def _file_shape(name: str, root: Path, download: bool) -> tuple[int, int] | None:
     """Channels and size of the training images of a source that is files; None for others."""
-    kind, _, argument = name.partition(":")
-    if kind == "folder" and argument:
-        return shape_of_folder(Path(os.path.expanduser(argument)))
+    argument = name.partition(":")[2]
     request = Request(split="train", root=root, download=download, argument=argument, as_known=True)
     found = _file_list(name, request)
     return None if found is None else natural_file_shape(found.files)
@@ -186,10 +150,7 @@ def class_names(name: str, **options: Any) -> tuple[str, ...]:  # noqa: ANN401
     Raises:
         UserError: see `load_source`.
     """
-    kind, _, argument = name.partition(":")
-    if kind == "folder" and argument:
-        return classes_of_folder(Path(os.path.expanduser(argument)))
-    request = Request(split="train", argument=argument, as_known=True, **options)
+    request = Request(split="train", argument=name.partition(":")[2], as_known=True, **options)
     if (found := _file_list(name, request)) is not None:
         return found.classes
     return load_source(name, "train", as_known=True, **options).classes
@@ -245,7 +206,7 @@ def _load(name: str, kind: str, request: Request) -> ImageSet:
         raise UserError(f"There is no source {name!r}; {hint}{the} sources are {', '.join(known)}.")
     if not isinstance(found.images, Tensor):
         return found  # each image is converted when it is read
-    if request.pixel_format is not None and (kind == "folder" or kind in LISTS):
+    if request.pixel_format is not None and kind in LISTS:
         return found  # whose files were decoded to that
     if request.pixel_format is not None:
         return replace(found, images=_in_format(found.images, request, request.pixel_format))
@@ -296,20 +257,8 @@ def _listed(name: str, request: Request) -> ImageSet:
     """The images of a source that is a list of files."""
     files = _file_list(f"{name}:{request.argument}".removesuffix(":"), request)
     assert files is not None
-    found = load_files(
-        files.files,
-        files.labels,
-        files.classes,
-        files.root,
-        size=request.size,
-        channels=request.channels,
-        memory_limit=request.memory_limit,
-        pixel_format=request.pixel_format,
-        extractor=request.extractor,
-    )
-    if request.as_known and not files.own_test:
-        return _part(found, request)
-    return replace(found, own_validation=request.as_known and files.own_validation)
+    found = load_files(files, request)
+    return _part(found, request) if request.as_known and not files.own_test else found
 
 
 for _name, _kept in TORCHVISION_SETS.items():
@@ -321,8 +270,11 @@ for _name, _set in SETS.items():
     LISTS[_name] = partial(_by_root, _set)
 LISTS["list"] = lambda request: listed(*parse_list(request.argument), as_known=request.as_known)
 LISTS["openood"] = lambda request: openood(request.argument, request.split, request.root)
+LISTS["folder"] = lambda request: folder_files(
+    Path(os.path.expanduser(request.argument)), request.split, as_known=request.as_known
+)
 for _name in LISTS:
-    source(f"{_name}:PATH" if _name in ("list", "openood") else _name)(partial(_listed, _name))
+    source(f"{_name}:PATH" if _name in ("list", "openood", "folder") else _name)(partial(_listed, _name))
 
 
 @source("mnist_sample")
@@ -367,24 +319,6 @@ def _noise(kind: str, request: Request) -> ImageSet:
 
 source("noise:gaussian")(partial(_noise, "gaussian"))
 source("noise:uniform")(partial(_noise, "uniform"))
-
-
-@source("folder:PATH")
-def _folder(request: Request) -> ImageSet:
-    path = Path(os.path.expanduser(request.argument))
-    found = load_folder(
-        path,
-        request.split,
-        size=request.size,
-        channels=request.channels,
-        memory_limit=request.memory_limit,
-        as_known=request.as_known,
-        pixel_format=request.pixel_format,
-        extractor=request.extractor,
-    )
-    splits = layout(path)
-    own = splits.test is not None or (request.split == "validation" and splits.validation is not None)
-    return _part(found, request) if request.as_known and not own else found
 
 
 @source("npz:PATH")

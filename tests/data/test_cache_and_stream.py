@@ -11,7 +11,8 @@ from PIL import Image
 from osr_lightning.data import cache
 from osr_lightning.data import folder as folders
 from osr_lightning.data.datamodule import OpenSetDataModule
-from osr_lightning.data.folder import load_folder, read_images
+from osr_lightning.data.folder import read_images
+from osr_lightning.data.sources import load_source
 from osr_lightning.data.stream import ChainedImages, StreamedImages, chain
 from osr_lightning.errors import UserError
 from osr_lightning.training.callbacks.evaluator import Evaluator
@@ -183,7 +184,9 @@ def files_of(pictures):
 
 
 def streamed(pictures, size=SIZE) -> StreamedImages:
-    images = load_folder(pictures, "train", size=size, channels=3, memory_limit=0).images
+    images = load_source(
+        f"folder:{pictures}", "train", root=pictures, size=size, channels=3, memory_limit=0
+    ).images
     assert isinstance(images, StreamedImages)
     return images
 

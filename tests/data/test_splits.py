@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from osr_lightning.data.datamodule import OpenSetDataModule
-from osr_lightning.data.folder import load_folder
+from osr_lightning.data.sources import load_source
 from osr_lightning.data.splits import copies, holdout, holdout_by_content, join_copies
 from osr_lightning.errors import UserError
 
@@ -205,13 +205,17 @@ def save(image: Image.Image, path) -> None:
     image.save(path)
 
 
+def load_folder(path, **options):
+    return load_source(f"folder:{path}", "train", root=path, **options)
+
+
 def test_pixel_equal_files_of_other_formats_share_a_key(tmp_path):
     one, other = pictures(2)
     for name in ("a.png", "b.bmp", "c.tiff", "d.ppm"):
         save(one, tmp_path / "x" / name)
     save(one.convert("RGBA"), tmp_path / "y" / "e.png")  # another mode, and another class
     save(other, tmp_path / "y" / "f.png")
-    found = load_folder(tmp_path, "train", size=12, channels=3)
+    found = load_folder(tmp_path, size=12, channels=3)
     assert found.files == ("x/a.png", "x/b.bmp", "x/c.tiff", "x/d.ppm", "y/e.png", "y/f.png")
     assert len(set(found.keys[:5])) == 1
     assert found.keys[5] not in found.keys[:5]
@@ -223,7 +227,7 @@ def test_equal_files_share_a_key_when_they_stay_on_disk_too(tmp_path):
     one, other = pictures(2)
     for image, name in ((one, "x/a.png"), (other, "x/b.png"), (one, "y/c.png")):
         save(image, tmp_path / name)
-    found = load_folder(tmp_path, "train", size=12, channels=3, memory_limit=0)
+    found = load_folder(tmp_path, size=12, channels=3, memory_limit=0)
     assert found.keys[0] == found.keys[2] != found.keys[1]
     assert found.note.endswith("(x/a.png = y/c.png)")
 
@@ -232,19 +236,19 @@ def test_neither_names_nor_places_decide_a_key(tmp_path):
     for row, image in enumerate(pictures(8)):
         save(image, tmp_path / "one" / "x" / f"{row}.png")
         save(image, tmp_path / "two" / "y" / "deep" / f"{9 - row}.png")
-    one, two = (load_folder(tmp_path / name, "train", size=12, channels=3) for name in ("one", "two"))
+    one, two = (load_folder(tmp_path / name, size=12, channels=3) for name in ("one", "two"))
     assert len(set(one.keys)) == 8
     assert sorted(one.keys) == sorted(two.keys)
     os.utime(tmp_path / "one" / "x" / "0.png", (0, 0))
-    assert load_folder(tmp_path / "one", "train", size=12, channels=3).keys == one.keys
+    assert load_folder(tmp_path / "one", size=12, channels=3).keys == one.keys
 
 
 def test_another_size_or_limit_gives_the_same_keys(tmp_path):
     for row, image in enumerate(pictures(8)):
         save(image, tmp_path / "x" / f"{row}.png")
-    expected = load_folder(tmp_path, "train", size=12, channels=3).keys
-    assert load_folder(tmp_path, "train", size=7, channels=1).keys == expected
-    assert load_folder(tmp_path, "train", size=12, channels=3, memory_limit=0).keys == expected
+    expected = load_folder(tmp_path, size=12, channels=3).keys
+    assert load_folder(tmp_path, size=7, channels=1).keys == expected
+    assert load_folder(tmp_path, size=12, channels=3, memory_limit=0).keys == expected
 
 
 def test_pictures_that_differ_in_their_middle_alone_are_no_copies(tmp_path):
@@ -252,7 +256,7 @@ def test_pictures_that_differ_in_their_middle_alone_are_no_copies(tmp_path):
         pixels = np.full((256, 256, 3), 128, np.uint8)  # 192 KiB
         pixels[120:136] = value
         save(Image.fromarray(pixels), tmp_path / "x" / f"{name}.bmp")
-    found = load_folder(tmp_path, "train", size=32, channels=3)
+    found = load_folder(tmp_path, size=32, channels=3)
     assert not torch.equal(found.images[0], found.images[1])
     assert found.note == ""
 

@@ -16,7 +16,6 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from osr_lightning.__main__ import main
-from osr_lightning.data.folder import load_folder
 from osr_lightning.data.sources import load_source
 from osr_lightning.deploy import predict
 from osr_lightning.errors import UserError, one_line
@@ -131,7 +130,7 @@ def test_a_folder_with_a_damaged_image(folder, content):
     shutil.rmtree(folder / "set", ignore_errors=True)
     (folder / "set" / "x").mkdir(parents=True)
     (folder / "set" / "x" / "a.png").write_bytes(content)
-    found = answer(load_folder, folder / "set", "train")
+    found = answer(load_source, f"folder:{folder / 'set'}", "train", root=folder)
     assert found is None or len(found) == 1
 
 
@@ -233,7 +232,7 @@ def test_files_and_classes_of_any_name(names):
                 continue
             made += 1
         assume(made)
-        found = answer(load_folder, root, "train")
+        found = answer(load_source, f"folder:{root}", "train", root=root)
         assume(found is not None)  # hidden, every one
         for text in (*found.files, *found.classes):
             text.encode()
