@@ -22,7 +22,7 @@ from osr_lightning.deploy.onnx_file import check_graph
 from osr_lightning.errors import UserError
 from osr_lightning.images.pixels import ImageLike, prepared
 from osr_lightning.recogniser import examples
-from osr_lightning.recogniser.prediction import OUTPUTS, Answers, Prediction, batch_size, predictions
+from osr_lightning.recogniser.prediction import OUTPUTS, Answers, Predicting, batch_size
 from osr_lightning.scoring.calibration import Calibration, fixed_calibration, read_record
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _without_warnings() -> Iterator[None]:
         os.close(kept)
 
 
-class ExportedRecogniser:
+class ExportedRecogniser(Predicting):
     """A graph that ``osr export`` wrote, with the questions of `Recogniser`.
 
     Several threads may ask at once. It can be copied, pickled, and asked in a process that was forked.
@@ -255,22 +255,6 @@ class ExportedRecogniser:
                 )
         if not ((found[0] >= 0) & (found[0] <= classes)).all():
             raise UserError(f"the graph's prediction is no number in 0 .. {classes}; export it again")
-
-    def predict(self, images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> list[Prediction]:
-        """Name what is in each image, or call it unknown.
-
-        Args:
-            images: one image or a list: paths, folders, globs, PIL images or arrays; see
-                `osr_lightning.recogniser.recogniser.Recogniser.predict`.
-            recursive: whether a folder's own folders count.
-
-        Returns:
-            One prediction per image, in order.
-
-        Raises:
-            UserError: naming the first that is no image or cannot be read.
-        """
-        return predictions(self, images, recursive)
 
 
 _KINDS = {"prediction": np.dtype(np.int64), "unknown": np.dtype(np.bool_)}  # others are float64

@@ -135,21 +135,36 @@ def batch_size(input_shape: Sequence[int], most: int) -> int:
     return min(most, fitting) if fitting >= _FEWEST else 1
 
 
-def predictions(
-    answering: Answering, images: ImageLike | Sequence[ImageLike], recursive: bool = True
-) -> list[Prediction]:
-    """One prediction per image, in order; see `osr_lightning.recogniser.recogniser.Recogniser.predict`.
+class Predicting:
+    """The question that people ask of what answers, whether in torch or elsewhere."""
 
-    Raises:
-        UserError: naming the first that is no image or cannot be read.
-    """
-    found: list[Prediction] = []
-    items = expand(images, recursive)
-    while some := list(islice(items, AT_ONCE)):
-        answers = answering.answer(np.stack([answering.prepare(image) for image in some]))
-        files = [str(image) if isinstance(image, (str, Path)) else None for image in some]
-        found += [to_prediction(answering, answers, row, file) for row, file in enumerate(files)]
-    return found
+    def predict(
+        self: Answering, images: ImageLike | Sequence[ImageLike], recursive: bool = True
+    ) -> list[Prediction]:
+        """Name what is in each image, or call it unknown.
+
+        Args:
+            images: one image or a list: a path of a file, a folder or a glob; a PIL image; an array
+                ``(H, W)`` or ``(H, W, C)`` with ``C`` from 1 to 4, or several as ``(N, H, W)``,
+                ``(N, H, W, C)`` or ``(N, C, H, W)``; a tensor ``(H, W)``, ``(C, H, W)`` or
+                ``(N, C, H, W)``. An array of three axes has its channels last, so ``(3, 28, 28)`` is three
+                grey images; a tensor has them first, so it is one of colour. Values are uint8, bool,
+                uint16 in ``[0, 65535]``, other whole numbers in ``[0, 255]``, or floats in ``[0, 1]``.
+            recursive: whether a folder's own folders count.
+
+        Returns:
+            One prediction per image, in order.
+
+        Raises:
+            UserError: naming the first that is no image or cannot be read.
+        """
+        found: list[Prediction] = []
+        items = expand(images, recursive)
+        while some := list(islice(items, AT_ONCE)):
+            answers = self.answer(np.stack([self.prepare(image) for image in some]))
+            files = [str(image) if isinstance(image, (str, Path)) else None for image in some]
+            found += [to_prediction(self, answers, row, file) for row, file in enumerate(files)]
+        return found
 
 
 def to_prediction(answering: Answering, answers: Answers, row: int, file: str | None) -> Prediction:

@@ -29,9 +29,8 @@ from osr_lightning.recogniser.prediction import (
     AT_ONCE,
     OUTPUTS,
     Answers,
-    Prediction,
+    Predicting,
     batch_size,
-    predictions,
     to_prediction,
 )
 from osr_lightning.scoring.decision import is_unknown
@@ -42,7 +41,7 @@ from osr_lightning.scoring.threshold import Threshold
 _AT_LEAST = 16  # images that an accelerator takes about as long for as for one
 
 
-class Recogniser(nn.Module):
+class Recogniser(nn.Module, Predicting):
     """Asks a sampler about images, and decides by score and threshold.
 
     With shared masks nothing is changed by asking: several threads may use one recogniser.
@@ -225,26 +224,6 @@ class Recogniser(nn.Module):
         decided = self._decide(rows[LOG_PROBABILITY], score, self.threshold.value)
         arrays = {name: getattr(decided, name).numpy() for name in OUTPUTS}
         return Answers(**arrays, scores={name: rows[f"score/{name}"].numpy() for name in self.score_names})
-
-    def predict(self, images: ImageLike | Sequence[ImageLike], recursive: bool = True) -> list[Prediction]:
-        """Name what is in each image, or call it unknown.
-
-        Args:
-            images: one image or a list: a path of a file, a folder or a glob; a PIL image; an array
-                ``(H, W)`` or ``(H, W, C)`` with ``C`` from 1 to 4, or several as ``(N, H, W)``,
-                ``(N, H, W, C)`` or ``(N, C, H, W)``; a tensor ``(H, W)``, ``(C, H, W)`` or
-                ``(N, C, H, W)``. An array of three axes has its channels last, so ``(3, 28, 28)`` is three
-                grey images; a tensor has them first, so it is one of colour. Values are uint8, bool,
-                uint16 in ``[0, 65535]``, other whole numbers in ``[0, 255]``, or floats in ``[0, 1]``.
-            recursive: whether a folder's own folders count.
-
-        Returns:
-            One prediction per image, in order.
-
-        Raises:
-            UserError: naming the first that is no image or cannot be read.
-        """
-        return predictions(self, images, recursive)
 
     def explain(self, image: ImageLike) -> Explanation:
         """Why one image is answered as it is: the score's parts, known images that are near, and a map.

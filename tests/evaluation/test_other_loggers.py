@@ -12,7 +12,7 @@ from quick import TRAINER
 
 from osr_lightning import BaselineClassifier, OpenSetDataModule, OpenSetTrainer
 from osr_lightning.__main__ import main
-from osr_lightning.evaluation.other_loggers import log_test
+from osr_lightning.evaluation.result_loggers import log_test
 from osr_lightning.training.callbacks.evaluator import Evaluator
 
 RESULTS = {

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from osr_lightning.evaluation import tensorboard
 from osr_lightning.evaluation.prediction_table import PredictionTable
-from osr_lightning.evaluation.tensorboard import log_projector, log_test
+from osr_lightning.evaluation.result_loggers import log_projector, log_test
 from osr_lightning.training.loggers import ClaimingTensorBoardLogger
 
 
@@ -89,7 +89,7 @@ def test_figures_are_given_as_their_files(tmp_path):
         "seed": 0,
     }
     report = tmp_path / "report.html"
-    log_test(logger, results, [tmp_path / "roc.png"], {"augment": "digits", "costs": {}}, 3, report)
+    log_test(logger, results, [tmp_path / "roc.png"], {"augment": "digits", "costs": {}}, 3, [report])
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path)).Reload()
     (event,) = events.Images("test/roc")

@@ -88,14 +88,13 @@ class Evaluator(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """On rank 0, write the files."""
         # drawing and scikit-learn take seconds to load, and only a test needs them
-        from osr_lightning.evaluation import other_loggers
         from osr_lightning.evaluation.embedding import tsne_embedding
         from osr_lightning.evaluation.figures import Material, each_figure, save_figures
         from osr_lightning.evaluation.mistakes import save_pictures
         from osr_lightning.evaluation.model_card import write_card
         from osr_lightning.evaluation.report.write import write_report
+        from osr_lightning.evaluation.result_loggers import log_projector, log_test
         from osr_lightning.evaluation.results import achieved, evaluate
-        from osr_lightning.evaluation.tensorboard import log_projector, log_test
 
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
@@ -140,9 +139,8 @@ class Evaluator(Callback):
         write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False) + "\n")
         for logger in trainer.loggers:
             logger.save()  # metrics.csv holds the last epoch before its curves are drawn
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        for logger in boards:
-            log_projector(logger, table, images, self.projector_points, self.seed, trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                log_projector(logger, table, images, self.projector_points, self.seed, trainer.global_step)
         files: list[Path] = []
         if self.figures:
 
@@ -161,15 +159,11 @@ class Evaluator(Callback):
                 epoch=pl_module.tested_epoch,
             )
             files = save_figures(each_figure(material), folder / "figures")
-        for logger in boards:
-            report = (folder / "report.html").absolute()
-            log_test(logger, results, files, how_trained(trainer, pl_module), trainer.global_step, report)
         write_report(folder)
         write_card(folder)
+        beside = [folder.absolute() / name for name in ("results.json", "report.html")]
         for logger in trainer.loggers:
-            beside = [folder / "results.json", folder / "report.html"]
-            how = how_trained(trainer, pl_module)
-            other_loggers.log_test(logger, results, files, how, trainer.global_step, beside)
+            log_test(logger, results, files, how_trained(trainer, pl_module), trainer.global_step, beside)
 
 
 def how_trained(trainer: Trainer, model: OpenSetClassifier) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""A test run's results in TensorBoard: figures, hyperparameters beside final metrics, and the Projector."""
+"""A test run's results in loggers: numbers, settings and figures, and in TensorBoard the Projector."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 from PIL import Image
 
 from osr_lightning.data.features import thumbnails_of
@@ -17,24 +19,28 @@ from osr_lightning.errors import one_line
 from osr_lightning.evaluation.embedding import drawn_rows
 from osr_lightning.evaluation.prediction_table import PredictionTable
 
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-
 _HEADLINE = ("known_accuracy", "unknown_accuracy", "total_accuracy", "auroc")
 _MOST_NUMBERS = 2**22  # of the Projector's points, which are kept as text: 2,000 of 2,000 classes
+_SETS = re.compile("^test/(accuracy|auroc)/")
 _PLAIN = (bool, int, float, str)
 
 
 def log_test(
-    logger: TensorBoardLogger,
+    logger: Logger,
     results: dict[str, Any],
     figures: Iterable[Path],
     hyperparameters: dict[str, Any],
     step: int,
-    report: Path | None = None,
+    files: Iterable[Path] = (),
 ) -> None:
-    """Add the report's place, every figure, the numbers under ``test/``, and one row of the HParams page.
+    """Add a test's numbers, settings, figures and files, through what a logger offers.
+
+    TensorBoard has the report's place, every figure, the numbers under ``test/``, and one row of the HParams
+    page. Lightning's CSV logger is left alone. Others have the numbers under ``test/``, those of each set
+    under ``test_accuracy/SET`` and ``test_auroc/SET``, and the settings under ``trained/``: what was chosen
+    for a training has names of its own, as Lightning has logged the options already and MLflow takes no
+    second value. Figures go to loggers with Lightning's ``log_image`` (Weights & Biases has it), figures and
+    files to MLflow as artifacts of its run.
 
     Args:
         logger: where to.
@@ -42,24 +48,44 @@ def log_test(
         figures: image files.
         hyperparameters: how it was trained; those that are no number or text are left out.
         step: the training step of the tested weights.
-        report: the page of the run.
+        files: to be kept beside the figures, the report among them.
     """
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    for path in figures:
-        # the file as it is: to draw the figure once more, or to encode its pixels, takes time
-        with Image.open(path) as image:
-            width, height = image.size
-        png = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes())
-        value = Summary.Value(tag=f"test/{path.stem}", image=png)
-        logger.experiment.file_writer.add_summary(Summary(value=[value]), step)
-    if report is not None:
-        logger.experiment.add_text("report", f"[{report}]({report.as_uri()})", step)
-    logger.log_hyperparams(settings_of(results, hyperparameters), final_numbers(results), step)
+    if isinstance(logger, CSVLogger):
+        return
+    settings, numbers = _settings_of(results, hyperparameters), _final_numbers(results)
+    if isinstance(logger, TensorBoardLogger):
+        for path in figures:
+            _add_figure(logger, path, step)
+        for report in (path for path in files if path.suffix == ".html"):
+            logger.experiment.add_text("report", f"[{report}]({report.as_uri()})", step)
+        logger.log_hyperparams(settings, numbers, step)
+        logger.save()
+        return
+    logger.log_hyperparams({f"trained/{name}": value for name, value in settings.items()})
+    # where names are paths, test/auroc is no folder as well
+    logger.log_metrics({_SETS.sub(r"test_\1/", name): value for name, value in numbers.items()}, step)
+    if isinstance(logger, MLFlowLogger):
+        for folder, kept in (("figures", figures), ("", files)):
+            for path in kept:
+                logger.experiment.log_artifact(logger.run_id, str(path), folder)
+    elif callable(log_image := getattr(logger, "log_image", None)):
+        for path in figures:
+            log_image(f"test/{path.stem}", [str(path)], step)
     logger.save()
 
 
-def final_numbers(results: dict[str, Any]) -> dict[str, float]:
+def _add_figure(logger: TensorBoardLogger, path: Path, step: int) -> None:
+    """The file as it is: to draw the figure once more, or to encode its pixels, takes time."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    with Image.open(path) as image:
+        width, height = image.size
+    png = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=path.read_bytes())
+    value = Summary.Value(tag=f"test/{path.stem}", image=png)
+    logger.experiment.file_writer.add_summary(Summary(value=[value]), step)
+
+
+def _final_numbers(results: dict[str, Any]) -> dict[str, float]:
     """Name -> the accuracies, AUROCs and threshold of ``results.json``; without those that are null.
 
     ``test/accuracy/SET`` is that of each set by its name: of known images those that are right and not
@@ -78,7 +104,7 @@ def final_numbers(results: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if value is not None}
 
 
-def settings_of(results: dict[str, Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
+def _settings_of(results: dict[str, Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
     """Numbers and texts that say what was trained, and how."""
     seen = {
         "model": results["model"]["class"],
