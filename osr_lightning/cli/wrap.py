@@ -83,38 +83,6 @@ class WrapCLI(OpenSetCLI):
         trainer.test(model, datamodule=datamodule, ckpt_path=path, verbose=False)
 
 
-def wrap(
-    network: str,
-    known: str,
-    weights: str | None = None,
-    unknown: str | None = None,
-    classes: Path | None = None,
-    options: Sequence[str] = (),
-) -> None:
-    """Wrap a classifier.
-
-    Args:
-        network: see `osr_lightning.models.backbones.Wrapped`.
-        known: a folder with a folder of images per class, or another source.
-        weights: of the classifier; only a class path brings its own.
-        unknown: a folder of images of none of them, another source, or a mapping as of ``data.unknown``.
-        classes: file of the names of its outputs; see `osr_lightning.training.wrap.read_names`.
-        options: of ``osr run``, as on the command line.
-
-    Raises:
-        UserError: for a mistake in them, or where the network and the images do not fit together.
-    """
-    if weights is None and not is_class_path(network):
-        raise UserError(f"name the file of {network}'s weights with --weights")
-    given = ["--model=BaselineClassifier", f"--model.network={Wrapped.__name__}"]
-    given += [f"--model.network.name={network}", f"--model.network.weights={weights or OWN}"]
-    given.append(f"--data.known={_source(known)}")
-    if unknown is not None:
-        sets = unknown if unknown.startswith("{") else json.dumps({"others": _source(unknown)})
-        given.append(f"--data.unknown={sets}")
-    WrapCLI(["run", *given, *options], None if classes is None else read_names(classes))
-
-
 def _source(name: str) -> str:
     """A folder as a source; other sources as they are."""
     return name if is_source(name) else f"folder:{name}"
@@ -182,4 +150,12 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"osr wrap trains nothing: leave {one.name} out")
         if one.file is None and one.name.startswith("model.network"):
             raise UserError(f"osr wrap names the network with --network and --weights: leave {one.name} out")
-    wrap(own.network, own.known, own.weights, own.unknown, own.classes, further)
+    if own.weights is None and not is_class_path(own.network):
+        raise UserError(f"name the file of {own.network}'s weights with --weights")
+    given = ["--model=BaselineClassifier", f"--model.network={Wrapped.__name__}"]
+    given += [f"--model.network.name={own.network}", f"--model.network.weights={own.weights or OWN}"]
+    given.append(f"--data.known={_source(own.known)}")
+    if (unknown := own.unknown) is not None:
+        sets = unknown if unknown.startswith("{") else json.dumps({"others": _source(unknown)})
+        given.append(f"--data.unknown={sets}")
+    WrapCLI(["run", *given, *further], None if own.classes is None else read_names(own.classes))

@@ -32,7 +32,7 @@ from osr_lightning.deploy.onnx_runtime import (
 )
 from osr_lightning.errors import Failure, UserError
 from osr_lightning.images.pixels import LONGEST
-from osr_lightning.models.mc_dropout import MCDropout
+from osr_lightning.models.mc_dropout import draws_anew
 from osr_lightning.recogniser.examples import to_plain
 from osr_lightning.recogniser.prediction import OUTPUTS, batch_size
 from osr_lightning.recogniser.recogniser import Recogniser
@@ -110,7 +110,7 @@ def check_exportable(recogniser: Recogniser, path: str | os.PathLike[str], int8:
         raise UserError(f"--int8 needs an .onnx file, not {path}")
     if int8 is not None and len(int8) < AT_LEAST:
         raise UserError(f"--int8 needs at least {AT_LEAST} known images to set its ranges, got {len(int8)}")
-    if any(isinstance(part, MCDropout) and not part.shared for part in recogniser.modules()):
+    if draws_anew(recogniser):
         raise UserError(
             "dropout masks that are independent are drawn anew for every image, which a graph cannot: "
             "train with model.masks shared, or test the checkpoint with it"

@@ -201,3 +201,8 @@ class MCDropout(LogitSampler):
                 trunk, features = self._trunk(images, layers)
                 features |= self._finish(trunk.unsqueeze(0), 0, 0)[1]
         return Sampled(torch.stack(logits), features)
+
+
+def draws_anew(module: nn.Module) -> bool:
+    """Whether something in a module draws other masks for every image, so that no answer is given twice."""
+    return any(isinstance(part, MCDropout) and not part.shared for part in module.modules())

@@ -161,8 +161,27 @@ def _at_least(name: str, value: int, minimum: int) -> None:
         raise UserError(f"{name} must be at least {minimum}, got {value}.")
 
 
+class AveragedNetwork(SplitNetwork):
+    """Convolutions, the mean of each channel, one dropout, and a linear layer.
+
+    Args:
+        layers: images ``(B, C, H, W)`` -> maps ``(B, D, h, w)``.
+        last: ``D`` features -> logits.
+        dropout: probability that a feature is dropped before it.
+        blocks: see `SplitNetwork`; the last one's mean is the penultimate layer.
+    """
+
+    def __init__(
+        self, layers: Sequence[nn.Module], last: nn.Linear, dropout: float, blocks: Sequence[str]
+    ) -> None:
+        trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(trunk, nn.Dropout(dropout), nn.Sequential(last))
+        self.blocks = tuple(blocks)
+        self.to(memory_format=torch.channels_last)
+
+
 @register
-class ConvNet(SplitNetwork):
+class ConvNet(AveragedNetwork):
     """Pairs of 3x3 convolutions with batch norm, average pooling and one dropout: for pictures of any kind.
 
     With the defaults: ``(B, 3, 32, 32)`` -> two convolutions, pool ``(B, 32, 16, 16)`` -> two, pool
@@ -189,8 +208,7 @@ class ConvNet(SplitNetwork):
         channels: Sequence[int] = (32, 64, 128),
         dropout: float = 0.3,
     ) -> None:
-        _check(num_classes, in_channels, image_size, dropout)
-        _check_channels(channels)
+        _check(num_classes, in_channels, image_size, dropout, channels)
         layers, size, width = _halved(image_size, in_channels, channels[0])
         ends: list[str] = []
         for stage, out_channels in enumerate(channels):
@@ -200,13 +218,7 @@ class ConvNet(SplitNetwork):
             layers += [*_convolution(width, out_channels), *_convolution(out_channels, out_channels)]
             width = out_channels
             ends.append(str(len(layers) - 1))
-        super().__init__(
-            trunk=nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            dropout=nn.Dropout(dropout),
-            head=nn.Sequential(nn.Linear(width, num_classes)),
-        )
-        self.blocks = tuple(ends[:-1])  # the mean of the last is the penultimate layer
-        self.to(memory_format=torch.channels_last)
+        super().__init__(layers, nn.Linear(width, num_classes), dropout, ends[:-1])
 
 
 _UNHALVED = 40  # pixels a side that the convolutions see as they are
@@ -226,15 +238,14 @@ def _convolution(
     ]
 
 
-def _check(num_classes: int, in_channels: int, image_size: int, dropout: float) -> None:
+def _check(
+    num_classes: int, in_channels: int, image_size: int, dropout: float, channels: Sequence[int] = (1,)
+) -> None:
     _at_least("num_classes", num_classes, 2)
     _at_least("in_channels", in_channels, 1)
     _at_least("image_size", image_size, 1)
     if not 0 <= dropout < 1:
         raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
-
-
-def _check_channels(channels: Sequence[int]) -> None:
     _at_least("the length of channels", len(channels), 1)
     for width in channels:
         _at_least("each of channels", width, 1)
@@ -262,7 +273,7 @@ class _Residual(nn.Sequential):
 
 
 @register
-class ResNet9(SplitNetwork):
+class ResNet9(AveragedNetwork):
     """Nine 3x3 convolutions with residual pairs, for small pictures on a CPU.
 
     With the defaults: ``(B, 3, 32, 32)`` -> convolution, pool, residual pair ``(B, 64, 16, 16)`` ->
@@ -291,8 +302,7 @@ class ResNet9(SplitNetwork):
         channels: Sequence[int] = (64, 128, 256),
         dropout: float = 0.3,
     ) -> None:
-        _check(num_classes, in_channels, image_size, dropout)
-        _check_channels(channels)
+        _check(num_classes, in_channels, image_size, dropout, channels)
         layers, size, width = _halved(image_size, in_channels, channels[0])
         ends: list[str] = []
         for out_channels in channels:
@@ -303,17 +313,11 @@ class ResNet9(SplitNetwork):
             layers.append(_Residual(*pair))
             width = out_channels
             ends.append(str(len(layers) - 1))
-        super().__init__(
-            trunk=nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            dropout=nn.Dropout(dropout),
-            head=nn.Sequential(nn.Linear(width, num_classes)),
-        )
-        self.blocks = tuple(ends[:-1])  # the mean of the last is the penultimate layer
-        self.to(memory_format=torch.channels_last)
+        super().__init__(layers, nn.Linear(width, num_classes), dropout, ends[:-1])
 
 
 @register
-class ResNet18(SplitNetwork):
+class ResNet18(AveragedNetwork):
     """ResNet-18 as it is trained on CIFAR: its first convolution is 3x3 and halves nothing.
 
     He et al., Deep Residual Learning for Image Recognition, CVPR 2016, whose stem for ImageNet (7x7 with
@@ -342,17 +346,11 @@ class ResNet18(SplitNetwork):
         stages = [whole.layer1, whole.layer2, whole.layer3, whole.layer4]
         stem = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as the others are
-        super().__init__(
-            trunk=nn.Sequential(stem, whole.bn1, whole.relu, *stages, whole.avgpool, nn.Flatten()),
-            dropout=nn.Dropout(dropout),
-            head=nn.Sequential(whole.fc),
-        )
-        self.blocks = ("3", "4", "5")  # the mean of the last stage is the penultimate layer
-        self.to(memory_format=torch.channels_last)
+        super().__init__([stem, whole.bn1, whole.relu, *stages], whole.fc, dropout, ("3", "4", "5"))
 
 
 @register
-class VGG32(SplitNetwork):
+class VGG32(AveragedNetwork):
     """ARPL's small CNN, on which most published results of small pictures are: nine 3x3 convolutions.
 
     Chen et al., Adversarial Reciprocal Points Learning, TPAMI 2021 (``classifier32`` of the authors' code),
@@ -388,10 +386,4 @@ class VGG32(SplitNetwork):
                 nn.init.normal_(layer.weight, 0.0, 0.05)
             elif isinstance(layer, nn.BatchNorm2d):
                 nn.init.normal_(layer.weight, 1.0, 0.02)
-        super().__init__(
-            trunk=nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            dropout=nn.Dropout(dropout),
-            head=nn.Sequential(nn.Linear(width, num_classes, bias=False)),
-        )
-        self.blocks = ("8", "17")
-        self.to(memory_format=torch.channels_last)
+        super().__init__(layers, nn.Linear(width, num_classes, bias=False), dropout, ("8", "17"))

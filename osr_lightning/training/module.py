@@ -64,9 +64,8 @@ from osr_lightning.training.calibration import (
 from osr_lightning.training.console import device_name, precision_name, say
 from osr_lightning.training.cross_calibration import KnownFeatures, choose_decay, deal_folds, fit_all
 from osr_lightning.training.distributed import gather_rows
-from osr_lightning.training.examples import choose_examples
+from osr_lightning.training.examples import choose_examples, known_images_of
 from osr_lightning.training.head import balanced, choose_weight_decay, solve
-from osr_lightning.training.known_images import known_images_of
 from osr_lightning.training.left_out import leave_classes_out
 from osr_lightning.training.losses import LOSSES
 from osr_lightning.training.metrics import EpochMetrics

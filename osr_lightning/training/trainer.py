@@ -47,10 +47,9 @@ from osr_lightning.training.callbacks.evaluator import Evaluator
 from osr_lightning.training.callbacks.loader_watch import LoaderWatch
 from osr_lightning.training.callbacks.plain_layout import PlainLayout
 from osr_lightning.training.callbacks.progress import Progress, begin_stage
-from osr_lightning.training.callbacks.run_folder import WithdrawUnused
 from osr_lightning.training.console import hush, say
 from osr_lightning.training.distributed import gather_rows
-from osr_lightning.training.loggers import run_folder, run_folder_loggers, with_run_folder
+from osr_lightning.training.loggers import WithdrawUnused, run_folder, run_folder_loggers, with_run_folder
 from osr_lightning.training.module import OpenSetClassifier
 from osr_lightning.training.precision import choose_accelerator, train_in_bfloat16
 from osr_lightning.training.refusals import (

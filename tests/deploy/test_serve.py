@@ -733,7 +733,7 @@ def test_explain_shows_the_nearest_known_images_without_their_files(tmp_path):
         torch.zeros(7, 3, 4, 4, dtype=torch.uint8),
         [f"secret{row}.png" for row in range(7)],
     )
-    backend = Backend(built, lambda pixels, with_map: explain(built, pixels, with_map), 1, None)
+    backend = Backend(built, lambda pixels, with_map: explain(built, pixels, with_map), 1)
     with TestClient(build_app(backend)) as client:
         answer = client.post("/explain", content=png(3, (8, 8, 3)))
     assert "secret" not in answer.text

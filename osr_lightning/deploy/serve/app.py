@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from python_multipart.exceptions import FormParserError
@@ -18,7 +19,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from osr_lightning.deploy.serve import page, responses
+from osr_lightning.deploy.content_policy import own_sources
+from osr_lightning.deploy.page.text import page_text
+from osr_lightning.deploy.serve import responses
 from osr_lightning.deploy.serve.batching import Batcher, Full
 from osr_lightning.deploy.serve.connections import Connections
 from osr_lightning.deploy.serve.limits import ALIVE, BUSY, Guard, Limits
@@ -121,7 +124,7 @@ def build_app(
     model = responses.model(backend, limits)
     fixed = {"/model": model, ALIVE: {"status": "ok"}, "/openapi.json": document(backend, limits)}
     routes = [
-        Route("/", _constant(HTMLResponse(*page.load()))),
+        Route("/", _constant(_page())),
         Route("/predict", predict, methods=["POST"]),
         Route("/explain", explain, methods=["POST"]),
         Route("/metrics", report),
@@ -229,6 +232,19 @@ def _answer(content: dict[str, Any], rows: list[Row]) -> Response:
     if all(row[_ERROR] for row in rows):
         return JSONResponse(content | {"error": rows[0][_ERROR]}, 422)
     return JSONResponse(content)
+
+
+def _page() -> HTMLResponse:
+    """The page, and a policy that lets the browser run nothing but what is in it."""
+    text = page_text([Path(__file__).with_name("ask.js")])
+    policy = [
+        *own_sources(text),
+        "img-src data: blob:",
+        "connect-src 'self'",
+        *(f"{directive} 'none'" for directive in ("base-uri", "form-action", "frame-ancestors")),
+    ]
+    headers = {"Content-Security-Policy": "; ".join(policy), "X-Content-Type-Options": "nosniff"}
+    return HTMLResponse(text, headers=headers)
 
 
 def _constant(response: Response) -> Callable[[Request], Awaitable[Response]]:

@@ -41,8 +41,6 @@ class Backend:
         recogniser: what answers.
         explain: more about prepared images ``(1, C, H, W)``, with a map if the second is true.
         num_samples: ``S``; None where single samples cannot be asked.
-        rejected_known: share of the known calibration images that the threshold rejects; None where it was
-            not calibrated.
     """
 
     def __init__(
@@ -50,7 +48,6 @@ class Backend:
         recogniser: Answering,
         explain: Callable[[Pixels, bool], Explanation],
         num_samples: int | None,
-        rejected_known: float | None,
     ) -> None:
         self.recogniser = recogniser
         self.spec = recogniser.spec
@@ -58,7 +55,7 @@ class Backend:
         self.score, self.threshold = recogniser.threshold.score, recogniser.threshold.value
         self.explain = explain
         self.num_samples = num_samples
-        self.rejected_known = rejected_known
+        self.rejected_known = recogniser.threshold.record.rejected_known
 
     def read(self, data: bytes, name: str) -> Pixels | str:
         """Decode one image file: ``(C, H, W)``, or what is wrong with it. Threads may call this."""

@@ -6,7 +6,7 @@ import torch
 
 from osr_lightning.deploy.serve.backend import Explanation, Pixels
 from osr_lightning.errors import UserError
-from osr_lightning.models.mc_dropout import MCDropout
+from osr_lightning.models.mc_dropout import draws_anew
 from osr_lightning.models.modes import evaluating
 from osr_lightning.recogniser.recogniser import Recogniser
 
@@ -17,7 +17,7 @@ def check_repeatable(recogniser: Recogniser, path: str) -> None:
     Raises:
         UserError: where masks are drawn anew.
     """
-    if any(isinstance(part, MCDropout) and not part.shared for part in recogniser.modules()):
+    if draws_anew(recogniser):
         raise UserError(
             f"{path} draws new dropout masks for every image, so that an answer would depend on what was "
             "asked before: train with --model.masks shared to serve it"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from osr_lightning.deploy.load import load
 from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
 from osr_lightning.deploy.serve.backend import Backend, Explanation
@@ -31,19 +33,12 @@ def open_backend(
     recogniser = load(path, trust=trust, device=device)
     if isinstance(recogniser, ExportedRecogniser):
         recogniser.decide_by(score, threshold)
+        graph = recogniser
         return Backend(
-            recogniser,
-            lambda pixels, _: Explanation(recogniser.answer(pixels).probabilities[0], None, None),
-            None,
-            recogniser.threshold.record.rejected_known,
+            graph, lambda pixels, _: Explanation(graph.answer(pixels).probabilities[0], None, None), None
         )
     from osr_lightning.deploy.serve.explain import check_repeatable, explain
 
     check_repeatable(recogniser, path)
     recogniser.decide_by(score, threshold)
-    return Backend(
-        recogniser,
-        lambda pixels, with_map: explain(recogniser, pixels, with_map),
-        recogniser.sampler.num_samples,
-        recogniser.threshold.record.rejected_known,
-    )
+    return Backend(recogniser, partial(explain, recogniser), recogniser.sampler.num_samples)
