@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Sequence
@@ -10,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from osr_lightning.errors import one_line
 from osr_lightning.evaluation.report.render import render
-from osr_lightning.recogniser.examples import to_png
+from osr_lightning.recogniser.examples import data_url, to_png
+from osr_lightning.recogniser.examples import picture as as_image
 from osr_lightning.recogniser.explanation import Explanation, Part, share_in_words
 from osr_lightning.recogniser.rows import class_cells
 
@@ -84,7 +83,7 @@ def _shown(one: Explained, names: dict[str, str]) -> dict[str, Any]:
         "verdict": verdict(why),
         "parts": [_bar(part, why.prediction.score) for part in why.parts],
         "picture": picture(why.pixels),
-        "overlay": "" if why.map is None else _url("png", why.map.to_png()),
+        "overlay": "" if why.map is None else data_url(why.map.to_png()),
         "small": why.pixels.shape[-1] <= _SMALL,
         "nearest": [
             {
@@ -124,12 +123,7 @@ def _bar(part: Part, score: float) -> dict[str, Any]:
 def picture(pixels: NDArray[np.uint8]) -> str:
     """``(C, H, W)`` as a data URL: small ones exact, larger ones as JPEG."""
     if max(pixels.shape[1:]) <= _SMALL:
-        return _url("png", to_png(pixels))
+        return data_url(to_png(pixels))
     file = io.BytesIO()
-    rows = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    Image.fromarray(rows).save(file, "JPEG", quality=_QUALITY)
-    return _url("jpeg", file.getvalue())
-
-
-def _url(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    as_image(pixels).save(file, "JPEG", quality=_QUALITY)
+    return data_url(file.getvalue(), "jpeg")

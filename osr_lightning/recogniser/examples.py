@@ -40,6 +40,11 @@ def to_png(pixels: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
+def data_url(content: bytes, kind: str = "png") -> str:
+    """A picture's file as a page holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
 def to_plain(examples: Examples) -> dict[str, str]:
     """Plain values, for a checkpoint or JSON."""
     return {name: base64.b64encode(to_png(pixels)).decode() for name, pixels in examples.items()}

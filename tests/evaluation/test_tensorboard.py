@@ -10,7 +10,6 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from osr_lightning.evaluation import tensorboard
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.result_loggers import log_projector, log_test
 from osr_lightning.training.loggers import ClaimingTensorBoardLogger
@@ -48,7 +47,7 @@ def test_names_of_any_characters_leave_the_projectors_table_whole(tmp_path, caps
 
 
 def test_many_classes_leave_fewer_points_in_the_projector(tmp_path, monkeypatch):
-    monkeypatch.setattr(tensorboard, "_MOST_NUMBERS", 120)
+    monkeypatch.setattr("osr_lightning.evaluation.result_loggers._MOST_NUMBERS", 120)
     for classes, points in ((2, 50), (3, 40)):
         table = PredictionTable(
             class_names=tuple("abc"[:classes]),

@@ -58,9 +58,9 @@ def test_probabilities_of_training_images_are_there_for_the_fit_that_looks_at_th
     class Seeing(DETECTORS["knn"]):
         fits_probability = True
 
-        def _fit(self, seen, *args):
-            found.append(seen["log_probability"].exp().sum(1))
-            return super()._fit(seen, *args)
+        def _fit(self, known):
+            found.append(known.seen["log_probability"].exp().sum(1))
+            return super()._fit(known)
 
     found = []
     recogniser = copy.deepcopy(fitted[0].trained)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.serve.limits import Limits
-from osr_lightning.recogniser.examples import to_png
+from osr_lightning.recogniser.examples import data_url, to_png
 from osr_lightning.recogniser.explanation import Explanation as Why
 from osr_lightning.recogniser.rows import Row, as_json, class_cells
 
@@ -39,7 +38,7 @@ def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[
         "samples": None
         if explanation.samples is None
         else [_likeliest(sample, names, 1)[0] for sample in explanation.samples[:MOST_SAMPLES]],
-        "pixels": _png(pixels),
+        "pixels": data_url(to_png(pixels)),
         "why": None if explanation.why is None else _why(explanation.why, spec, names),
     }
 
@@ -52,11 +51,11 @@ def _why(why: Why, spec: DataSpec, names: Sequence[str]) -> dict[str, Any]:
         "resembles": shown[why.resembles],
         "parts": told["parts"],
         "nearest": [
-            {"class": shown[one.label], "distance": one.distance, "picture": _png(one.thumbnail)}
+            {"class": shown[one.label], "distance": one.distance, "picture": data_url(to_png(one.thumbnail))}
             for one in why.nearest
         ],
         "no_nearest": told["no_nearest"],
-        "map": None if why.map is None else {**told["map"], "picture": _url(why.map.to_png())},
+        "map": None if why.map is None else {**told["map"], "picture": data_url(why.map.to_png())},
         "no_map": told["no_map"],
     }
 
@@ -68,7 +67,7 @@ def model(backend: Backend, limits: Limits) -> dict[str, Any]:
     return {
         "classes": names,
         "examples": [
-            {"class": name, "picture": _png(examples[own])}
+            {"class": name, "picture": data_url(to_png(examples[own]))}
             for own, name in zip(backend.spec.classes, names, strict=True)
             if own in examples
         ],
@@ -91,11 +90,3 @@ def _likeliest(
     else:
         chosen = np.argsort(-probabilities, kind="stable")[:most].tolist()
     return [{"class": names[k], "probability": float(probabilities[k])} for k in chosen]
-
-
-def _png(pixels: Pixels) -> str:
-    return _url(to_png(pixels))
-
-
-def _url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.report.effects import class_effects, effects
 from osr_lightning.evaluation.report.places import link, shown_checkpoint, test_command, without_folders
 from osr_lightning.evaluation.report.render import count, percent, rate, read_results, render
+from osr_lightning.recogniser.examples import data_url
 
 MAX_CLASSES = 50  # more make a table that nobody reads
 COLUMN = 560  # CSS pixels of one of two columns of figures
@@ -154,13 +154,9 @@ def _pictured(found: list[Example], run_dir: Path) -> list[tuple[Example, str]]:
     """Each example with its picture, which is empty where none was saved."""
     paths = [run_dir / FOLDER / f"{example.row}.png" for example in found]
     return [
-        (example, _embedded(path) if path.is_file() else "")
+        (example, data_url(path.read_bytes()) if path.is_file() else "")
         for example, path in zip(found, paths, strict=True)
     ]
-
-
-def _embedded(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _natural_width(path: Path) -> int:
@@ -187,7 +183,7 @@ def _figures(folder: Path) -> list[dict[str, Any]]:
             "wide": caption.wide and not 0 < width <= COLUMN,
             "plot": caption.plot,
             "width": width,
-            "data": _embedded(path),
+            "data": data_url(path.read_bytes()),
         }
         for caption, path, width in found
     ]

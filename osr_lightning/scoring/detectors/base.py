@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,31 @@ LOG_PROBABILITY = "log_probability"
 
 
 DETECTORS: dict[str, type[Detector]] = {}
+
+
+class Known(NamedTuple):
+    """What a score is fitted to.
+
+    Attributes:
+        score: its name.
+        seen: of ``N`` training images.
+        labels: ``(N,)`` in ``0 .. K-1``.
+        last_layer: what makes logits of features, if the network has one; see `layer`.
+        held_out: the same as ``seen`` of other known images; of the scores that take them.
+    """
+
+    score: str
+    seen: Activations
+    labels: Tensor
+    last_layer: nn.Linear | None
+    held_out: Activations | None
+
+    @property
+    def layer(self) -> nn.Linear:
+        """The last layer, for scores that need it."""
+        if self.last_layer is None:
+            raise UserError(f"The score {self.score} needs the network's last linear layer; pass last_layer.")
+        return self.last_layer
 
 
 class Detector(nn.Module):
@@ -96,7 +121,8 @@ class Detector(nn.Module):
                 if held_out is None or not len(held_out[LOG_PROBABILITY]):
                     raise UserError(f"The score {self.name} needs held-out known images, got none.")
                 held_out = self._finite(held_out)
-            for name, value in self._fit(training, labels[known], last_layer, held_out).items():
+            fitted_to = Known(self.name, training, labels[known], last_layer, held_out)
+            for name, value in self._fit(fitted_to).items():
                 setattr(self, name, value.to(self._device.device))
 
     def forget(self) -> None:
@@ -138,9 +164,7 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
-    def _fit(
-        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
-    ) -> Buffers:
+    def _fit(self, known: Known) -> Buffers:
         raise NotImplementedError
 
     def _score(self, seen: Activations) -> Tensor:

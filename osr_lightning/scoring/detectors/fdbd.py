@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import LOGITS, PENULTIMATE
-from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, Known
 
 _SHORT = 1e-12  # the shortest distance
 
@@ -29,13 +28,9 @@ class FDBD(Detector):
     mean: Tensor  # (D,)
     between: Tensor  # (K, K), distances between classes' weights
 
-    def _fit(
-        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
-    ) -> Buffers:
-        if layer is None:
-            raise UserError("The score fdbd needs the network's last linear layer; pass last_layer.")
-        features = seen[PENULTIMATE]
-        weight = layer.weight.detach().to(features)
+    def _fit(self, known: Known) -> Buffers:
+        features = known.seen[PENULTIMATE]
+        weight = known.layer.weight.detach().to(features)
         between = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         return {"mean": features.mean(0), "between": between.clamp(min=_SHORT)}
 

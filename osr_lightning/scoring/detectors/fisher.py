@@ -8,13 +8,13 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.backbones import Backbone
 from osr_lightning.models.ensemble import own_name
 from osr_lightning.models.sampling import PENULTIMATE, LogitSampler, pooled_name
-from osr_lightning.scoring.detectors.base import LOG_PROBABILITY, Activations, Buffers, Detector
+from osr_lightning.scoring.detectors.base import LOG_PROBABILITY, Activations, Buffers, Detector, Known
 from osr_lightning.scoring.detectors.surprise import surprise, tail_slopes
 from osr_lightning.scoring.scores import generalized_entropy
 
@@ -89,21 +89,19 @@ class Fisher(Detector):
             weights += [1 / len(networks)] * len(own)
         return cls(layers, weights)
 
-    def _fit(
-        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
-    ) -> Buffers:
-        assert held_out is not None
-        classes = held_out[LOG_PROBABILITY].shape[1]
-        inputs = [direction_and_length(seen[name]) for name in self.layers]
+    def _fit(self, known: Known) -> Buffers:
+        assert known.held_out is not None
+        classes = known.held_out[LOG_PROBABILITY].shape[1]
+        inputs = [direction_and_length(known.seen[name]) for name in self.layers]
         width = max((x.shape[1] for x in inputs), default=0)
         shared = classes * width**2 > _OWN
-        fits = [gaussians(x, labels, classes, shared) for x in inputs]
-        means = labels.new_zeros(0, classes, width, dtype=torch.float64)
+        fits = [gaussians(x, known.labels, classes, shared) for x in inputs]
+        means = known.labels.new_zeros(0, classes, width, dtype=torch.float64)
         whitening = means.new_zeros(0, 1 if shared else classes, width, width)
         if fits:
             means = torch.stack([_widen(m, width) for m, _ in fits])
             whitening = torch.stack([_widen(_widen(w, width).mT, width).mT for _, w in fits])
-        references = self._statistics(held_out, means, whitening).sort(dim=1).values
+        references = self._statistics(known.held_out, means, whitening).sort(dim=1).values
         return {
             "means": means,
             "whitening": whitening,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import PENULTIMATE
-from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, Known
 
 _CHUNK = 2**22  # distances held at once: 32 MB
 
@@ -39,10 +39,8 @@ class KNN(Detector):
         super().__init__()
         self.k, self.max_points, self.seed = k, max_points, seed
 
-    def _fit(
-        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
-    ) -> Buffers:
-        features = seen[PENULTIMATE]
+    def _fit(self, known: Known) -> Buffers:
+        features = known.seen[PENULTIMATE]
         if self.max_points is not None and self.max_points < len(features):
             generator = torch.Generator().manual_seed(self.seed)
             drawn = torch.randperm(len(features), generator=generator)[: self.max_points]

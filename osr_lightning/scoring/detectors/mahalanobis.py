@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.backbones import Wrapped
 from osr_lightning.models.sampling import PENULTIMATE, LogitSampler
-from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, squared_distance
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, Known, squared_distance
 
 
 class Mahalanobis(Detector):
@@ -48,12 +48,10 @@ class Mahalanobis(Detector):
         """At unit length for a classifier that is wrapped; a backbone's features have one length already."""
         return cls(unit_length=any(isinstance(part, Wrapped) for part in sampler.modules()))
 
-    def _fit(
-        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
-    ) -> Buffers:
-        features = self._features(seen)
-        classes, index = torch.unique(labels, return_inverse=True)
-        means = torch.stack([features[labels == k].mean(0) for k in classes])
+    def _fit(self, known: Known) -> Buffers:
+        features = self._features(known.seen)
+        classes, index = torch.unique(known.labels, return_inverse=True)
+        means = torch.stack([features[known.labels == k].mean(0) for k in classes])
         whitening = self._whiten(features - means[index])
         return {"means": means @ whitening, "whitening": whitening}
 
@@ -85,11 +83,9 @@ class RelativeMahalanobis(Mahalanobis):
     mean: Tensor  # (1, D), whitened
     total_whitening: Tensor  # (D, D)
 
-    def _fit(
-        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
-    ) -> Buffers:
-        classes = super()._fit(seen, labels, layer, held_out)
-        features = self._features(seen)
+    def _fit(self, known: Known) -> Buffers:
+        classes = super()._fit(known)
+        features = self._features(known.seen)
         mean = features.mean(0, keepdim=True)
         whitening = self._whiten(features - mean)
         return classes | {"mean": mean @ whitening, "total_whitening": whitening}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import LOGITS, PENULTIMATE
-from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, Known
 
 _SHORT = 1e-12  # the shortest distance
 
@@ -37,13 +37,9 @@ class NCI(Detector):
         super().__init__()
         self.alpha = alpha
 
-    def _fit(
-        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
-    ) -> Buffers:
-        if layer is None:
-            raise UserError("The score nci needs the network's last linear layer; pass last_layer.")
-        features = seen[PENULTIMATE]
-        return {"mean": features.mean(0), "weight": layer.weight.detach().to(features)}
+    def _fit(self, known: Known) -> Buffers:
+        features = known.seen[PENULTIMATE]
+        return {"mean": features.mean(0), "weight": known.layer.weight.detach().to(features)}
 
     def _score(self, seen: Activations) -> Tensor:
         features = seen[PENULTIMATE]

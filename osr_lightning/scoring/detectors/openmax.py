@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import LOGITS
-from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, squared_distance
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, Known, squared_distance
 
 _SHIFT = 10_000.0  # libMR's: the fit is to distance - smallest + shift
 
@@ -48,18 +48,16 @@ class OpenMax(Detector):
         super().__init__()
         self.tail, self.top = tail, top
 
-    def _fit(
-        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
-    ) -> Buffers:
-        logits = seen[LOGITS]
+    def _fit(self, known: Known) -> Buffers:
+        logits = known.seen[LOGITS]
         classes = logits.shape[1]
         means = logits.new_zeros(classes, classes)
         smallest = logits.new_zeros(classes)
         # w_k = 1 - exp(-10,000) at any distance, unless there is something to fit to
         shape, scale = torch.ones_like(smallest), torch.ones_like(smallest)
-        correct = logits.argmax(1) == labels
-        for k in torch.unique(labels[correct]).tolist():
-            activations = logits[correct & (labels == k)]
+        correct = logits.argmax(1) == known.labels
+        for k in torch.unique(known.labels[correct]).tolist():
+            activations = logits[correct & (known.labels == k)]
             means[k] = activations.mean(0)
             distances = (activations - means[k]).norm(dim=1)
             tail = distances.topk(min(self.tail, len(distances))).values

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.sampling import PENULTIMATE
-from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Detector, Known
 
 
 class Residual(Detector):
@@ -36,12 +36,8 @@ class Residual(Detector):
         super().__init__()
         self.dimension = dimension
 
-    def _fit(
-        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
-    ) -> Buffers:
-        features = seen[PENULTIMATE]
-        if layer is None:
-            raise UserError(f"The score {self.name} needs the network's last linear layer; pass last_layer.")
+    def _fit(self, known: Known) -> Buffers:
+        features = known.seen[PENULTIMATE]
         width = features.shape[1]
         dimension = self.dimension
         if dimension is None:
@@ -49,8 +45,8 @@ class Residual(Detector):
         if dimension >= width:
             raise UserError(f"dimension must be below the {width} features there are, got {dimension}.")
         origin = features.new_zeros(width)
-        if layer.bias is not None:
-            origin = -torch.linalg.pinv(layer.weight.to(features)) @ layer.bias.to(features)
+        if known.layer.bias is not None:
+            origin = -torch.linalg.pinv(known.layer.weight.to(features)) @ known.layer.bias.to(features)
         centered = features - origin
         axes = torch.linalg.eigh(centered.T @ centered).eigenvectors  # least variance first
         return {"origin": origin, "residual": axes[:, : width - dimension]}

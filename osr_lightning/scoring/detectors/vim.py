@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from osr_lightning.models.sampling import LOGITS, PENULTIMATE
-from osr_lightning.scoring.detectors.base import Activations, Buffers
+from osr_lightning.scoring.detectors.base import Activations, Buffers, Known
 from osr_lightning.scoring.detectors.residual import Residual
 
 
@@ -25,14 +25,12 @@ class ViM(Residual):
     state = (*Residual.state, "alpha")
     alpha: Tensor  # ()
 
-    def _fit(
-        self, seen: Activations, labels: Tensor, layer: nn.Linear | None, held_out: Activations | None
-    ) -> Buffers:
-        space = super()._fit(seen, labels, layer, held_out)
-        centered = seen[PENULTIMATE] - space["origin"]
+    def _fit(self, known: Known) -> Buffers:
+        space = super()._fit(known)
+        centered = known.seen[PENULTIMATE] - space["origin"]
         floor = 1e-6 * centered.norm(dim=1).mean()
         length = (centered @ space["residual"]).norm(dim=1).mean().clamp(min=floor)
-        return space | {"alpha": seen[LOGITS].amax(1).mean() / length}
+        return space | {"alpha": known.seen[LOGITS].amax(1).mean() / length}
 
     def _score(self, seen: Activations) -> Tensor:
         return self.alpha * super()._score(seen) - seen[LOGITS].logsumexp(1)
