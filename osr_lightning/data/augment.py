@@ -146,16 +146,22 @@ def mirror(images: Tensor) -> Tensor:
 
 def crop(images: Tensor) -> Tensor:
     """Shift each image by up to an eighth of its sides, what lies beyond its edges mirrored."""
-    batch, channels, height, width = images.shape
+    height, width = images.shape[2:]
     down, right = height // 8, width // 8
     padded = F.pad(images, (right, right, down, down), mode="reflect")
-    device = images.device
-    rows = torch.randint(2 * down + 1, (batch, 1), device=device) + torch.arange(height, device=device)
-    columns = torch.randint(2 * right + 1, (batch, 1), device=device) + torch.arange(width, device=device)
+    return random_parts(padded, height, width)
+
+
+def random_parts(images: Tensor, height: int, width: int) -> Tensor:
+    """A part of each image ``(B, C, H, W)``, ``(B, C, height, width)``, from a random place."""
+    batch, channels, device = len(images), images.shape[1], images.device
+    rows, columns = (
+        torch.randint(whole - part + 1, (batch, 1), device=device) + torch.arange(part, device=device)
+        for whole, part in zip(images.shape[2:], (height, width), strict=True)
+    )
     which = torch.arange(batch, device=device)[:, None, None, None]
     layer = torch.arange(channels, device=device)[None, :, None, None]
-    moved: Tensor = padded[which, layer, rows[:, None, :, None], columns[:, None, None, :]]
-    return moved
+    return images[which, layer, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def tint(images: Tensor) -> Tensor:

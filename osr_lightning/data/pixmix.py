@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data import pixel_ops
+from osr_lightning.data.augment import random_parts
 from osr_lightning.data.sources import load_source
 from osr_lightning.data.stream import Images
 from osr_lightning.data_spec import DataSpec
@@ -53,11 +54,7 @@ class PixMix:
         """A part of a picture for each of the images ``like``, of their size."""
         count, _, height, width = like.shape
         chosen = self.pictures[torch.randint(len(self.pictures), (count,))]
-        rows = torch.randint(chosen.shape[2] - height + 1, (count, 1)) + torch.arange(height)
-        columns = torch.randint(chosen.shape[3] - width + 1, (count, 1)) + torch.arange(width)
-        which = torch.arange(count)[:, None, None, None]
-        channels = torch.arange(chosen.shape[1])[None, :, None, None]
-        return chosen[which, channels, rows[:, None, :, None], columns[:, None, None, :]].to(like.device)
+        return random_parts(chosen, height, width).to(like.device)
 
 
 def mix(images: Tensor, others: Tensor) -> Tensor:

@@ -104,6 +104,12 @@ _MNIST_FILES = (
     "t10k-labels-idx1-ubyte.gz",
 )
 
+
+def _splits(*trained: str) -> Callable[[bool], Sequence[dict[str, object]]]:
+    """Arguments of a set whose test split is called test, and its training images so."""
+    return lambda train: [{"split": part} for part in (trained if train else ("test",))]
+
+
 TORCHVISION_SETS = {
     "mnist": TorchvisionSet("MNIST", "MNIST/raw", _MNIST_FILES),
     "fashion_mnist": TorchvisionSet("FashionMNIST", "FashionMNIST/raw", _MNIST_FILES),
@@ -123,63 +129,40 @@ TORCHVISION_SETS = {
     ),
     "cifar10": TorchvisionSet("CIFAR10", ".", ("cifar-10-python.tar.gz",), unpack=_cifar),
     "cifar100": TorchvisionSet("CIFAR100", ".", ("cifar-100-python.tar.gz",), unpack=_cifar),
-    "svhn": TorchvisionSet(
-        "SVHN",
-        ".",
-        ("{split}_32x32.mat",),
-        lambda train: [{"split": "train" if train else "test"}],
-        _svhn,
-    ),
+    "svhn": TorchvisionSet("SVHN", ".", ("{split}_32x32.mat",), _splits("train"), _svhn),
     "omniglot": TorchvisionSet(
-        "Omniglot",
-        "omniglot-py",
-        ("images_{part}.zip",),
-        lambda train: [{"background": train}],
-        _omniglot,
+        "Omniglot", "omniglot-py", ("images_{part}.zip",), lambda train: [{"background": train}], _omniglot
     ),
     # photographs, which stay in their files
-    "textures": TorchvisionSet(
-        "DTD",
-        "dtd",
-        ("dtd-r1.0.1.tar.gz",),
-        lambda train: [{"split": part} for part in (("train", "val") if train else ("test",))],
-        _image_files,
-    ),
+    "textures": TorchvisionSet("DTD", "dtd", ("dtd-r1.0.1.tar.gz",), _splits("train", "val"), _image_files),
     "flowers": TorchvisionSet(
         "Flowers102",
         "flowers-102",
         ("102flowers.tgz", "imagelabels.mat", "setid.mat"),
-        lambda train: [{"split": part} for part in (("train", "val") if train else ("test",))],
+        _splits("train", "val"),
         _image_files,
     ),
     "pets": TorchvisionSet(
         "OxfordIIITPet",
         "oxford-iiit-pet",
         ("images.tar.gz", "annotations.tar.gz"),
-        lambda train: [{"split": "trainval" if train else "test"}],
+        _splits("trainval"),
         _image_files,
     ),
     "aircraft": TorchvisionSet(
         "FGVCAircraft",
         ".",
         ("fgvc-aircraft-2013b.tar.gz",),
-        lambda train: [{"split": "trainval" if train else "test"}],
+        _splits("trainval"),
         _image_files,
         "fgvc-aircraft-2013b",
     ),
-    "food": TorchvisionSet(
-        "Food101",
-        ".",
-        ("food-101.tar.gz",),
-        lambda train: [{"split": "train" if train else "test"}],
-        _image_files,
-        "food-101",
-    ),
+    "food": TorchvisionSet("Food101", ".", ("food-101.tar.gz",), _splits("train"), _image_files, "food-101"),
     "cars": TorchvisionSet(
         "StanfordCars",
         "stanford_cars",
         ("devkit", "cars_train", "cars_test", "cars_test_annos_withlabels.mat"),
-        lambda train: [{"split": "train" if train else "test"}],
+        _splits("train"),
         _cars,
     ),
     "places365": TorchvisionSet(  # the labels of its test images are not public

@@ -269,8 +269,7 @@ def compare(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: s
     scale[scale > FAR * max(1, abs(threshold.value))] *= FAR_TOLERANCE / TOLERANCE
     worst = np.float64(0)
     for size in BATCHES:
-        parts = [run(images[start : start + size]) for start in range(0, len(images), size)]
-        found = dict(zip(OUTPUTS, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+        found = _asked(run, images, size)
         worst = np.maximum(worst, (np.abs(found["score"] - score) / scale).max())  # keeps NaN
         other = int(((found["prediction"] != prediction) & ~near).sum())
         if not worst <= TOLERANCE or other:
@@ -281,6 +280,12 @@ def compare(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: s
     return Check(len(images), float(worst), int(near.sum()))
 
 
+def _asked(run: Run, images: NDArray[np.uint8], size: int) -> dict[str, NDArray[Any]]:
+    """The graph's outputs by name, asked in batches of one size."""
+    parts = [run(images[start : start + size]) for start in range(0, len(images), size)]
+    return dict(zip(OUTPUTS, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+
+
 def compare_int8(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], name: str) -> Check:
     """Ask a quantised graph about images: its scores differ, its decisions may on few of them.
 
@@ -289,9 +294,7 @@ def compare_int8(recogniser: Recogniser, run: Run, images: NDArray[np.uint8], na
     """
     expected = recogniser.answer(images)
     score, prediction = expected.score, expected.prediction
-    size = batch_size(images.shape[1:], _AT_ONCE)
-    parts = [run(images[start : start + size]) for start in range(0, len(images), size)]
-    found = dict(zip(OUTPUTS, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+    found = _asked(run, images, batch_size(images.shape[1:], _AT_ONCE))
     otherwise = int((found["prediction"] != prediction).sum())
     difference = float((np.abs(found["score"] - score) / np.maximum(1, np.abs(score))).max())
     if otherwise > MOST_OTHERWISE * len(images):
