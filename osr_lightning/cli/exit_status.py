@@ -84,42 +84,47 @@ def run(command: Callable[[], int | None], *, places: Sequence[str] = (), batche
             return status
 
 
-class _Output:
-    """The standard output, whose errors say that they are its own.
+class _StandIn:
+    """A standard stream that goes about a failed write in its own way.
 
     Args:
-        stream: the output.
+        stream: the stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._stream, name)
+
+
+class _Output(_StandIn):
+    """The standard output, whose errors say that they are its own."""
+
+    _error: OSError | None = None
 
     def write(self, text: str) -> int:
         """Write a text."""
-        try:
+        with self._naming():
             return self._stream.write(text)
-        except OSError as error:
-            self._name(error)
-            raise
 
     def flush(self) -> None:
         """Have all written that was given to `write` until now, or raise what has kept it from being so."""
         if self._error is not None:
             raise self._error
-        try:
+        with self._naming():
             self._stream.flush()
-        except OSError as error:
-            self._name(error)
-            raise
 
-    def _name(self, error: OSError) -> None:
-        if not isinstance(error, BrokenPipeError):
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
             error.filename = _OUTPUT
             self._error = error
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(self._stream, name)
+            raise
 
 
 @contextmanager
@@ -143,15 +148,8 @@ def _say_errors_to_nobody() -> None:
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
-class _Errors:
-    """The standard error, which loses what it has no room for: the command goes on and keeps its status.
-
-    Args:
-        stream: the standard error.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+class _Errors(_StandIn):
+    """The standard error, which loses what it has no room for: the command goes on and keeps its status."""
 
     def write(self, text: str) -> int:
         """Write a text, or lose it."""
@@ -172,9 +170,6 @@ class _Errors:
             if error.errno not in _ROOM:
                 raise
             _to_nobody(self._stream)
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(self._stream, name)
 
 
 def _to_nobody(stream: TextIO) -> None:

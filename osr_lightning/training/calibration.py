@@ -74,8 +74,7 @@ def check_images(
         UserError: with the number needed.
     """
     check_alpha(alpha, known, share=share)
-    takers = [name for name in scores if name in DETECTORS and DETECTORS[name].held_out]
-    if takers and shared:
+    if shared and (takers := _takers(scores)):
         count = reference_count(known, alpha)
         check_alpha(alpha, known - count, f" beside {count:,} for reference of the score {takers[0]}", share)
 
@@ -92,8 +91,12 @@ def are_few(alpha: float, scores: Sequence[str], known: int) -> bool:
         scores: names of those to be calibrated; some take a part of the images for reference.
         known: how many known validation images there are.
     """
-    takes = any(name in DETECTORS and DETECTORS[name].held_out for name in scores)
-    return (known - (reference_count(known, alpha) if takes else 0)) * alpha < _REJECTED
+    return (known - (reference_count(known, alpha) if _takers(scores) else 0)) * alpha < _REJECTED
+
+
+def _takers(scores: Sequence[str]) -> list[str]:
+    """Those of the scores that take held-out images for reference."""
+    return [name for name in scores if name in DETECTORS and DETECTORS[name].held_out]
 
 
 # fitting --------------------------------------------------------------------------------------------------
@@ -153,9 +156,8 @@ def check_classes(
         UserError: naming the classes, and how many images each would need.
     """
     sizes = torch.bincount(val.labels, minlength=len(classes))
-    takers = [name for name in scores if name in DETECTORS and DETECTORS[name].held_out]
     beside = ""
-    if takers and shared:
+    if shared and (takers := _takers(scores)):
         sizes -= torch.bincount(val.labels[reference_rows(val.images, None)], minlength=len(classes))
         beside = f" beside those for reference of the score {takers[0]}"
     refuse_few(sizes.numpy(), classes, alpha, beside)
@@ -243,14 +245,11 @@ def choose_thresholds(
         return {options["score"]: fixed_calibration(options["threshold"])}, []
     records: dict[str, Calibration] = {}
     trials: list[tuple[float, float]] = []
-    every = torch.ones_like(rows["label"], dtype=torch.bool)
-    for held_out, left in ((False, every), (True, every if taken is None else ~taken[rows["row"]])):
+    every, takers = torch.ones_like(rows["label"], dtype=torch.bool), _takers(scores)
+    others = [name for name in scores if name not in takers]
+    for names, left in ((others, every), (takers, every if taken is None else ~taken[rows["row"]])):
         found, tried = calibrate(
-            {
-                name: rows[f"score/{name}"][left].numpy()
-                for name in scores
-                if (name in DETECTORS and DETECTORS[name].held_out) is held_out
-            },
+            {name: rows[f"score/{name}"][left].numpy() for name in names},
             (rows["label"] < len(classes))[left].numpy(),
             (rows["predicted_class"] == rows["label"])[left].numpy(),
             method=method,
