@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from numpy.typing import NDArray
 
 from osr_lightning.atomic_write import replacing
 from osr_lightning.data_spec import UNKNOWN
-from osr_lightning.errors import UserError
-from osr_lightning.evaluation.retest import retest_command
+from osr_lightning.evaluation.retest import reading
 from osr_lightning.recogniser.rows import COLUMNS, P_VALUE, file_of_cell, places_of_cells, write_rows
 from osr_lightning.scoring.decision import is_unknown
 
@@ -151,7 +149,7 @@ class PredictionTable:
             UserError: if a file is missing or damaged.
         """
         with (
-            _reading(folder / CSV_NAME) as path,
+            reading(folder / CSV_NAME) as path,
             open(path, newline="", encoding="utf-8", errors="surrogateescape") as lines,
         ):
             header, *rows = csv.reader(lines, strict=True)
@@ -172,7 +170,7 @@ class PredictionTable:
                 p_value = np.array([cell or "nan" for cell in columns[P_VALUE]], dtype=np.float64)
         # opened here because numpy leaves a damaged file open
         with (
-            _reading(folder / NPZ_NAME) as path,
+            reading(folder / NPZ_NAME) as path,
             open(path, "rb") as file,
             np.load(file, allow_pickle=False) as arrays,
         ):
@@ -238,16 +236,3 @@ def _refuse_misfits(table: PredictionTable) -> None:
         raise ValueError("a score, a confidence or the threshold is not a number")
     if strangers := {name for sets in table.groups.values() for name in sets} - set(table.source_names[1:]):
         raise ValueError(f"a group has the set {min(map(str, strangers))!r}, which was not tested")
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Path]:
-    """Turn whatever a missing or damaged file raises into a mistake the user can act on."""
-    try:
-        yield path
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: write it with {retest_command(path.parent)}") from error
-    except Exception as error:  # a damaged archive or text can fail anywhere
-        raise UserError(
-            f"{path} is damaged ({error}): write it again with {retest_command(path.parent)}"
-        ) from error

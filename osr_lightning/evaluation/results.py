@@ -75,10 +75,11 @@ def closed_set(table: PredictionTable) -> dict[str, Any]:
     known = table.known
     correct = (table.predicted_class == table.label)[known]
     count = int(known.sum())
+    nll = float(table.nll[known].mean()) if count else math.nan
     return {
         "count": count,
         "accuracy": float(correct.mean()) if count else None,
-        "nll": _finite(float(table.nll[known].mean())) if count else None,
+        "nll": nll if math.isfinite(nll) else None,  # JSON has no infinity
         "ece": ece(table.confidence[known], correct),
         "aurc": aurc(table.score[known], correct),
         "per_class": _by_class(table),
@@ -165,11 +166,6 @@ def _mean(sets: list[Numbers]) -> Numbers:
             values = [value for numbers in sets if (value := numbers[key]) is not None]
             means[key] = float(np.mean(values)) if values else None
     return means
-
-
-def _finite(value: float) -> float | None:
-    # JSON has no infinity
-    return value if math.isfinite(value) else None
 
 
 def _refuse_nan(table: PredictionTable) -> None:

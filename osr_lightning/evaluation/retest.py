@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from osr_lightning.atomic_write import as_text
+from osr_lightning.errors import UserError
 
 _LOGS = "lightning_logs"
 
@@ -28,3 +31,16 @@ def retest_command(run_dir: Path) -> str:
     if root.resolve() != Path.cwd():
         words += ["--trainer.default_root_dir", root]
     return shlex.join(as_text(word) for word in words)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Path]:
+    """Turn whatever a missing or damaged file of a run raises into a mistake the user can act on."""
+    try:
+        yield path
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: write it with {retest_command(path.parent)}") from error
+    except Exception as error:  # a damaged archive or text can fail anywhere
+        raise UserError(
+            f"{path} is damaged ({error}): write it again with {retest_command(path.parent)}"
+        ) from error

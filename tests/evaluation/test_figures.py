@@ -7,7 +7,7 @@ import pytest
 
 from osr_lightning.evaluation.caption import read_caption
 from osr_lightning.evaluation.embedding import drawn_rows, tsne_embedding
-from osr_lightning.evaluation.figures import Material, all_figures, matrices, save_figures, training
+from osr_lightning.evaluation.figures import Material, each_figure, matrices, save_figures, training
 from osr_lightning.evaluation.figures import closed as closed_figures
 from osr_lightning.evaluation.figures import images as image_figures
 from osr_lightning.evaluation.figures.images import bin_edges
@@ -55,7 +55,7 @@ def grey_images(rows):
 
 def drawn_names(table: PredictionTable, **material) -> set[str]:
     # a figure yet to come has conditions of its own
-    return set(all_figures(Material(table, **{"tsne_points": 0} | material))) & (OPEN | CLOSED | OTHERS)
+    return set(dict(each_figure(Material(table, **{"tsne_points": 0} | material)))) & (OPEN | CLOSED | OTHERS)
 
 
 def draw(name: str, table: PredictionTable, **material):
@@ -79,12 +79,14 @@ def test_all_figures_are_those_that_apply(tmp_path):
 
 
 def test_figures_come_in_the_order_of_their_captions():
-    orders = [FIGURES[name].caption.order for name in all_figures(Material(make_table(), tsne_points=0))]
+    orders = [
+        FIGURES[name].caption.order for name in dict(each_figure(Material(make_table(), tsne_points=0)))
+    ]
     assert orders == sorted(orders)
 
 
 def test_every_figure_is_titled_labelled_and_drawn(tmp_path):
-    drawn = all_figures(Material(make_table(), images=grey_images, trials=[(0.5, 0.9)], tsne_points=30))
+    drawn = dict(each_figure(Material(make_table(), images=grey_images, trials=[(0.5, 0.9)], tsne_points=30)))
     paths = save_figures(drawn.items(), tmp_path / "figures")
     for path, (name, figure) in zip(paths, drawn.items(), strict=True):
         note = getattr(figure, "note", "")
@@ -519,7 +521,7 @@ def test_names_of_any_characters_are_drawn(tmp_path):
     names = ("a\n\tb", "\x1b[31m$x^$\0", "_\udcff{")
     table = dataclasses.replace(make_table(), class_names=names, source_names=names)
     images = np.zeros((90, 1, 4, 4), np.uint8)
-    figures = all_figures(Material(table, images=lambda rows: images[rows], tsne_points=20))
+    figures = dict(each_figure(Material(table, images=lambda rows: images[rows], tsne_points=20)))
     assert {"confusion", "gallery", "roc"} <= {path.stem for path in save_figures(figures.items(), tmp_path)}
 
 

@@ -91,13 +91,11 @@ def figure(
     return register
 
 
-def all_figures(material: Material) -> dict[str, Figure]:
-    """Every figure that the run has the data for: name -> figure, in the order of the report."""
-    return dict(each_figure(material))
-
-
 def each_figure(material: Material) -> Iterator[tuple[str, Figure]]:
-    """The same one by one, each drawn when it is asked for."""
+    """Name and figure of all that the run has the data for, in the order of the report.
+
+    Each is drawn when it is asked for.
+    """
     unknown = ~material.table.known
     entries = sorted(FIGURES.items(), key=lambda item: (item[1].caption.order, item[0]))
     for name, entry in entries:

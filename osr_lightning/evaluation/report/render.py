@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from osr_lightning.atomic_write import refuse_outside
 from osr_lightning.errors import UserError
-from osr_lightning.evaluation.retest import retest_command
+from osr_lightning.evaluation.retest import reading, retest_command
 from osr_lightning.scoring.calibration import is_finite
 
 if TYPE_CHECKING:
@@ -44,14 +44,10 @@ def read_results(run_dir: Path) -> dict[str, Any]:
             f"{run_dir} is no run folder: it has no results.json; write it with {retest_command(run_dir)}"
         )
     refuse_outside(run_dir)
-    try:
+    with reading(path):
         results = _plain(json.loads(path.read_text(encoding="utf-8")))
         if isinstance(results, dict):
             _refuse_misfits(results)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): write it again with {retest_command(run_dir)}"
-        ) from error
     if not isinstance(results, dict) or results.get("schema_version") != 2:
         raise UserError(f"{path} is not of schema_version 2: write it again with {retest_command(run_dir)}")
     return results

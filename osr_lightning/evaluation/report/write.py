@@ -55,7 +55,7 @@ def write_report(run_dir: Path) -> Path:
         class_effects=class_effects(table) if table.num_classes <= MAX_CLASSES else {},
         figures=_figures(run_dir / "figures"),
         calibrated_on=without_folders((results.get("threshold") or {}).get("calibrated_on") or "-"),
-        config=_text(config) if config.is_file() else "",
+        config=without_folders(config.read_text("utf-8", "backslashreplace")) if config.is_file() else "",
         study=link(path, study) if study.is_file() else "",
     )
     write_text(path, page, "backslashreplace")  # of names in predictions.csv that are no UTF-8
@@ -135,10 +135,6 @@ def _rejected_by_set(table: PredictionTable, thresholds: FloatArray) -> list[dic
         if len(score):
             sets.append({"name": name, "images": len(score), "rejected": rejected.tolist()})
     return sets if len(sets) <= MAX_BARS else []
-
-
-def _text(config: Path) -> str:
-    return without_folders(config.read_text(encoding="utf-8", errors="backslashreplace"))
 
 
 def _other_names() -> dict[str, str]:
