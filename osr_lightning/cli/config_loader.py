@@ -1,4 +1,4 @@
-"""How the command line reads YAML: names stay text, and class paths of earlier versions become today's.
+"""How the command line reads YAML: names stay text, and class paths of 0.1 become today's.
 
 YAML 1.1 takes ``010`` for 8, ``2024_11_29`` for 20241129, ``12:30`` for 750 and ``no`` for false, wherever
 they stand. Here a number is what people write as one, only true and false are truths, and keys are text.

@@ -320,6 +320,6 @@ def plain_text(parser: LightningArgumentParser, config: Namespace, **options: bo
 
 
 def _with_new_class_path(word: str) -> str:
-    """A word of the command line whose value may be a class path of an earlier version."""
+    """A word of the command line whose value may be a class path of 0.1."""
     option, equals, value = word.partition("=")
     return f"{option}={new_class_path(value)}" if equals else new_class_path(word)

@@ -1,4 +1,4 @@
-"""Checkpoints and class paths of earlier versions, brought to today's layout in one step."""
+"""Checkpoints and class paths of 0.1, brought to today's layout in one step."""
 
 from __future__ import annotations
 
@@ -21,29 +21,18 @@ _NAMES = {
     "mnist_sample": list("0123456789"),
 }
 
-
-# where a class was that a saved config may name -> where it is
-_CLASSES = ("BaselineClassifier", "MCDropoutClassifier", "EnsembleClassifier", "OpenSetClassifier")
+# where 0.1 had a class that a saved config may name -> where it is
 CLASS_PATHS = {
+    "osr_lightning.evaluation.evaluator.Evaluator": "osr_lightning.training.callbacks.evaluator.Evaluator",
     **{
-        f"osr_lightning.{old}.{name}": f"osr_lightning.training.module.{name}"
-        for old in ("models.classifiers", "training.classifiers", "training.base")
-        for name in _CLASSES
+        f"osr_lightning.models.classifiers.{name}": f"osr_lightning.training.module.{name}"
+        for name in ("BaselineClassifier", "MCDropoutClassifier")
     },
-    **{
-        f"osr_lightning.{old}.Evaluator": "osr_lightning.training.callbacks.evaluator.Evaluator"
-        for old in ("evaluation.evaluator", "training.evaluator")
-    },
-    "osr_lightning.training.progress.Progress": "osr_lightning.training.callbacks.progress.Progress",
-    "osr_lightning.training.waiting.LoaderWatch": "osr_lightning.training.callbacks.loader_watch.LoaderWatch",
-    "osr_lightning.training.stopping.Stopping": (
-        "osr_lightning.training.callbacks.interruption.Interruption"
-    ),
 }
 
 
 def new_class_path(path: str) -> str:
-    """Today's path of a class of this package that an earlier version had elsewhere; others as they are."""
+    """Today's path of a class of this package that 0.1 had elsewhere; others as they are."""
     return CLASS_PATHS.get(path, path)
 
 

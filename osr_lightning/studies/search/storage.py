@@ -29,7 +29,6 @@ from sqlalchemy.exc import ArgumentError  # Optuna needs it itself
 
 from osr_lightning.atomic_write import cannot_write, refuse_outside, report_write_errors
 from osr_lightning.errors import Failure, UserError
-from osr_lightning.recogniser.migrate import new_class_path
 from osr_lightning.scoring.calibration import is_finite
 from osr_lightning.studies.search.space import Space
 
@@ -202,7 +201,6 @@ def same_search(study: optuna.Study, space: dict[str, str], settings: dict[str, 
     for part in ("space", "settings"):
         for name in sorted({*kept[part], *now[part]}):
             before, after = (found[part].get(name) for found in (kept, now))
-            before = new_class_path(before) if isinstance(before, str) else before
             if before != after:
                 whose = "the space's " if part == "space" else ""
                 raise UserError(
