@@ -32,7 +32,7 @@ from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.deploy.drift import Drift, drift
 from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.images.pixels import ImageLike, to_input, to_pixels
-from osr_lightning.models.backbones import DEFAULT_NAME, Body, pixel_format, pretrained
+from osr_lightning.models.backbones import DEFAULT_NAME, Body, in_views, pixel_format, pretrained
 from osr_lightning.models.sampling import LOGITS, PENULTIMATE
 from osr_lightning.scoring.calibration import CROSS, Calibration, CalibrationMethod, calibrate, read_record
 from osr_lightning.scoring.decision import is_unknown
@@ -452,9 +452,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 @functools.lru_cache(maxsize=2)
 def _extractor(name: str, weights: str, views: int) -> BackboneExtractor:
     made = pretrained(name, weights)
-    wanted = pixel_format(name, weights, made.channels)
-    if views == 2:
-        wanted = wanted._replace(resize=None)
+    wanted = in_views(pixel_format(name, weights, made.channels), views)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return BackboneExtractor(Body(made.module, made.width, views=views), wanted, device)
 

@@ -218,9 +218,8 @@ class Backbone(OnBackbone):
             those that timm or torchvision publish. A checkpoint does not need them again.
         dropout: probability in [0, 1) that a feature is dropped before the last layer.
         finetune: whether the backbone's weights learn too.
-        views: 1 for pictures as the weights want them, mostly the middle of each; 2 for the whole picture,
-            whatever its shape, and its middle, whose features are averaged, at twice the cost: for small
-            pictures.
+        views: 1 for pictures as the weights want them, mostly the middle of each; 2 for the largest square
+            in the middle and the middle of that, whose features are averaged, at twice the cost.
         factory: what makes the network, where ``name`` is a class path.
         in_channels: ``C``; weights of grey images bring 1 themselves.
 
@@ -389,6 +388,11 @@ def pixel_format(name: str, weights: str | None = None, channels: int = 3) -> Pi
     resize = None if config.get("crop_mode") == "squash" else int(size / float(config["crop_pct"]))
     mean, std = (_of_channels(config[key], channels) for key in ("mean", "std"))
     return PixelFormat(channels, size, mean, std, resize, _interpolation(str(config["interpolation"])))
+
+
+def in_views(wanted: PixelFormat, views: int) -> PixelFormat:
+    """What is cut out of an image for so many views: of two the first is the largest square in its middle."""
+    return wanted if views == 1 or wanted.resize is None else wanted._replace(resize=wanted.image_size)
 
 
 def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:

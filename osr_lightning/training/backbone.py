@@ -19,6 +19,7 @@ from osr_lightning.models.backbones import (
     Backbone,
     Body,
     OnBackbone,
+    in_views,
     installed,
     is_class_path,
     pixel_format,
@@ -85,7 +86,7 @@ def use_backbone(
         body = Body(made.module, made.width, given.get("finetune", False), given.get("views", 1))
         channels = made.channels
     wanted = tables.wanted_format(pixel_format(name, weights, channels))
-    _serve(body, wanted if body.views == 1 else wanted._replace(resize=None), tables)
+    _serve(body, in_views(wanted, body.views), tables)
     return network
 
 
@@ -137,7 +138,9 @@ def _suggested(tables: ImageTables, finetune: bool) -> NetworkLike | None:
         f"network: {DEFAULT_NAME}{'' if finetune else ', frozen'}, as the known images are photographs; "
         "--model.network ConvNet trains one from random weights"
     )
-    return {"class_path": Backbone.__name__, "init_args": {"name": DEFAULT_NAME, "weights": "DEFAULT"}}
+    # two views tell classes apart better; a backbone that learns would take twice as long in every epoch
+    given = {"name": DEFAULT_NAME, "weights": "DEFAULT", "views": 1 if finetune else 2}
+    return {"class_path": Backbone.__name__, "init_args": given}
 
 
 def _serve(body: Body, wanted: PixelFormat, tables: ImageTables) -> None:

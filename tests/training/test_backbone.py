@@ -180,7 +180,7 @@ def test_another_backbone_has_another_key(weights, tmp_path):
     assert len({first.key, second.key, third.key, twice.key}) == 4
 
 
-def test_two_views_are_the_whole_picture_and_its_middle(weights, pictures):
+def test_two_views_are_the_largest_square_and_its_middle(weights, pictures):
     once, twice = (Backbone(3, photos.BACKBONE, str(weights), views=views).body for views in (1, 2))
     images = torch.rand(2, 3, 160, 160)
     inner = torch.nn.functional.interpolate(images[..., 10:150, 10:150], size=160, mode="bilinear")
@@ -189,7 +189,7 @@ def test_two_views_are_the_whole_picture_and_its_middle(weights, pictures):
         assert not torch.allclose(twice(images), once(images), rtol=0.01)
     tables = OpenSetDataModule(known=f"folder:{pictures}").tables
     use_backbone(Backbone(3, photos.BACKBONE, str(weights), views=2), None, tables)
-    assert (tables.pixel_format.image_size, tables.pixel_format.resize) == (160, None)
+    assert (tables.pixel_format.image_size, tables.pixel_format.resize) == (160, 160)
     with pytest.raises(UserError, match="views must be 1 or 2, got 3"):
         Backbone(3, photos.BACKBONE, str(weights), views=3)
 
