@@ -194,7 +194,7 @@ def test_two_views_of_a_picture_are_one_input_of_the_graph(place, tmp_path):
     checkpoint, path = next(tmp_path.rglob("best.ckpt")), tmp_path / "a.onnx"
     assert main(["export", "--ckpt_path", str(checkpoint), "--output", str(path)]) == 0
     recogniser, graph = load(checkpoint), load(path)
-    assert recogniser.spec.resize is None
+    assert recogniser.spec.resize == recogniser.spec.image_size
     with (checkpoint.parents[1] / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))[::7]
     for row in rows:
