@@ -73,6 +73,7 @@ def hour(arguments: Namespace, folder: Path) -> dict[str, Any]:
     ]
     words += ["--model.network=Backbone", f"--model.network.name={arguments.backbone}"]
     words += [f"--model.network.weights={arguments.weights}", "--evaluation.figures=false"]
+    words += ["--evaluation.projector_points=0", "--evaluation.bootstrap=1", "--evaluation.left_out=false"]
     command("run", *words)
     checkpoint = next(folder.glob("lightning_logs/default/*/checkpoints/best.ckpt"))
     answers = folder / "answers.csv"

@@ -111,7 +111,7 @@ def called_unknown(
     trainer = OpenSetTrainer(
         default_root_dir=str(folder),
         enable_progress_bar=False,
-        callbacks=[Evaluator(figures=False, tsne_points=0, projector_points=0, bootstrap=1)],
+        callbacks=[Evaluator(figures=False, tsne_points=0, projector_points=0, bootstrap=1, left_out=False)],
     )
     model = MCDropoutClassifier(network=network)
     trainer.run(model, datamodule)
