@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from quick import EVALUATION
+
 from osr_lightning.__main__ import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -18,7 +20,7 @@ def test_a_quarter_of_an_epoch_on_mnist_rejects_photographs(data_dir, tmp_path):
         "--trainer.max_epochs=1",
         "--trainer.limit_train_batches=0.25",
         "--trainer.enable_progress_bar=false",
-        "--evaluation.figures=false",
+        *EVALUATION,
     ]
     assert main(command) == 0
     folder = tmp_path / "lightning_logs" / "mc_dropout" / "version_0"

