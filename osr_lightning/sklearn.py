@@ -9,7 +9,6 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -42,7 +41,7 @@ from osr_lightning.scoring.p_values import p_values
 from osr_lightning.scoring.quantile import images_needed
 from osr_lightning.scoring.scores import SCORES
 from osr_lightning.scoring.sweep import Costs
-from osr_lightning.training.cross_calibration import FEW
+from osr_lightning.training.cross_calibration import fit_without_each
 from osr_lightning.training.feature_extractor import BackboneExtractor
 
 Floats = NDArray[np.float64]
@@ -236,32 +235,26 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _fit_out_of_fold(
         self, samples: Floats, labels: NDArray[np.int64], folds: NDArray[np.int64]
     ) -> tuple[_Fit, Floats, NDArray[np.int64]]:
-        """The fit to all samples, and of each its score and class, ``(N,)``, by a fit to the other folds.
+        """The fit to all samples, and of each its score and class, ``(N,)``, by a fit to the other folds."""
 
-        As `osr_lightning.training.cross_calibration.fit_all` does it for a network's last layer.
-        """
-        count = int(folds.max()) + 1
+        def fit(without: tuple[int, ...]) -> _Fit:
+            left = np.isin(folds, without)
+            return self._fit(samples[~left], labels[~left])
+
         takes = self.score_name in DETECTORS and DETECTORS[self.score_name].held_out
-        inner: dict[tuple[int, int], Tensor] = {}
-        if takes and count > 2 and len(labels) < FEW:
-            for pair in combinations(range(count), 2):
-                left = np.isin(folds, pair)
-                fit = self._fit(samples[~left], labels[~left])
-                for scored, other in (pair, pair[::-1]):
-                    inner[scored, other] = fit.statistics(samples[folds == other])
-        fits = [self._fit(samples[folds != fold], labels[folds != fold]) for fold in range(count)]
-        outer = [fit.statistics(samples[folds == fold]) for fold, fit in enumerate(fits)] if takes else []
+        fits, whole = fit_without_each(
+            int(folds.max()) + 1,
+            fit,
+            lambda fitted, fold: fitted.statistics(samples[folds == fold]),
+            _Fit.refer,
+            samples=len(labels) if takes else None,
+        )
         scores, predicted = np.empty(len(labels)), np.empty(len(labels), dtype=np.int64)
-        for fold, fit in enumerate(fits):
-            if takes:
-                others = [other for other in range(count) if other != fold]
-                fit.refer([inner[fold, other] if inner else outer[other] for other in others])
+        for fold, fitted in enumerate(fits):
             rows = folds == fold
-            seen = fit.look(samples[rows])
-            scores[rows], predicted[rows] = fit.score(self.score_name, seen), seen[LOGITS].argmax(1).numpy()
-        whole = self._fit(samples, labels)
-        if takes:
-            whole.refer(outer)
+            seen = fitted.look(samples[rows])
+            scores[rows] = fitted.score(self.score_name, seen)
+            predicted[rows] = seen[LOGITS].argmax(1).numpy()
         return whole, scores, predicted
 
     def _fit(self, samples: Floats, labels: NDArray[np.int64]) -> _Fit:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ FEW = 1000  # images: of more, what a fold less does to a fit is lost in chance
 _AT_ONCE = 512  # images that are looked at together
 T = TypeVar("T")
 R = TypeVar("R")
+F = TypeVar("F")
+S = TypeVar("S")
 
 
 class KnownFeatures(NamedTuple):
@@ -99,51 +101,89 @@ def fit_all(
     Returns:
         Per image what `Recogniser.describe` says out of fold, ``label``, ``row`` and ``nll``.
     """
-    count, parts = known.num_folds, known.parts
+    parts = known.parts
     if decay is None:
         decay = choose_decay(recogniser, known, parts, class_weights)
     work = copy_with(recogniser)
-    inner: dict[tuple[int, int], dict[str, Tensor]] = {}
     takers = [name for name, one in work.detectors.items() if isinstance(one, Detector) and one.held_out]
-    if takers and len(known.labels) < FEW:
-
-        def without(pair: tuple[int, int]) -> list[dict[str, Tensor]]:
-            """What of two folds is said by the fit that saw neither."""
-            bare = copy_with(recogniser)
-            bare.detectors = nn.ModuleDict({name: bare.detectors[name] for name in takers})
-            left = parts[pair[0]] | parts[pair[1]]
-            fit_part(bare, known.where(~left), known.where(left), decay, class_weights)
-            return [_statistics(bare, known.where(parts[fold])) for fold in pair]
-
-        pairs = list(combinations(range(count), 2))
-        for (first, second), (of_first, of_second) in zip(pairs, _at_once(without, pairs), strict=True):
-            inner[first, second], inner[second, first] = of_second, of_first
     one = known.where(parts[-1] & (parts[-1].cumsum(0) == 1))  # a passing reference
 
-    def fit(part: Tensor | None) -> tuple[Recogniser, dict[str, Tensor]]:
-        """A fit without a fold, and what it says of that; the recogniser's own to all."""
-        if part is None:
-            fit_part(recogniser, known, one, decay, class_weights)
-            return recogniser, {}
-        fitted = copy_with(work)
-        fit_part(fitted, known.where(~part), one, decay, class_weights)
-        return fitted, _statistics(fitted, known.where(part))
+    def fit(without: tuple[int, ...]) -> Recogniser:
+        """The recogniser itself to all, copies to fewer; of two folds only references are asked for."""
+        fitted = copy_with(work) if without else recogniser
+        if len(without) == 2:
+            fitted.detectors = nn.ModuleDict({name: fitted.detectors[name] for name in takers})
+        left = torch.isin(known.folds, known.folds.new_tensor(without))
+        fit_part(fitted, known.where(~left), one, decay, class_weights)
+        return fitted
+
+    fits, _ = fit_without_each(
+        known.num_folds,
+        fit,
+        lambda fitted, fold: _statistics(fitted, known.where(parts[fold])),
+        _refer,
+        samples=len(known.labels) if takers else None,
+        each=_at_once,
+    )
 
     def describe(fold: int) -> dict[str, Tensor]:
         """A fold's rows, by the fit without it."""
-        others = [other for other in range(count) if other != fold]
-        _refer(fits[fold], [inner[fold, other] if inner else outer[other] for other in others])
-        part = parts[fold]
-        return {**describe_part(fits[fold], known.where(part)), "row": part.nonzero().flatten()}
+        rows = parts[fold].nonzero().flatten()
+        return {**describe_part(fits[fold], known.where(parts[fold])), "row": rows}
 
-    *found, _ = _at_once(fit, [*parts, None])
-    fits, outer = [fitted for fitted, _ in found], [said for _, said in found]
-    rows = _at_once(describe, range(count))
-    _refer(recogniser, outer)
+    rows = _at_once(describe, range(known.num_folds))
     order = torch.cat([part["row"] for part in rows]).argsort()
     joined = {name: torch.cat([part[name] for part in rows])[order] for name in rows[0]}
     nll = -joined.pop(LOG_PROBABILITY).gather(1, known.labels.unsqueeze(1)).squeeze(1)
     return {**joined, "label": known.labels, "nll": nll}
+
+
+def one_by_one(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """A function of each item, in their order."""
+    return [work(item) for item in items]
+
+
+def fit_without_each(
+    folds: int,
+    fit: Callable[[tuple[int, ...]], F],
+    statistics: Callable[[F, int], S],
+    refer: Callable[[F, Sequence[S]], None],
+    *,
+    samples: int | None,
+    each: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]] = one_by_one,
+) -> tuple[list[F], F]:
+    """Fits without each fold, and that to all, whose references are out of fold as well; see `fit_all`.
+
+    Args:
+        folds: how many there are.
+        fit: to all samples but those of the folds given: of none, one or two.
+        statistics: what a fit says of a fold, for the references of another fit.
+        refer: takes such statistics of several folds as a fit's references.
+        samples: how many there are; None where no score takes references.
+        each: a function of each item.
+
+    Returns:
+        Those without fold ``0, 1, …``; and that to all.
+    """
+    inner: dict[tuple[int, int], S] = {}
+    if samples is not None and samples < FEW and folds > 2:
+
+        def without(pair: tuple[int, int]) -> list[S]:
+            """What of two folds is said by the fit that saw neither."""
+            fitted = fit(pair)
+            return [statistics(fitted, fold) for fold in pair]
+
+        pairs = list(combinations(range(folds), 2))
+        for (first, second), (of_first, of_second) in zip(pairs, each(without, pairs), strict=True):
+            inner[first, second], inner[second, first] = of_second, of_first
+    *fits, whole = each(fit, [*((fold,) for fold in range(folds)), ()])
+    if samples is not None:
+        outer = each(lambda fold: statistics(fits[fold], fold), range(folds))
+        for fold, fitted in enumerate(fits):
+            others = [other for other in range(folds) if other != fold]
+            refer(fitted, [inner[fold, other] if inner else outer[other] for other in others])
+        refer(whole, outer)
+    return fits, whole
 
 
 def _at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
