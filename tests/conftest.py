@@ -9,6 +9,7 @@ import struct
 import sys
 import tempfile
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -83,6 +84,26 @@ def own_networks():
     """The networks of a test's user are no other test's."""
     yield
     sys.modules.pop("my_networks", None)
+
+
+@pytest.fixture
+def seeded():
+    """The global generator draws, as a training's does; the test begins it anew and leaves it as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """There is no network."""
+
+    def refuse(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 @pytest.fixture

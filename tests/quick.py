@@ -14,6 +14,22 @@ SMALL_NETWORK = ["--model.network=MCDropoutCNN", "--model.network.channels=[2,3]
 FAST = [*QUIET, "--trainer.accelerator=cpu", *EVALUATION]
 
 
+def status_of(words: list[str]) -> int:
+    """The exit status of a command, where its parser ends it in its own way as well."""
+    try:
+        return main(words)
+    except SystemExit as stop:
+        return stop.code
+
+
+def refusal(words: list[str], capsys) -> str:
+    """What a command says of a mistake, which ends it with status 2 and without a traceback."""
+    assert status_of(words) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
 def process_of(words: list[str], said: Path) -> None:
     """Run a command as all that a process of multiprocessing's does; what it prints is written to a file."""
     with said.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from osr_lightning.data.augment import AUGMENTATIONS, affine, crop, digits, erase, mirror, tint
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 PARTS = {
     **AUGMENTATIONS,
     "mirror": mirror,
@@ -17,14 +19,6 @@ PARTS = {
     "affine": lambda images: affine(images, degrees=30, scale=0.2, shift=0.2),
 }
 RANDOM = [name for name in PARTS if name != "none"]
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    """The global generator draws, as a training's does; each test begins it anew and leaves it as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def ramp(batch=1, channels=3, height=16, width=16) -> torch.Tensor:

@@ -6,14 +6,9 @@ import torch.nn.functional as F
 
 from osr_lightning.data.mix import MIXES
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 LABELS = torch.tensor([0, 1, 2, 1])
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def constant() -> torch.Tensor:

@@ -10,12 +10,7 @@ from osr_lightning.data.pixmix import PixMix, mix, read_pixmix
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def pictures(count, side=16, channels=3, seed=1) -> torch.Tensor:

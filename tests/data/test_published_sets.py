@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import published
@@ -321,14 +320,6 @@ def test_no_list_of_openood_lies_elsewhere(name, tmp_path):
 
 
 # ---------------------------------------------------------------- what is missing
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    def refuse(*_, **__):
-        raise URLError("no network")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 @pytest.mark.usefixtures("offline")

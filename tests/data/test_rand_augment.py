@@ -8,6 +8,8 @@ from osr_lightning.data import pixel_ops
 from osr_lightning.data.augment import _OPERATIONS, ON_PIXELS, augment, names, photos, rand_augment
 from osr_lightning.data.pixel_ops import apply_each
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 THEIRS = {
     "identity": "Identity",
     "shear_x": "ShearX",
@@ -24,13 +26,6 @@ THEIRS = {
     "autocontrast": "AutoContrast",
     "equalize": "Equalize",
 }
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def pictures(batch=6, channels=3, side=32) -> torch.Tensor:

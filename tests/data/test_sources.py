@@ -5,7 +5,6 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -199,14 +198,6 @@ def test_omniglot_is_numbered_by_name(tmp_path, monkeypatch):
     assert found.labels.tolist() == [0, 1, 2]
     assert (found.images == 0).all()
     assert (load("omniglot", "train", tmp_path).images == 255).all()
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    def refuse(*_, **__):
-        raise URLError("no network")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
 @pytest.mark.usefixtures("offline")

@@ -16,16 +16,11 @@ from osr_lightning.models.networks import NETWORKS, VGG32, ResNet9, ResNet18
 from osr_lightning.models.split import split
 from osr_lightning.recogniser.checkpoint import build, load, save
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 KINDS = {"ResNet9": ResNet9, "ResNet18": ResNet18, "VGG32": VGG32}
 # the same of fewer weights where there is such an option
 SMALL = {**KINDS, "ResNet9": partial(ResNet9, channels=(4, 6, 8))}
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def lived_in(network: nn.Module, *shape: int) -> nn.Module:

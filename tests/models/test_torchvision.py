@@ -19,6 +19,8 @@ from osr_lightning.models.split import split
 from osr_lightning.models.torchvision_networks import Torchvision, classifier_names
 from osr_lightning.recogniser.checkpoint import build, load, save
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 FAMILIES = ["resnet18", "mobilenet_v3_small", "vgg11", "squeezenet1_1", "efficientnet_b0"]
 LIGHT = [name for name in FAMILIES if name != "vgg11"]  # which has 129 million parameters
 SMALL = "squeezenet1_1"  # the fewest parameters, for what any of them can show
@@ -27,13 +29,6 @@ SIZE = 64
 
 def spec(channels=3, size=SIZE) -> DataSpec:
     return DataSpec(tuple("abcd"), channels, size, (0.5,) * channels, (0.25,) * channels)
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.fixture(scope="module")

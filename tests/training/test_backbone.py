@@ -25,16 +25,6 @@ from osr_lightning.training.trainer import OpenSetTrainer
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return photos.write_photos(tmp_path_factory.mktemp("photos"), {**photos.CLASSES, **photos.OTHER})
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return photos.write_weights(tmp_path_factory.mktemp("weights") / "small.pth")
-
-
-@pytest.fixture(scope="module")
 def run(pictures, weights, tmp_path_factory):
     """A run on three of four classes; the fourth is unknown."""
     root = tmp_path_factory.mktemp("run")

@@ -16,11 +16,6 @@ from osr_lightning.training.extend import extend, judge
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return photos.write_photos(tmp_path_factory.mktemp("photos"), {**photos.CLASSES, **photos.OTHER})
-
-
-@pytest.fixture(scope="module")
 def trained(pictures, tmp_path_factory):
     """A checkpoint of three of four classes."""
     root = tmp_path_factory.mktemp("run")

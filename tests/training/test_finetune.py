@@ -19,16 +19,6 @@ from osr_lightning.training.backbone import use_backbone
 from osr_lightning.training.optimizers import configure
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return photos.write_photos(tmp_path_factory.mktemp("photos"), {**photos.CLASSES, **photos.OTHER})
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return photos.write_weights(tmp_path_factory.mktemp("weights") / "small.pth")
-
-
 def words(pictures, weights, root):
     found = ["run", *photos.backbone_options(weights), f"--data.known=folder:{pictures}", *FAST]
     found += ["--data.known_classes=[brick, grass, sky]", "--model.alpha=0.2", "--model.finetune=true"]
