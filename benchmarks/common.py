@@ -21,6 +21,12 @@ T = TypeVar("T")
 PRETRAINED = "With a pretrained backbone"  # the section of docs/results.md that photos.py writes
 OTHERS_CODE = "The same numbers as others' code"  # which others_code.py writes
 SCRATCH = "Networks from scratch: Fashion-MNIST and CIFAR-10"  # which recipes.py writes
+QUIET = (
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--evaluation.figures=false",
+    "--evaluation.projector_points=0",
+)
 # tables keep their width when the output goes to a file
 console = Console(width=None if sys.stdout.isatty() else 110)
 
@@ -112,6 +118,12 @@ def put_section(page: str, title: str, lines: Sequence[str]) -> str:
     parts = [before.strip("\n"), f"## {title}\n\n" + "\n".join(lines).strip("\n")]
     parts += [f"## {after[2].strip(chr(10))}"] if after[1] else []
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_section(path: Path, title: str, lines: Sequence[str], new: str = "") -> None:
+    """Write a file's section; see `put_section`. Where there is no such file, it begins with ``new``."""
+    page = path.read_text(encoding="utf-8") if path.is_file() else new
+    path.write_text(put_section(page, title, lines), encoding="utf-8")
 
 
 def section_of(page: str, title: str) -> list[str]:

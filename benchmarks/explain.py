@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Target, console, finish, new_parser, print_table, put_section, start
+from common import Target, console, finish, new_parser, print_table, start, write_section
 from PIL import Image
 
 from osr_lightning import load
@@ -48,8 +48,7 @@ def main() -> None:
     names = (*CANDIDATES, *CHANCE)
     rows = [(name, *(f"{one['hits'][name]:.0%}" for one in found.values())) for name in names]
     print_table("the maximum lies on the object", ["", *found], rows)
-    page = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
-    arguments.page.write_text(put_section(page, SECTION, section(found, rows)), encoding="utf-8")
+    write_section(arguments.page, SECTION, section(found, rows))
     if arguments.figure:
         console.print(f"{arguments.figure}: {arguments.figure.stat().st_size:,} bytes")
     targets = [Target(f"map on {kind}", found[kind]["hits"][MAP], 0.8) for kind in (CIFAR, CLOTHING)]

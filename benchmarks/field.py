@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import finish, new_parser, print_table, put_section, start
+from common import finish, new_parser, print_table, start, write_section
 
 from osr_lightning import load
 from osr_lightning.__main__ import main as osr
@@ -57,8 +57,7 @@ def main() -> None:
         ("all: right", *map(percent, found["all"])),
     ]
     print_table(SECTION, HEADER, rows)
-    page = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
-    arguments.page.write_text(put_section(page, SECTION, section(found, rows)), encoding="utf-8")
+    write_section(arguments.page, SECTION, section(found, rows))
     finish(arguments, machine, {"hour": found}, [])
 
 

@@ -19,6 +19,7 @@ import yaml
 from common import (
     OTHERS_CODE,
     PRETRAINED,
+    QUIET,
     SCRATCH,
     finish,
     interleave,
@@ -40,13 +41,6 @@ ROOT = Path(__file__).parents[1]
 KINDS = {"plain": "BaselineClassifier", "MC dropout": "MCDropoutClassifier"}
 SPLITS = ("arpl", "neal")
 NEAR = "near_far"
-QUIET = (
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--evaluation.figures=false",
-    "--evaluation.projector_points=0",
-    "--evaluation.bootstrap=20",
-)
 # AUROC as published; what was looked at, beside known images, before the test
 PUBLISHED = {
     "notMNIST, Fashion-MNIST, CIFAR-10": [
@@ -83,6 +77,7 @@ def main() -> None:
     machine = start(arguments)
     quiet_lightning()
     known = [f"--data.root={arguments.data_root}", f"--trainer.default_root_dir={arguments.folder}", *QUIET]
+    known.append("--evaluation.bootstrap=20")
     if arguments.epochs is not None:
         known.append(f"--trainer.max_epochs={arguments.epochs}")
     known.append(f"--model.detectors={list(DETECTORS)}")

@@ -15,18 +15,12 @@ from statistics import mean
 from typing import Any
 
 import yaml
-from common import Target, console, finish, new_parser, print_table, quiet_lightning, start
+from common import QUIET, Target, console, finish, new_parser, print_table, quiet_lightning, start
 
 from osr_lightning.__main__ import main as osr
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSIFIERS = ("BaselineClassifier", "MCDropoutClassifier")
-QUIET = (
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--evaluation.figures=false",
-    "--evaluation.projector_points=0",
-)
 
 
 def main() -> None:

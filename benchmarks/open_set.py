@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from common import console, finish, new_parser, quiet_lightning, start
+from common import QUIET, console, finish, new_parser, quiet_lightning, start
 
 from osr_lightning.__main__ import main as osr
 from osr_lightning.atomic_write import write_text
@@ -29,12 +29,6 @@ from osr_lightning.evaluation.run_groups import Mean, mean_of, mean_text
 from osr_lightning.studies.study import StudyRun, plan_runs
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "open_set"
-QUIET = (
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--evaluation.figures=false",
-    "--evaluation.projector_points=0",
-)
 
 
 class Study(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytorch_ood.detector as ood
 import torch
-from common import OTHERS_CODE, Target, finish, new_parser, print_table, put_section, quiet_lightning, start
+from common import OTHERS_CODE, Target, finish, new_parser, print_table, quiet_lightning, start, write_section
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
@@ -191,8 +191,7 @@ def main() -> None:
         )
     rows = [[name, *(f"{value:.5g}" for value in row.values())] for name, row in found.items()]
     print_table("AUROC in percent", ["score", "rank correlation", "ours", "theirs", "NaN"], rows)
-    written = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
-    arguments.page.write_text(put_section(written, OTHERS_CODE, section(found)), encoding="utf-8")
+    write_section(arguments.page, OTHERS_CODE, section(found))
     targets = [
         Target(f"{name}: points between the codes", abs(row["ours"] - row["theirs"]), POINTS, at_least=False)
         for name, row in found.items()

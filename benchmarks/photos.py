@@ -29,9 +29,9 @@ from common import (
     finish,
     new_parser,
     print_table,
-    put_section,
     quiet_lightning,
     start,
+    write_section,
 )
 from lightning import seed_everything
 from numpy.typing import NDArray
@@ -115,9 +115,7 @@ def main() -> None:
         if arguments.quick and task.group in runs:
             continue
         runs.setdefault(task.group, []).append(measured(task, arguments))
-    page = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
-    section = write(runs, arguments)
-    arguments.page.write_text(put_section(page, PRETRAINED, section), encoding="utf-8")
+    write_section(arguments.page, PRETRAINED, write(runs, arguments))
     print_table(
         "fisher",
         ["", "accuracy", "AUROC", "FPR95", "known rejected"],

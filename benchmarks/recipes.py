@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import SCRATCH as TITLE
-from common import finish, new_parser, print_table, put_section, quiet_lightning, start
+from common import finish, new_parser, print_table, quiet_lightning, start, write_section
 
 from osr_lightning.__main__ import main as osr
 from osr_lightning.data.class_splits import class_splits
@@ -148,8 +148,7 @@ def main() -> None:
     for run in planned(arguments):
         train(run, arguments)
     found = collect(arguments.folder)
-    page = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else "# Results\n"
-    arguments.page.write_text(put_section(page, TITLE, section(found)), encoding="utf-8")
+    write_section(arguments.page, TITLE, section(found), "# Results\n")
     rows = [(name, f"{100 * run['closed']:.2f}", f"{100 * run['auroc']:.2f}") for name, run in found.items()]
     print_table("From scratch", ["run", "closed set", "AUROC of its score"], rows)
     finish(arguments, machine, {"runs": {n: {k: r[k] for k in PLAIN} for n, r in found.items()}}, [])

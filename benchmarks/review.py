@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from common import Target, finish, new_parser, print_table, put_section, quiet_lightning, start
+from common import Target, finish, new_parser, print_table, quiet_lightning, start, write_section
 from lightning import seed_everything
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
@@ -79,10 +79,7 @@ def main() -> None:
     }
     rows = [row(name, each) for name, each in results.items()]
     print_table(SECTION, HEADER, rows)
-    page = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
-    arguments.page.write_text(
-        put_section(page, SECTION, section(rows, clothing[::2], clothing[1::2], cifar)), encoding="utf-8"
-    )
+    write_section(arguments.page, SECTION, section(rows, clothing[::2], clothing[1::2], cifar))
     targets = [
         Target(name, mean(one["review"] for one in each), BOUNDS[name.partition(",")[0]])
         for name, each in results.items()
