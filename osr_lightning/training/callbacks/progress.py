@@ -82,17 +82,22 @@ class Progress(ProgressBar):
         number = of(trainer.current_epoch + 1, _epochs_in_all(trainer))
         self._open(f"epoch {number}", trainer.num_training_batches)
 
-    def on_train_batch_end(
+    def _batch_end(
         self,
         trainer: Trainer,
         pl_module: Any,  # noqa: ANN401
         outputs: Any,  # noqa: ANN401
         batch: Any,  # noqa: ANN401
         batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Draw the bar."""
-        if self._bar is not None and self._is_due():
-            self._draw(batch_idx + 1, self._left(trainer, _epochs_done(trainer, batch_idx + 1)))
+        """Draw the bar, but at no validation within a training."""
+        trains = trainer.state.fn == "fit"
+        if self._bar is not None and trains == trainer.training and self._is_due():
+            done = _epochs_done(trainer, batch_idx + 1)
+            self._draw(batch_idx + 1, self._left(trainer, done) if trains else None)
+
+    on_train_batch_end = on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end
 
     def on_train_end(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
         """Say the last epoch."""
@@ -123,21 +128,6 @@ class Progress(ProgressBar):
     def on_predict_start(self, trainer: Trainer, *args: Any) -> None:  # noqa: ANN401
         """Show the bar; a calibration predicts as well."""
         self._open(self._stage, sum(trainer.num_predict_batches))
-
-    def _batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: Any,  # noqa: ANN401
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Draw the bar."""
-        if self._bar is not None and trainer.state.fn != "fit" and self._is_due():
-            self._draw(batch_idx + 1, None)
-
-    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _batch_end
 
     # the bar and its numbers --------------------------------------------------------------------------
 
