@@ -58,7 +58,8 @@ def cached(
     begin = time.perf_counter()
     result = compute()
     if time.perf_counter() - begin > WORTH_KEEPING:
-        _keep(path, result)
+        with suppress(Failure), replacing(path) as partial:  # a run does without its cache
+            np.save(partial, result.numpy(), allow_pickle=False)
     return result
 
 
@@ -132,9 +133,3 @@ def _path(content: Iterable[bytes], settings: tuple[int | str, ...]) -> Path:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return cache_folder() / f"{digest.hexdigest()}.npy"
-
-
-def _keep(path: Path, result: Tensor) -> None:
-    # a run does without its cache
-    with suppress(Failure), replacing(path) as partial:
-        np.save(partial, result.numpy(), allow_pickle=False)
