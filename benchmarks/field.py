@@ -71,6 +71,7 @@ def hour(arguments: Namespace, folder: Path) -> dict[str, Any]:
         "--seed_everything=1",
     ]
     words += ["--model.network=Backbone", f"--model.network.name={arguments.backbone}"]
+    words += ["--model.network.views=2"]  # as osr run has them by itself
     words += [f"--model.network.weights={arguments.weights}", "--evaluation.figures=false"]
     words += ["--evaluation.projector_points=0", "--evaluation.bootstrap=1", "--evaluation.left_out=false"]
     command("run", *words)

@@ -103,7 +103,7 @@ def called_unknown(
     datamodule = OpenSetDataModule(known=f"folder:{root / 'clothing'}", known_classes=known, unknown=unknown)
     network = {
         "class_path": Backbone.__name__,
-        "init_args": {"name": arguments.backbone, "weights": arguments.weights},
+        "init_args": {"name": arguments.backbone, "weights": arguments.weights, "views": 2},
     }
     trainer = OpenSetTrainer(
         default_root_dir=str(folder),
