@@ -212,8 +212,8 @@ class ImageTables:
     def wanted_format(self, published: PixelFormat) -> PixelFormat:
         """What pretrained weights want of an image, with what the user says in its place.
 
-        Small pictures are enlarged whole: weights want the border cut off as photographs have their subject
-        in the middle, and of 32 pixels every one counts.
+        Small pictures are enlarged whole, linearly: weights want the border cut off as photographs have their
+        subject in the middle, and of 32 pixels every one counts.
 
         Raises:
             UserError: where that cannot be had.
@@ -228,7 +228,7 @@ class ImageTables:
         wanted = published if size is None else published.at(size)
         root = Path(self.options["root"])
         if wanted.resize is not None and is_small(self.options["known"], root, download=self.download):
-            wanted = wanted._replace(resize=wanted.image_size)
+            wanted = wanted._replace(resize=None)
         mean, std = (per_channel(self.options[name], wanted.channels) for name in ("mean", "std"))
         return wanted._replace(mean=mean or wanted.mean, std=std or wanted.std)
 
