@@ -27,8 +27,6 @@ from osr_lightning.data.mix import MIXES
 from osr_lightning.data.pixmix import PixMix, read_pixmix
 from osr_lightning.data_spec import DataSpec, same_classes
 from osr_lightning.errors import Diverged, NotCalibrated, UserError
-from osr_lightning.evaluation.measures import MEASURES
-from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.models.allocator import keep_freed_memory
 from osr_lightning.models.backbones import Backbone, Body, Wrapped
 from osr_lightning.models.ensemble import Ensemble
@@ -68,7 +66,7 @@ from osr_lightning.training.examples import choose_examples, known_images_of
 from osr_lightning.training.head import balanced, choose_weight_decay, solve
 from osr_lightning.training.left_out import leave_classes_out
 from osr_lightning.training.losses import LOSSES
-from osr_lightning.training.metrics import EpochMetrics
+from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.plan import Plan, check_options, plan_training
 from osr_lightning.training.precision import train_in_float32
@@ -78,11 +76,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 _EVERY = 50  # steps between two looks at losses on a GPU, each of which waits for it
-# of a test, as loggers are told them; results.json has all
-_MEASURES = (
-    *("known_accuracy", "total_accuracy", "unknown_accuracy", "binary_accuracy", "balanced_accuracy"),
-    *("precision", "recall", "f1", "auroc"),
-)
 _MANY_IMAGES = 10**9  # the plan of a network that is built before its images are known
 
 
@@ -168,8 +161,7 @@ class OpenSetClassifier(LightningModule):
         images_seen: digests of the images that trained and calibrated these weights.
         search_trials: ``(threshold, value)`` of the last calibration by optuna.
         tested_epoch: the one, from 1, in which the tested checkpoint was written; None without one.
-        rows: of `classify`, of all images of a fit's last validation, whichever process looked at them; until
-            the end of a test, of its images, with ``rejected`` ``(N,)``.
+        rows: of `classify`, of all images of a fit's last validation, whichever process looked at them.
 
     Raises:
         UserError: for an option that is out of range.
@@ -230,7 +222,7 @@ class OpenSetClassifier(LightningModule):
         self._steps = EpochSteps()
         self._resumed: dict[str, Any] = {}
         self._calibrated_in: str | None = None  # precision
-        self._batches: list[dict[str, Tensor]] = []  # of a validation or a test
+        self._val_batches: list[dict[str, Tensor]] = []
         self.rows: dict[str, Tensor] = {}
 
     @property
@@ -412,6 +404,7 @@ class OpenSetClassifier(LightningModule):
         self.recogniser = checkpoints.build(own, spec, network=given, trust=trusted, weights=weights)
         self.train_metrics = EpochMetrics(spec.num_classes)
         self.val_metrics = EpochMetrics(spec.num_classes)
+        self.test_metrics = OpenSetMetrics(spec.num_classes)
 
     def _recipe(self, spec: DataSpec, recipe: Recipe | None) -> Recipe:
         options = self.hparams
@@ -735,12 +728,12 @@ class OpenSetClassifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Per-image results of held-out images."""
         results = self.classify(batch)
-        self._batches.append(results)
+        self._val_batches.append(results)
         return results
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and accuracy of the known images and set the threshold that fits these weights."""
-        batches, self._batches = self._batches, []
+        batches, self._val_batches = self._val_batches, []
         if self.trainer.sanity_checking:
             return
         for results in batches:
@@ -972,21 +965,16 @@ class OpenSetClassifier(LightningModule):
             self._drop_guarantees({"trainer.precision": (self._calibrated_in, now)})
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Per-image results, with the decision."""
+        """Per-image results, for the metrics here and for the evaluation callback."""
         results = self.classify(batch)
-        results["rejected"] = self.rejected(results)
-        self._batches.append(results)
+        rejected, score = self.rejected(results), results[f"score/{self.trained.threshold.score}"]
+        self.test_metrics.update(results["predicted_class"], rejected, score, results["label"])
         return results
 
     def on_test_epoch_end(self) -> None:
-        """Log the measures that the images at hand define, and have their rows ready for callbacks."""
-        batches, self._batches = self._batches, []
-        self.rows = gather_rows(batches, self.device)
-        self.log_dict(logged_measures(self.rows, self.trained.threshold.score, self.num_classes))
-
-    def on_test_end(self) -> None:
-        """Let the rows go."""
-        self.rows = {}
+        """Log the test metrics that the images at hand define."""
+        self.log_dict(self.test_metrics.compute())
+        self.test_metrics.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Per-image results; once there is a threshold, with the decision in ``0 .. K``."""
@@ -1109,25 +1097,6 @@ class EnsembleClassifier(OpenSetClassifier):
 CLASSIFIERS: dict[str, type[OpenSetClassifier]] = {
     kind.__name__: kind for kind in (MCDropoutClassifier, BaselineClassifier, EnsembleClassifier)
 }
-
-
-def logged_measures(rows: Mapping[str, Tensor], score: str, num_classes: int) -> dict[str, float]:
-    """Name -> value, of the measures that a test logs, those that its images define.
-
-    Args:
-        rows: ``label``, ``predicted_class``, ``rejected`` and ``score/NAME`` of all images.
-        score: name of the one that decides.
-        num_classes: ``K``.
-    """
-    outcomes = Outcomes(
-        rows["label"].numpy(),
-        rows["predicted_class"].numpy(),
-        rows[f"score/{score}"].numpy(),
-        rows["rejected"].numpy(),
-        num_classes,
-    )
-    found = {f"test/{name}": MEASURES[name].take(outcomes) for name in _MEASURES}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def network_name(sampler: LogitSampler) -> str:

@@ -17,9 +17,8 @@ from osr_lightning.errors import UserError
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN
 from osr_lightning.scoring.calibration import fixed_calibration
 from osr_lightning.scoring.sweep import Costs
-from osr_lightning.training.distributed import gather_rows
-from osr_lightning.training.metrics import EpochMetrics
-from osr_lightning.training.module import BaselineClassifier, MCDropoutClassifier, logged_measures
+from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics, ScoreAUROC
+from osr_lightning.training.module import BaselineClassifier, MCDropoutClassifier
 
 # Lightning's loaders use what torch has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
@@ -204,11 +203,9 @@ def test_metrics_against_scikit_learn_with_unequal_batches():
     predicted = np.where(rng.random(500) < 0.8, labels, rng.integers(0, 10, 500)) % 10
     rejected = rng.random(500) < np.where(labels == 10, 0.7, 0.1)
     scores = np.round(rng.normal(size=500) * 3 + 2 * (labels == 10), 1)  # with ties, far outside [0, 1]
-    columns = {"label": labels, "predicted_class": predicted, "rejected": rejected, "score/energy": scores}
-    columns["row"] = np.arange(500)
-    parts = np.split(columns["row"], [7, 300, 301])
-    batches = [{name: torch.from_numpy(values[part]) for name, values in columns.items()} for part in parts]
-    rows = gather_rows(batches, torch.device("cpu"))
+    metrics = OpenSetMetrics(10)
+    for part in np.split(np.arange(500), [7, 300, 301]):
+        metrics.update(*(torch.from_numpy(values[part]) for values in (predicted, rejected, scores, labels)))
     known, decision = labels < 10, np.where(rejected, 10, predicted)
     expected = {
         "known_accuracy": np.mean(decision[known] == labels[known]),
@@ -221,11 +218,25 @@ def test_metrics_against_scikit_learn_with_unequal_batches():
         "f1": sklearn.metrics.f1_score(~known, rejected),
         "auroc": sklearn.metrics.roc_auc_score(~known, scores),
     }
-    found = {n.removeprefix("test/"): value for n, value in logged_measures(rows, "energy", 10).items()}
-    assert found == pytest.approx(expected, abs=1e-12)
+    found = {name.removeprefix("test/"): value.item() for name, value in metrics.compute().items()}
+    assert found == pytest.approx(expected, abs=1e-6)
+    metrics.reset()
     # of one side alone, only what it defines
-    known = {name: values[torch.from_numpy(labels < 10)] for name, values in rows.items()}
-    assert logged_measures(known, "energy", 10) == {"test/known_accuracy": expected["known_accuracy"]}
+    metrics.update(torch.tensor([1, 2]), torch.tensor([False, True]), torch.zeros(2), torch.tensor([1, 2]))
+    found = {name: value.item() for name, value in metrics.compute().items()}
+    assert found == {"test/known_accuracy": 0.5, "test/total_accuracy": 0.5}
+
+
+def test_auroc_is_exact_for_raw_scores_and_nan_for_one_class():
+    rng = np.random.default_rng(1)
+    unknown, scores = rng.random(400) < 0.3, np.round(rng.normal(size=400) * 50, 0)
+    metric = ScoreAUROC()
+    for part in np.split(np.arange(400), [1, 150]):
+        metric.update(torch.from_numpy(scores[part]), torch.from_numpy(unknown[part]))
+    assert metric.compute().item() == pytest.approx(sklearn.metrics.roc_auc_score(unknown, scores), abs=1e-12)
+    metric.reset()
+    metric.update(torch.tensor([0.1, 0.2]), torch.tensor([False, False]))
+    assert metric.compute().isnan()
 
 
 def test_an_epochs_loss_weighs_every_image_the_same():

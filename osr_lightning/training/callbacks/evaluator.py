@@ -31,6 +31,7 @@ from osr_lightning.models.factory import origin
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.scoring.calibration import QUANTILES, misgivings
 from osr_lightning.scoring.p_values import p_values
+from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.loggers import run_folder
 from osr_lightning.training.module import OpenSetClassifier, network_name
 
@@ -74,19 +75,26 @@ class Evaluator(Callback):
         self.tsne_points, self.projector_points = tsne_points, projector_points
         self.bootstrap, self.seed = bootstrap, seed
         self.left_out = left_out
-        self._seconds = 0.0
+        self._batches: list[dict[str, Tensor]] = []
+        self._begin = 0.0
         self.outcome: tuple[dict[str, Any], Path | None] | None = None
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._seconds = -time.perf_counter()
+        self._begin = time.perf_counter()
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock, before anything is measured."""
-        self._seconds += time.perf_counter()
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        *args: Any,  # noqa: ANN401
+    ) -> None:
+        """Keep a batch's results."""
+        self._batches.append(outputs)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """On rank 0, write the files."""
+        """Gather the table on every process; rank 0 writes the files."""
         # drawing and scikit-learn take seconds to load, and only a test needs them
         from osr_lightning.evaluation.embedding import tsne_embedding
         from osr_lightning.evaluation.figures import Material, each_figure, save_figures
@@ -95,7 +103,11 @@ class Evaluator(Callback):
         from osr_lightning.evaluation.report.write import write_report
         from osr_lightning.evaluation.result_loggers import log_projector, log_test
         from osr_lightning.evaluation.results import achieved, evaluate
+        from osr_lightning.training.module import OpenSetClassifier
 
+        batches, self._batches = self._batches, []
+        rows = gather_rows(batches, pl_module.device)
+        test_s = time.perf_counter() - self._begin
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
@@ -104,11 +116,11 @@ class Evaluator(Callback):
         datamodule: OpenSetDataModule = trainer.datamodule  # type: ignore[attr-defined]
         tables = datamodule.tables
         images = tables.load_test().images
-        table = prediction_table(pl_module.rows, recogniser, tables)
+        table = prediction_table(rows, recogniser, tables)
         timing = {
             **getattr(trainer, "timing", {}),
-            "test_s": self._seconds,
-            "images_per_s": len(table.label) / self._seconds,
+            "test_s": test_s,
+            "images_per_s": len(table.label) / test_s,
         }
         embedding = None
         if self.figures and folder is not None:  # beside the measures and the other figures, on another core
