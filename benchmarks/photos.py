@@ -236,6 +236,7 @@ def run(task: Task, name: str, folder: Path, arguments: Namespace) -> Found:
         name,
         folder,
         init,
+        left_out=task.shots is None,  # else the training by itself says it
         detectors=[each for each in DETECTORS if each != "fisher"],
         calibration="known_quantile",  # all scores by the same validation images, however few
     )
@@ -274,7 +275,12 @@ def run(task: Task, name: str, folder: Path, arguments: Namespace) -> Found:
 
 
 def trained(
-    sources: tuple[str, dict[str, str]], name: str, folder: Path, init: Mapping[str, Any], **options: object
+    sources: tuple[str, dict[str, str]],
+    name: str,
+    folder: Path,
+    init: Mapping[str, Any],
+    left_out: bool = True,
+    **options: object,
 ) -> tuple[MCDropoutClassifier, OpenSetDataModule, Found, PredictionTable]:
     """What `osr run` does: the model, its images, its numbers and a row per tested image."""
     known, unknown = sources
@@ -290,7 +296,9 @@ def trained(
         experiment=name,
         default_root_dir=str(folder),
         enable_progress_bar=False,
-        callbacks=[Evaluator(figures=False, tsne_points=0, projector_points=0, bootstrap=1)],
+        callbacks=[
+            Evaluator(figures=False, tsne_points=0, projector_points=0, bootstrap=1, left_out=left_out)
+        ],
     )
     results = trainer.run(model, datamodule)
     return model, datamodule, results, PredictionTable.load(Path(str(trainer.log_dir)))
