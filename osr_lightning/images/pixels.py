@@ -7,6 +7,7 @@ the same to images in bulk, many times as fast.
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union
 
@@ -190,14 +191,9 @@ def _grey(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return levels
 
 
-def _resize_rows(image: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Antialiased bilinear interpolation of whole numbers ``(C, H, W)`` to ``(C, H, size)``, rounded.
-
-    Weights are whole numbers of 16 bits, as torch has them; their sums are exact in float64.
-    """
-    length = image.shape[2]
-    if length == size:
-        return image
+@lru_cache(maxsize=16)  # images of one shape share them
+def _columns(length: int, size: int) -> tuple[list[tuple[int, int, NDArray[np.float64]]], int]:
+    """Of each column of the result, which columns make it and with what weights, in how many bits."""
     scale = length / size
     reach = max(scale, 1.0)
     columns = []
@@ -208,9 +204,21 @@ def _resize_rows(image: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         columns.append((begin, end, weights / weights.sum()))
     largest = max(weights.max() for _, _, weights in columns)
     bits = next((b for b in range(_MOST_BITS) if int(0.5 + largest * 2 ** (b + 1)) >= 2**15), _MOST_BITS - 1)
+    return [(begin, end, np.trunc(weights * 2**bits + 0.5)) for begin, end, weights in columns], bits
+
+
+def _resize_rows(image: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """Antialiased bilinear interpolation of whole numbers ``(C, H, W)`` to ``(C, H, size)``, rounded.
+
+    Weights are whole numbers of 16 bits, as torch has them; their sums are exact in float64.
+    """
+    length = image.shape[2]
+    if length == size:
+        return image
+    columns, bits = _columns(length, size)
     result = np.empty((*image.shape[:2], size))
     for position, (begin, end, weights) in enumerate(columns):
-        result[:, :, position] = image[:, :, begin:end] @ np.trunc(weights * 2**bits + 0.5)
+        result[:, :, position] = image[:, :, begin:end] @ weights
     result += 2 ** (bits - 1)
     result /= 2**bits
     return np.floor(result, out=result).clip(0, 255, out=result)
