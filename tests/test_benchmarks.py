@@ -45,6 +45,17 @@ def test_the_accelerators_check_runs_on_the_cpu(tmp_path, benchmark):
     assert set(found["decided_per_s"]) == {"1", "10", "200"}
 
 
+def test_steps_compares_ways_to_train(tmp_path, benchmark):
+    shades = {str(place): (20 * place, 90, 250 - 20 * place) for place in range(10)}
+    photos.write_photos(tmp_path / "cifar10" / "train", shades, count=2, size=(8, 8))
+    words = ["--data-root", tmp_path, "--json", tmp_path / "found.json", "--images", "16", "--repeats", "1"]
+    words += ["--networks", "ConvNet", "--steps", "as `osr fit` has it", "channels first", "float32"]
+    benchmark("steps.py", *words)
+    found = json.loads((tmp_path / "found.json").read_text())["images_per_s"]["ConvNet"]
+    assert list(found) == ["as `osr fit` has it", "channels first", "float32"]
+    assert min(found.values()) > 0
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_photos_writes_its_section_and_goes_on_where_it_was_stopped(tmp_path, benchmark, monkeypatch):
     shades = {
