@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -159,26 +160,32 @@ def gaussians(x: Tensor, labels: Tensor, classes: int, shared: bool) -> tuple[Te
     sums = x.new_zeros(classes, width).index_add(0, labels, x)
     means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], x.mean(0))
     centered = x - means[labels]
-    scatter = centered.T @ centered
     # where nothing varies at all, every direction counts the same
-    variance = float(scatter.diagonal().mean()) / len(x) or 1.0
-    common = (scatter + width * variance * torch.eye(width).to(x)) / (len(x) + width)
+    variance = float(centered.square().sum()) / width / len(x) or 1.0
+    spread = width * variance / (len(x) + width)
     if _FEW * len(x) < width:
-        spread = width * variance / (len(x) + width)
-        every = _InverseRoot.of(centered / (len(x) + width) ** 0.5, spread).after(torch.eye(width).to(x))
+        root = _InverseRoot.of(centered / (len(x) + width) ** 0.5, spread)
+        every, times, times_its_transpose = root.matrix(), root.times, root.times
     else:
+        common = centered.T @ centered / (len(x) + width) + spread * torch.eye(width).to(x)
         every = _whitening(common)
+        times, times_its_transpose = partial(_times, every), partial(_times, every.mT)
     if shared:
         return means, every.unsqueeze(0)
     found = []
     for label, count in enumerate(counts.tolist()):
         own = centered[labels == label]
         if _FEW * len(own) < width:  # (own' own + D C) / (n + D) = C' (I + z' z) C', up to a factor
-            narrowed = _InverseRoot.of(own @ every / width**0.5, 1.0).after(every)
-            found.append(((count + width) / width) ** 0.5 * narrowed)
+            narrow = _InverseRoot.of(times(own) / width**0.5, 1.0)
+            below = times_its_transpose(narrow.rows).mT @ (narrow.gains[:, None] * narrow.rows)
+            found.append(((count + width) / width) ** 0.5 * (narrow.scale * every + below))
         else:
             found.append(_whitening((own.T @ own + width * common) / (count + width)))
     return means, torch.stack(found)
+
+
+def _times(matrix: Tensor, rows: Tensor) -> Tensor:
+    return rows @ matrix
 
 
 def _whitening(covariance: Tensor) -> Tensor:
@@ -222,9 +229,15 @@ class _InverseRoot(NamedTuple):
         # (1 / root - 1 / least) / squares, also where these are 0
         return cls(1 / least, directions.T @ rows, -1 / (least * root * (least + root)))
 
-    def after(self, matrix: Tensor) -> Tensor:
-        """``W`` ``(D, D)`` -> ``W (a I + Z' Z)^(-1/2)``."""
-        return self.scale * matrix + (matrix @ self.rows.T) @ (self.gains[:, None] * self.rows)
+    def times(self, rows: Tensor) -> Tensor:
+        """``X`` ``(m, D)`` -> ``X (a I + Z' Z)^(-1/2)``, which is symmetric."""
+        return self.scale * rows + (rows @ self.rows.T) * self.gains @ self.rows
+
+    def matrix(self) -> Tensor:
+        """It ``(D, D)``."""
+        found = self.rows.T @ (self.gains[:, None] * self.rows)
+        found.diagonal().add_(self.scale)
+        return found
 
 
 def _widen(x: Tensor, width: int) -> Tensor:
