@@ -191,11 +191,9 @@ def _at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     threads = torch.get_num_threads()
     workers = min(threads, len(items))
     if workers < 2:
-        return [work(item) for item in items]
+        return one_by_one(work, items)
     try:
-        with ThreadPoolExecutor(
-            workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
-        ) as pool:
+        with ThreadPoolExecutor(workers, "fit", torch.set_num_threads, (threads // workers,)) as pool:
             return list(pool.map(work, items))
     finally:
         torch.set_num_threads(threads)  # those of the libraries below are the whole process's
