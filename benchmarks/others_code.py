@@ -15,6 +15,7 @@ from typing import Any
 import pytorch_ood.detector as ood
 import torch
 from common import OTHERS_CODE, Target, finish, new_parser, print_table, quiet_lightning, start, write_section
+from lightning import seed_everything
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
@@ -171,6 +172,7 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = start(arguments)
     quiet_lightning()
+    seed_everything(0, verbose=False)
     data = OpenSetDataModule(
         arguments.known, root=str(arguments.data_root), known_classes=KNOWN, unknown={"rest": "rest"}
     )
