@@ -277,11 +277,34 @@ def test_a_unit_that_no_training_image_activates_counts_most():
     features[:, 5] = 0
     woken = features.clone()
     woken[:, 5] = 0.1
-    for name in ("mahalanobis", "relative_mahalanobis", "vim"):
+    for name in ("mahalanobis", "vim"):
         detector = fitted(name, features, logits, labels, layer)
         assert (detector(seen(woken, logits)) > detector(seen(features, logits))).all()
     detector = fitted("mahalanobis", features, logits, labels)
     assert (detector(seen(woken, logits)) > detector(seen(features, logits)) + 1e3).all()
+
+
+def test_relative_mahalanobis_is_the_difference_of_two_distances_with_one_ridge():
+    features, logits, labels, _ = data()
+    features = features.double()
+    features[:, 5] = 0
+    asked = data(seed=1)[0].double()  # whose images differ there
+    means = torch.stack([features[labels == k].mean(0) for k in range(4)])
+    within, total = features - means[labels], features - features.mean(0)
+    ridge = 1e-3 * within.square().mean() * torch.eye(features.shape[1])
+
+    def distance(centered, center):
+        inverse = torch.linalg.inv(centered.T @ centered / len(centered) + ridge)
+        return torch.einsum("bi,ij,bj->b", asked - center, inverse, asked - center)
+
+    nearest = torch.stack([distance(within, mean) for mean in means]).amin(0)
+    expected = nearest - distance(total, features.mean(0))
+    detector = fitted("relative_mahalanobis", features, logits, labels, ridge=1e-3)
+    close(detector(seen(asked, logits)), expected, rtol=1e-9)
+    # which are as far in a unit that no training image activates, and there numbers would be left to cancel
+    woken = asked.clone()
+    woken[:, 5] = 100
+    close(detector(seen(woken, logits)), expected, atol=1e-6)
 
 
 def test_knn_by_hand():

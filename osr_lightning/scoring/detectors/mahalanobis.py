@@ -73,22 +73,36 @@ class Mahalanobis(Detector):
 class RelativeMahalanobis(Mahalanobis):
     """``min_k d_k(f) - d_0(f)``, any real number: `Mahalanobis` less what all training images share.
 
-    ``d_k`` is the distance there, with its arguments and its ridge; ``d_0`` is the squared distance to the
-    mean of all training images under their own covariance.
+    ``d_k`` is the distance there, with its arguments; ``d_0`` is the squared distance to the mean of all
+    training images under their own covariance, with the same ridge.
     Ren et al., A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection, 2021.
+
+    The two covariances differ by that of the class means alone. So the distances are the same in all
+    directions but those of Fisher's discriminant, fewer than there are classes, and only these are looked at:
+    elsewhere large numbers would be left to cancel, the largest where no training image varies.
     """
 
     name = "relative_mahalanobis"
     state = (*Mahalanobis.state, "mean", "total_whitening")
-    mean: Tensor  # (1, D), whitened
-    total_whitening: Tensor  # (D, D)
+    whitening: Tensor  # (D, discriminants)
+    mean: Tensor  # (1, discriminants), whitened
+    total_whitening: Tensor  # (D, discriminants)
 
     def _fit(self, known: Known) -> Buffers:
         classes = super()._fit(known)
-        features = self._features(known.seen)
-        mean = features.mean(0, keepdim=True)
-        whitening = self._whiten(features - mean)
-        return classes | {"mean": mean @ whitening, "total_whitening": whitening}
+        means, whitening = classes["means"], classes["whitening"]
+        counts = torch.unique(known.labels, return_counts=True)[1].to(means)
+        mean = (counts @ means / counts.sum()).unsqueeze(0)
+        between = (means - mean) * (counts / counts.sum()).sqrt().unsqueeze(1)
+        _, deviations, axes = torch.linalg.svd(between, full_matrices=False)
+        axes = axes[: max(1, len(means) - 1)].T
+        shrunk = axes / (1 + deviations[: axes.shape[1]].square()).sqrt()
+        return {
+            "means": means @ axes,
+            "whitening": whitening @ axes,
+            "mean": mean @ shrunk,
+            "total_whitening": whitening @ shrunk,
+        }
 
     def _score(self, seen: Activations) -> Tensor:
         background = squared_distance(self._features(seen) @ self.total_whitening, self.mean)
