@@ -21,6 +21,7 @@ T = TypeVar("T")
 PRETRAINED = "With a pretrained backbone"  # the section of docs/results.md that photos.py writes
 OTHERS_CODE = "The same numbers as others' code"  # which others_code.py writes
 SCRATCH = "Networks from scratch: Fashion-MNIST and CIFAR-10"  # which recipes.py writes
+PRETRAINED_SPLITS = "CIFAR-10's published splits with a pretrained backbone"  # as well
 QUIET = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",

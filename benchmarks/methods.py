@@ -19,6 +19,7 @@ import yaml
 from common import (
     OTHERS_CODE,
     PRETRAINED,
+    PRETRAINED_SPLITS,
     QUIET,
     SCRATCH,
     finish,
@@ -94,7 +95,7 @@ def main() -> None:
     costs = cost(arguments.folder, arguments.seeds[0], arguments.repeats)
     page = write(tables, costs, arguments)
     earlier = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
-    for title in (PRETRAINED, SCRATCH, OTHERS_CODE):  # which other benchmarks write
+    for title in (PRETRAINED, SCRATCH, PRETRAINED_SPLITS, OTHERS_CODE):  # which other benchmarks write
         if section := section_of(earlier, title):
             page = put_section(page, title, section)
     arguments.page.write_text(page, encoding="utf-8")

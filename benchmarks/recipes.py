@@ -1,31 +1,49 @@
-"""Networks trained from scratch on class splits of Fashion-MNIST and CIFAR-10, and steps of their recipes.
+"""Networks on class splits of Fashion-MNIST and CIFAR-10, from scratch and pretrained, and recipes' steps.
 
 Each of `--configs` (configs/open_set/NAME.yaml) is trained on class splits, six known and four unknown: those
-of arpl and neal, which are reported, and others that a seed draws from the same classes, on which recipe and
-score were settled. There each step of STEPS is tried as well. Writes a section of docs/results.md; started
-again with the same --folder it goes on from where it was stopped.
+of arpl and neal, which are reported, and, of configs with steps in STEPS, others that a seed draws from the
+same classes, on which recipe and score were settled. There each step is tried as well. CIFAR-10's classes
+also meet the far unknown sets that DATA has. Writes two sections of docs/results.md, with and without
+pretraining; started again with the same --folder it goes on from where it was stopped.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from common import SCRATCH as TITLE
-from common import finish, new_parser, print_table, quiet_lightning, start, write_section
+from common import (
+    PRETRAINED_SPLITS,
+    SCRATCH,
+    finish,
+    new_parser,
+    print_table,
+    quiet_lightning,
+    start,
+    write_section,
+)
 
 from osr_lightning.__main__ import main as osr
 from osr_lightning.data.class_splits import class_splits
 from osr_lightning.evaluation.report.render import read_results
-from osr_lightning.evaluation.run_groups import ALL, MeasureKey, mean_text, means, run_measures
+from osr_lightning.evaluation.run_groups import MeasureKey, mean_text, means, run_measures
 from osr_lightning.scoring.detectors import DETECTORS
 
 ROOT = Path(__file__).parents[1]
 REPORTED = ("arpl", "neal")
+PRETRAINED = ("cifar10_backbone",)
+NEAR = "rest"  # the classes that are not known
+# unknown sets of other kinds, and where they lie in the data root
+FAR = {
+    "notmnist": ("npz:{}", "notmnist_test.npz"),
+    "fashion_mnist": ("fashion_mnist", "FashionMNIST"),
+    "clothing": ("folder:{}", "clothing"),
+}
 DRAWN = "drawn"
 DRAWN_BY = 0  # the seed
 QUIET = ("--evaluation.figures=false", "--evaluation.projector_points=0", "--evaluation.bootstrap=20")
@@ -54,6 +72,7 @@ STEPS: dict[str, dict[str, list[str]]] = {
         "small ConvNet": _SMALL,
         "small ConvNet, logit norm": [*_SMALL, "--model.loss=logit_norm"],
     },
+    "cifar10_backbone": {},
 }
 
 
@@ -100,7 +119,9 @@ def planned(arguments: Namespace) -> Iterator[Run]:
     for config in arguments.configs:
         for splits in arguments.splits:
             if splits == DRAWN:
-                steps = ("", *(step for step in STEPS.get(config, {}) if step in arguments.steps))
+                if not STEPS.get(config):
+                    continue
+                steps = ("", *(step for step in STEPS[config] if step in arguments.steps))
                 for number, classes in enumerate(drawn_splits(arguments.drawn), 1):
                     yield from (Run(config, step, splits, number, classes) for step in steps)
             else:
@@ -116,8 +137,10 @@ def train(run: Run, arguments: Namespace) -> None:
         return
     words = ["run", f"--config={ROOT / 'configs' / 'open_set' / f'{run.config}.yaml'}", *QUIET]
     words += [f"--data.root={arguments.data_root}", f"--data.known_classes={list(run.classes)}"]
-    if run.config == "cifar10" and (arguments.data_root / "cifar10" / "train").is_dir():  # as files
-        words.append(f"--data.known=folder:{arguments.data_root / 'cifar10'}")
+    if run.config.startswith("cifar10"):
+        words.append(f"--data.unknown={json.dumps(unknown_sets(arguments.data_root))}")
+        if (arguments.data_root / "cifar10" / "train").is_dir():  # as files
+            words.append(f"--data.known=folder:{arguments.data_root / 'cifar10'}")
     words += [f"--model.detectors={list(DETECTORS)}", f"--trainer.default_root_dir={arguments.folder}"]
     words += [f"--trainer.experiment={run.config}", f"--trainer.version={run.name}", "--seed_everything=0"]
     words += STEPS.get(run.config, {}).get(run.step, [])
@@ -126,6 +149,14 @@ def train(run: Run, arguments: Namespace) -> None:
         words.append(f"--ckpt_path={last}")
     if status := osr(words):
         raise SystemExit(status)
+
+
+def unknown_sets(root: Path) -> dict[str, dict[str, str]]:
+    """The classes that are not known, and what there is of other kinds."""
+    far = {
+        name: source.format(root / place) for name, (source, place) in FAR.items() if (root / place).exists()
+    }
+    return {"near": {NEAR: NEAR}, **({"far": far} if far else {})}
 
 
 def main() -> None:
@@ -148,9 +179,12 @@ def main() -> None:
     for run in planned(arguments):
         train(run, arguments)
     found = collect(arguments.folder)
-    write_section(arguments.page, TITLE, section(found), "# Results\n")
+    for title, lines in SECTIONS.items():
+        own = {n: r for n, r in found.items() if (r["config"] in PRETRAINED) == (title == PRETRAINED_SPLITS)}
+        if own:
+            write_section(arguments.page, title, [*lines, *tables(own)], "# Results\n")
     rows = [(name, f"{100 * run['closed']:.2f}", f"{100 * run['auroc']:.2f}") for name, run in found.items()]
-    print_table("From scratch", ["run", "closed set", "AUROC of its score"], rows)
+    print_table("Class splits", ["run", "closed set", "AUROC of its score"], rows)
     finish(arguments, machine, {"runs": {n: {k: r[k] for k in PLAIN} for n, r in found.items()}}, [])
 
 
@@ -169,21 +203,32 @@ def collect(folder: Path) -> Found:
             "measures": measures,
             "score": score,
             "closed": measures[MeasureKey("closed_set_accuracy", "", "")],
-            "auroc": measures[MeasureKey("auroc", score, ALL)],
+            "auroc": measures[MeasureKey("auroc", score, NEAR)],
             "fit_s": (results.get("timing") or {}).get("fit_s"),
         }
     return found
 
 
-def section(found: Found) -> list[str]:
-    """The lines of the section."""
-    lines = [
+SECTIONS = {
+    SCRATCH: [
         "Written by `python benchmarks/recipes.py --data-root DATA` (seed 0 of weights; all finished runs",
         "of its folder are here, `--configs`, `--splits` and `--numbers` choose what is trained). Six",
         "classes known, four unknown, networks of random weights, recipes of `configs/open_set`, settled on",
         "splits drawn from the same classes ([how](recipes.md#what-they-brought)). In percent, mean ± sample",
         "standard deviation over splits.",
-    ]
+    ],
+    PRETRAINED_SPLITS: [
+        "Written by `python benchmarks/recipes.py --data-root DATA --configs cifar10_backbone`: the splits",
+        "of the section above, seen by efficientnet_lite0, trained on ImageNet and frozen, whose last layer",
+        "learns from all training pictures of the known classes. ImageNet has pictures of most of the ten",
+        "classes, unknown ones among them, so that these numbers do not compare with those from scratch.",
+    ],
+}
+
+
+def tables(found: Found) -> list[str]:
+    """The tables of each config."""
+    lines: list[str] = []
     for config in dict.fromkeys(run["config"] for run in found.values()):
         groups = {
             splits: {n: r for n, r in found.items() if n.startswith(f"{config}-{splits}")}
@@ -213,10 +258,13 @@ def scores_table(groups: dict[str, Found]) -> list[str]:
     own = {r["score"] for s in groups if s != DRAWN for r in groups[s].values()}
     for score in scores:
         title = f"**`{score}`**, the config's" if own == {score} else f"`{score}`"
-        rows[f"AUROC of {title}"] = MeasureKey("auroc", score, ALL)
+        rows[f"AUROC of {title}"] = MeasureKey("auroc", score, NEAR)
+        for far in FAR if own == {score} else ():
+            rows[f"the same, `{far}` unknown"] = MeasureKey("auroc", score, far)
     for title, measure in rows.items():
-        cells = [mean_text(one.get(measure)) for one in measures.values()]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+        if any(measure in one for one in measures.values()):
+            cells = [mean_text(one.get(measure)) for one in measures.values()]
+            lines.append(f"| {title} | {' | '.join(cells)} |")
     return lines
 
 
@@ -231,7 +279,7 @@ def steps_table(config: str, steps: Found) -> list[str]:
     for name, run in steps.items():
         step, _, number = name.partition("-seed")[0].removeprefix(config).rpartition(f"-{DRAWN}")
         step = step.strip("-").replace("_", " ")
-        values = [run["closed"], *(run["measures"].get(MeasureKey("auroc", score, ALL)) for score in shown)]
+        values = [run["closed"], *(run["measures"].get(MeasureKey("auroc", score, NEAR)) for score in shown)]
         cells = ["-" if value is None else f"{100 * value:.2f}" for value in values]
         label = step or "the config"
         rows.append((number, order.get(step, len(order)), f"| {label} | {number} | {' | '.join(cells)} |"))

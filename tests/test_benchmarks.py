@@ -235,6 +235,15 @@ def test_recipes_are_trained_on_published_and_drawn_splits_once(tmp_path, benchm
     assert times == {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
     assert page.read_text().splitlines() == lines
     assert not set(found["drawn_splits"](5)) & set(found["published"]("arpl", "fashion_mnist"))
+    # what has seen ImageNet has a section of its own
+    copied = folder.parent / "cifar10_backbone" / "cifar10_backbone-neal3-seed0"
+    shutil.copytree(folder / "fashion_mnist-arpl2-seed0", copied)
+    benchmark("recipes.py", "--configs", *words[words.index("--data-root") :])
+    text = page.read_text()
+    assert text.startswith("\n".join(lines))
+    assert "### `cifar10_backbone`" in text.partition("\n## CIFAR-10's published splits")[2]
+    assert found["unknown_sets"](tmp_path / "nothing") == {"near": {"rest": "rest"}}
+    assert found["unknown_sets"](tmp_path)["far"] == {"fashion_mnist": "fashion_mnist"}
 
 
 @pytest.mark.filterwarnings("ignore")
