@@ -79,21 +79,21 @@ def photos_strong(images: Tensor) -> Tensor:
 _MAGNITUDE = 9 / 30  # of what an operation can do at most
 _RANDOM = 2  # operations per image
 # what an operation does at most, from what it does at least, and whether it is turned round half of the time
-_OPERATIONS: tuple[tuple[pixel_ops.Operation, float, float, bool], ...] = (
-    (pixel_ops.identity, 0, 0, False),
-    (pixel_ops.shear_x, 0, 0.3, True),
-    (pixel_ops.shear_y, 0, 0.3, True),
-    (pixel_ops.translate_x, 0, 150 / 331, True),
-    (pixel_ops.translate_y, 0, 150 / 331, True),
-    (pixel_ops.rotate, 0, 30, True),
-    (pixel_ops.brightness, 0, 0.9, True),
-    (pixel_ops.colour, 0, 0.9, True),
-    (pixel_ops.contrast, 0, 0.9, True),
-    (pixel_ops.sharpness, 0, 0.9, True),
-    (pixel_ops.posterize, 8, 4, False),
-    (pixel_ops.solarize, 255, 0, False),
-    (pixel_ops.autocontrast, 0, 0, False),
-    (pixel_ops.equalize, 0, 0, False),
+_OPERATIONS: tuple[tuple[str, float, float, bool], ...] = (
+    ("identity", 0, 0, False),
+    ("shear_x", 0, 0.3, True),
+    ("shear_y", 0, 0.3, True),
+    ("translate_x", 0, 150 / 331, True),
+    ("translate_y", 0, 150 / 331, True),
+    ("rotate", 0, 30, True),
+    ("brightness", 0, 0.9, True),
+    ("colour", 0, 0.9, True),
+    ("contrast", 0, 0.9, True),
+    ("sharpness", 0, 0.9, True),
+    ("posterize", 8, 4, False),
+    ("solarize", 255, 0, False),
+    ("autocontrast", 0, 0, False),
+    ("equalize", 0, 0, False),
 )
 
 
@@ -112,7 +112,7 @@ def rand_augment(images: Tensor) -> Tensor:
             (-1 if both and back else 1) * (least + _MAGNITUDE * (most - least))
             for (_, least, most, both), back in zip(chosen, turned, strict=True)
         ]
-        changed = pixel_ops.apply_each(changed, [operation for operation, *_ in chosen], magnitudes)
+        changed = pixel_ops.change_each(changed, [operation for operation, *_ in chosen], magnitudes)
     return changed
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,9 +18,6 @@ _ROUNDS = 4  # at most
 _BETA = 3  # how strongly images are mixed
 _SEVERITY = 3  # of 10, of a change, at most
 _LEAST = 1e-37  # what is raised to a negative power
-_SHEAR_X, _SHEAR_Y = partial(pixel_ops.shear_x, smooth=True), partial(pixel_ops.shear_y, smooth=True)
-_RIGHT, _DOWN = partial(pixel_ops.translate_x, smooth=True), partial(pixel_ops.translate_y, smooth=True)
-_TURN = partial(pixel_ops.rotate, smooth=True)
 
 
 class PixMix:
@@ -91,26 +87,26 @@ def _changed(images: Tensor) -> Tensor:
     count = len(images)
     strengths = (0.1 + (_SEVERITY - 0.1) * torch.rand(count, dtype=torch.float64)) / 10
     turned = torch.rand(count) < 0.5
-    operations: list[pixel_ops.Operation] = []
+    operations: list[str] = []
     magnitudes: list[float] = []
     side = images.shape[-1]
     choices = torch.randint(9, (count,)).tolist()
     for choice, strength, back in zip(choices, strengths.tolist(), turned.tolist(), strict=True):
         sign = -1 if back else 1
         operation, magnitude = (
-            (pixel_ops.autocontrast, 0.0),
-            (pixel_ops.equalize, 0.0),
-            (pixel_ops.posterize, 4 - int(4 * strength)),
-            (pixel_ops.solarize, 256 - int(256 * strength)),
-            (_TURN, sign * int(30 * strength)),
-            (_SHEAR_X, sign * 0.3 * strength),
-            (_SHEAR_Y, sign * 0.3 * strength),
-            (_RIGHT, sign * int(side / 3 * strength) / side),
-            (_DOWN, sign * int(side / 3 * strength) / side),
+            ("autocontrast", 0.0),
+            ("equalize", 0.0),
+            ("posterize", 4 - int(4 * strength)),
+            ("solarize", 256 - int(256 * strength)),
+            ("rotate", sign * int(30 * strength)),
+            ("shear_x", sign * 0.3 * strength),
+            ("shear_y", sign * 0.3 * strength),
+            ("translate_x", sign * int(side / 3 * strength) / side),
+            ("translate_y", sign * int(side / 3 * strength) / side),
         )[choice]
         operations.append(operation)
         magnitudes.append(magnitude)
-    return pixel_ops.apply_each(images, operations, magnitudes)
+    return pixel_ops.change_each(images, operations, magnitudes, smooth=True)
 
 
 def read_pixmix(folder: str, spec: DataSpec) -> PixMix:
