@@ -13,7 +13,6 @@ from osr_lightning.evaluation.figures.style import (
     label_mark,
     mark,
     new_axes,
-    unit_square,
 )
 from osr_lightning.evaluation.measures import closed_set
 
@@ -71,8 +70,9 @@ def reliability(material: Material, bins: int = 15) -> Figure:
     top.set(
         title=f"Reliability of {len(confidence):,} known images: ECE {error:.3f}",
         ylabel="accuracy (share right)",
+        xlim=(-0.01, 1.01),  # with room for a line that lies on the border
+        ylim=(-0.01, 1.01),
     )
-    unit_square(top)
     top.tick_params(labelbottom=False)
     # inside the axes it would hide a bar of few, wrongly unsure images
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")

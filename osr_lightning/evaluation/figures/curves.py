@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from osr_lightning.evaluation.acceptance import Acceptance, BoolArray, FloatArray, acceptance
 from osr_lightning.evaluation.figures.registry import Material, figure
@@ -15,9 +16,7 @@ from osr_lightning.evaluation.figures.style import (
     GREY,
     NotedFigure,
     label_mark,
-    legend_below,
     line_style,
-    linear_rates,
     mark,
     new_axes,
     shorten,
@@ -187,13 +186,15 @@ def _framed(
         lowest: rates, from the least of which on the vertical axis is shown.
     """
     label_mark(axes)
-    legend_below(axes)
+    # under the axes, where it hides neither a curve nor a mark
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize="small")
     least = float(np.nanmin([0.99, *map(float, lowest)]))
     margin = 0.05 * (1 - least)
     axes.set_ylim(max(-0.01, least - margin), 1 + min(margin, 0.01))
     if not log:
         axes.set_xlabel(f"{x})")
-        linear_rates(axes)
+        axes.set_xlim(-0.01, 1.01)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))  # as `spread_x` does
         figure.note = "The horizontal axis is in equal steps."
         return figure
     axes.set_xlabel(f"{x}, log steps)")

@@ -10,13 +10,13 @@ from osr_lightning.evaluation.acceptance import FloatArray, IntArray
 from osr_lightning.evaluation.embedding import tsne_embedding
 from osr_lightning.evaluation.figures.registry import Material, figure
 from osr_lightning.evaluation.figures.style import (
+    COLORS,
     KNOWN_COLOR,
     ON_ANY,
     SCORE_LABEL,
     line_style,
     new_axes,
     plain,
-    point_style,
     shorten,
 )
 from osr_lightning.evaluation.mistakes import confident_mistakes
@@ -24,6 +24,7 @@ from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.evaluation.report.places import without_folders
 
 LEGEND_UP_TO = 20  # classes; more are told apart by a colour scale
+_MARKERS = ("o", "s", "^", "D", "v", "P", "*")  # of classes, so that with colours a pair repeats after 42
 
 
 @figure(
@@ -91,16 +92,20 @@ def embedded(table: PredictionTable, indices: IntArray, points: NDArray[np.float
     """
     figure, axes = new_axes(8.2, 6)
     label, known, size = table.label[indices], table.known[indices], table.num_classes
+    x, y = points.T
     few = size <= LEGEND_UP_TO
     if few:
         for index, name in enumerate(table.class_names):
             mask = label == index
             title = f"{shorten(name)} ({mask.sum():,})"
-            style = point_style(index)
-            axes.scatter(*_xy(points[mask]), s=18, linewidths=0, alpha=0.8, label=title, **style)
+            color, marker = COLORS[index % len(COLORS)], _MARKERS[index % len(_MARKERS)]
+            axes.scatter(
+                x[mask], y[mask], s=18, linewidths=0, alpha=0.8, label=title, color=color, marker=marker
+            )
     elif known.any():
         dots = axes.scatter(
-            *_xy(points[known]),
+            x[known],
+            y[known],
             c=label[known],
             cmap="turbo",
             vmin=0,
@@ -113,7 +118,7 @@ def embedded(table: PredictionTable, indices: IntArray, points: NDArray[np.float
         )
     if not known.all():
         name = f"unknown ({(~known).sum():,})"
-        axes.scatter(*_xy(points[~known]), s=16, linewidths=0.9, color="black", marker="x", label=name)
+        axes.scatter(x[~known], y[~known], s=16, linewidths=0.9, color="black", marker="x", label=name)
     axes.set(title=f"t-SNE of the logits of {len(indices):,} images", xticks=[], yticks=[])
     axes.set(xlabel="first dimension (no unit)", ylabel="second dimension (no unit)")
     if few:
@@ -163,10 +168,6 @@ def gallery(material: Material) -> Figure | None:
             axes.set(xticks=[], yticks=[])
             axes.set_frame_on(axes.has_data())
     return figure
-
-
-def _xy(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return points[:, 0], points[:, 1]
 
 
 def bin_edges(score: FloatArray, threshold: float, bins: int) -> tuple[FloatArray, bool]:

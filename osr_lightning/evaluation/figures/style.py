@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from osr_lightning.errors import one_line
@@ -18,7 +17,6 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 KNOWN_COLOR, GREY = COLORS[0], "#767676"
 ON_ANY = "#7A7A7A"  # as far from white as from a dark page
 LINES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "*")
 SCORE_LABEL = "score '{}' (higher = more unknown)"
 
 
@@ -40,11 +38,6 @@ def dress(axes: Axes) -> Axes:
     axes.grid(visible=True, color="#E0E0E0", linewidth=0.6)
     axes.set_axisbelow(True)
     return axes
-
-
-def unit_square(axes: Axes) -> None:
-    """Both axes are rates: 0 to 1, with room for a line that lies on the border."""
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
 
 
 def spread_x(axes: Axes, images: int, *, near: int) -> None:
@@ -72,17 +65,6 @@ def spread_x(axes: Axes, images: int, *, near: int) -> None:
     axes.set_xlim(min(ends), max(ends))
 
 
-def linear_rates(axes: Axes) -> None:
-    """Draw the x axis' rates in equal steps, in percent as `spread_x` does."""
-    axes.set_xlim(-0.01, 1.01)
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-
-
-def legend_below(axes: Axes) -> None:
-    """A legend under the axes, where it hides neither a curve nor a mark."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize="small")
-
-
 def mark(axes: Axes, x: ArrayLike, y: ArrayLike, color: str) -> None:
     """Mark the threshold in use on a curve."""
     axes.plot(
@@ -107,11 +89,6 @@ def line_style(index: int) -> dict[str, Any]:
     """Colour and dash of the ``index``-th unknown set, told apart by either."""
     colors = COLORS[1:]
     return {"color": colors[index % len(colors)], "linestyle": LINES[index % len(LINES)]}
-
-
-def point_style(index: int) -> dict[str, Any]:
-    """Colour and marker of the ``index``-th class; the pair repeats only after 42 of them."""
-    return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
 def shorten(name: str, length: int = 18) -> str:
