@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
-from osr_lightning.data.image_set import Split
+from osr_lightning.data.image_set import Request
 from osr_lightning.errors import UserError
 
 UNLABELLED = -1  # the class of OpenOOD's unknown images
@@ -52,22 +51,20 @@ class FileList:
         )
 
 
-def tiny_imagenet(split: Split, root: Path) -> FileList:
+def tiny_imagenet(request: Request) -> FileList:
     """TinyImageNet as its zip unpacks: 200 classes in the order of their WordNet numbers.
 
     The test images are those of its folder ``val``, as in all published numbers: the labels of ``test`` are
     not public.
 
     Args:
-        split: ``test`` for these; anything else for the folder ``train``.
-        root: the folder that holds ``tiny-imagenet-200``.
+        request: of which split, ``test`` for these, anything else for the folder ``train``; its root holds
+            ``tiny-imagenet-200``.
 
     Raises:
         UserError: where a file is missing or is not as expected.
     """
-    folder = root / "tiny-imagenet-200"
-    if not folder.is_dir():
-        _missing("tiny_imagenet", folder, _TINY_IMAGENET)
+    folder = _unpacked(request, "tiny-imagenet-200", _TINY_IMAGENET)
     numbers = sorted(line for line in _lines(folder / "wnids.txt", _TINY_IMAGENET) if line)
     words = dict(_pairs(folder / "words.txt", _TINY_IMAGENET, "\t"))
     names = [words.get(number, number).partition(",")[0] for number in numbers]
@@ -76,7 +73,7 @@ def tiny_imagenet(split: Split, root: Path) -> FileList:
         for name, number in zip(names, numbers, strict=True)
     ]
     place = {number: label for label, number in enumerate(numbers)}
-    if split == "test":
+    if request.split == "test":
         images = folder / "val" / "images"
         rows = [
             (images / name, rest.partition("\t")[0])
@@ -89,33 +86,31 @@ def tiny_imagenet(split: Split, root: Path) -> FileList:
             for file in sorted((folder / "train" / number / "images").glob("*.JPEG"))
         ]
     if not rows or not {number for _, number in rows} <= {*numbers}:
-        _damaged("tiny_imagenet", folder, _TINY_IMAGENET)
+        raise _damaged(request, folder, _TINY_IMAGENET)
     return FileList([file for file, _ in rows], [place[number] for _, number in rows], tuple(classes), folder)
 
 
-def cub(split: Split, root: Path) -> FileList:
+def cub(request: Request) -> FileList:
     """CUB-200-2011 as its archive unpacks: 200 birds in the order of their numbers.
 
     Args:
-        split: ``test`` for the published test images; anything else for the training images.
-        root: the folder that holds ``CUB_200_2011``.
+        request: of which split, ``test`` for the published test images, anything else for the training
+            images; its root holds ``CUB_200_2011``.
 
     Raises:
         UserError: where a file is missing or is not as expected.
     """
-    folder = root / "CUB_200_2011"
-    if not folder.is_dir():
-        _missing("cub", folder, _CUB)
+    folder = _unpacked(request, "CUB_200_2011", _CUB)
     images, labels, trained, named = (
         dict(_pairs(folder / name, _CUB, " "))
         for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
     )
     numbers = [*named]
     place = {number: label for label, number in enumerate(numbers)}
-    wanted = "0" if split == "test" else "1"
+    wanted = "0" if request.split == "test" else "1"
     rows = [number for number in images if trained.get(number) == wanted]
     if not rows or any(labels.get(number) not in place for number in rows):
-        _damaged("cub", folder, _CUB)
+        raise _damaged(request, folder, _CUB)
     return FileList(
         files=[folder / "images" / images[number] for number in rows],
         labels=[place[labels[number]] for number in rows],
@@ -124,59 +119,61 @@ def cub(split: Split, root: Path) -> FileList:
     )
 
 
-def listed(path: Path, root: Path, *, as_known: bool = False) -> FileList:
+def listed(request: Request) -> FileList:
     """The files that a text file names, one ``PATH LABEL`` a line, as OpenOOD's image lists do.
 
     A class is named after the folder of its images where every class has one of its own, else by its label.
     Rows with the label -1 are one class named after the list.
 
     Args:
-        path: the text file.
-        root: where the paths in it start.
-        as_known: whether the classes are learned, so that every image needs one.
+        request: whose argument is the text file, as ``FILE``, or as ``FILE@FOLDER`` where its paths start in
+            another folder. Where its classes are learned, every image needs one.
 
     Raises:
         UserError: where a file is missing, or a line is not as above.
     """
+    file, found, folder = request.argument.rpartition("@")
+    path, root = request.path, request.path.parent
+    if found and not path.is_file():
+        path, root = Path(os.path.expanduser(file)), Path(os.path.expanduser(folder))
     rows = _rows(path, root)
-    if as_known:
+    if request.as_known:
         _refuse_unlabelled(path, rows)
     return replace(_of_rows(rows, rows, path.stem, root), own_test=False)
 
 
-def openood(name: str, split: Split, root: Path) -> FileList:
+def openood(request: Request) -> FileList:
     """A set of OpenOOD's benchmarks as its lists divide and correct it (Zhang et al., OpenOOD v1.5, 2023).
 
     Args:
-        name: ``KNOWN`` for a benchmark's known images (``train_KNOWN.txt``, ``val_KNOWN.txt`` and
-            ``test_KNOWN.txt``), or ``KNOWN/SET`` for one of its unknown sets (``test_SET.txt``, and
-            ``val_SET.txt`` where it has such).
-        split: which list.
-        root: the folder that holds ``benchmark_imglist`` and ``images_classic``.
+        request: whose argument is ``KNOWN`` for a benchmark's known images (``train_KNOWN.txt``,
+            ``val_KNOWN.txt`` and ``test_KNOWN.txt``), or ``KNOWN/SET`` for one of its unknown sets
+            (``test_SET.txt``, and ``val_SET.txt`` where it has such); its root holds ``benchmark_imglist``
+            and ``images_classic``.
 
     Raises:
         UserError: where a file is missing, or a line is not as expected.
     """
-    benchmark, _, other = name.partition("/")
+    benchmark, _, other = request.argument.partition("/")
     if not benchmark or Path(benchmark).name != benchmark or (other and Path(other).name != other):
         raise UserError(
-            f"openood:{name} is no set of OpenOOD: write openood:cifar10 for known images, or "
+            f"{request.name} is no set of OpenOOD: write openood:cifar10 for known images, or "
             "openood:cifar10/tin for an unknown set"
         )
-    lists, images = root / "benchmark_imglist" / benchmark, root / "images_classic"
+    lists, images = request.root / "benchmark_imglist" / benchmark, request.root / "images_classic"
     of = other or benchmark
-    part = {"train": "val" if other else "train", "validation": "val", "test": "test"}[split]
+    part = {"train": "val" if other else "train", "validation": "val", "test": "test"}[request.split]
     path = lists / f"{part}_{of}.txt"
     if not path.is_file():
         raise UserError(
-            f"openood:{name} needs {path} and its pictures in {images}: put {_OPENOOD} into {root}, or name "
-            "that folder with --data.root"
+            f"{request.name} needs {path} and its pictures in {images}: put {_OPENOOD} into {request.root}, "
+            "or name that folder with --data.root"
         )
     rows = _rows(path, images)
     if other:
         return _of_rows(rows, rows, other, images)
     _refuse_unlabelled(path, rows)
-    trained = rows if split == "train" else _rows(lists / f"train_{of}.txt", images)
+    trained = rows if request.split == "train" else _rows(lists / f"train_{of}.txt", images)
     if strangers := {label for _, label in rows} - {label for _, label in trained}:
         raise UserError(f"{path} has the class {min(strangers)}, which {lists}/train_{of}.txt lacks")
     return replace(_of_rows(rows, trained, of, images), own_validation=True)
@@ -250,25 +247,16 @@ def _lines(path: Path, archive: str | None) -> list[str]:
         raise UserError(f"Cannot read {path} ({error}): {way_out}.") from error
 
 
-def _missing(name: str, folder: Path, archive: str) -> NoReturn:
-    raise UserError(
-        f"{name} is missing: fetch {archive} and unpack it into {folder.parent}, so that there is {folder}, "
-        "or name another folder with --data.root"
-    )
+def _unpacked(request: Request, name: str, archive: str) -> Path:
+    """The folder that an archive unpacks to."""
+    folder = request.root / name
+    if not folder.is_dir():
+        raise UserError(
+            f"{request.kind} is missing: fetch {archive} and unpack it into {request.root}, so that there is "
+            f"{folder}, or name another folder with --data.root"
+        )
+    return folder
 
 
-def _damaged(name: str, folder: Path, archive: str) -> NoReturn:
-    raise UserError(f"{name} is incomplete in {folder}: unpack {archive} again")
-
-
-def parse_list(argument: str) -> tuple[Path, Path]:
-    """The text file and the folder where its paths start, of ``FILE`` or ``FILE@FOLDER``."""
-    whole = Path(os.path.expanduser(argument))
-    path, found, folder = argument.rpartition("@")
-    if not found or whole.is_file():
-        return whole, whole.parent
-    return Path(os.path.expanduser(path)), Path(os.path.expanduser(folder))
-
-
-ByRoot = Callable[[Split, Path], FileList]
-SETS: dict[str, ByRoot] = {"tiny_imagenet": tiny_imagenet, "cub": cub}
+def _damaged(request: Request, folder: Path, archive: str) -> UserError:
+    return UserError(f"{request.kind} is incomplete in {folder}: unpack {archive} again")

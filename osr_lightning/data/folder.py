@@ -97,17 +97,16 @@ def layout(path: Path) -> Layout:
     return Layout(**found, left_out=_phrase(beside, path, f"beside {names}") if beside else "")
 
 
-def folder_files(path: Path, split: Split, *, as_known: bool = False) -> FileList:
+def folder_files(request: Request) -> FileList:
     """The image files of a folder, or of one of its splits where it keeps them apart.
 
     Args:
-        path: The folder. Each subfolder with images in it, at any depth, is a class; images that lie
-            directly in the folder are one class named after it. Names are composed (Unicode's NFC).
-        split: Which images: those of the folder's ``train`` and ``test``, ``val`` or ``validation`` folder,
-            in any case, also ``training``, ``testing`` and ``valid``; see `Layout.of`. A folder without
-            these is given as a whole, whatever the split.
-        as_known: The classes are learned: images beside their folders are left out, and a folder that is
-            two classes is refused.
+        request: Whose argument is the folder. Each subfolder with images in it, at any depth, is a class;
+            images that lie directly in the folder are one class named after it. Names are composed (Unicode's
+            NFC). Of its split are the images of the folder's ``train`` and ``test``, ``val`` or
+            ``validation`` folder, in any case, also ``training``, ``testing`` and ``valid``; see `Layout.of`.
+            A folder without these is given as a whole, whatever the split. Where classes are learned, images
+            beside their folders are left out, and a folder that is two classes is refused.
 
     Returns:
         The files, sorted by path.
@@ -116,6 +115,7 @@ def folder_files(path: Path, split: Split, *, as_known: bool = False) -> FileLis
         UserError: The folder is missing or has no images, ``test`` or ``val`` has a class that ``train``
             lacks, or two folders are meant for one split.
     """
+    path, split, as_known = request.path, request.split, request.as_known
     if not path.is_dir():
         raise UserError(f"There is no folder {path.absolute()}: name another with folder:PATH.")
     splits, flat = layout(path), path.resolve().name  # resolved, as "." has no name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,6 +96,7 @@ class Request:
     """What a source is asked for.
 
     Attributes:
+        name: The source's, see `osr_lightning.data.sources.load_source`.
         split: ``train``, ``validation`` or ``test``.
         root: Where published sets are kept.
         size: Height and width of the images; what suits them if not given.
@@ -105,11 +107,11 @@ class Request:
             of each class as test and give the rest for the other splits.
         memory_limit: Bytes; a folder's images that would take more are read from disk as needed.
         download: Whether a set that is missing may be downloaded into ``root``.
-        argument: What stands behind the colon of the source's name.
         pixel_format: What a backbone wants of images; goes before size and channels.
         extractor: A frozen backbone, whose features the images then bring.
     """
 
+    name: str
     split: Split
     root: Path
     size: int | None = None
@@ -119,9 +121,23 @@ class Request:
     as_known: bool = False
     memory_limit: float = math.inf
     download: bool = True
-    argument: str = ""
     pixel_format: PixelFormat | None = None
     extractor: FeatureExtractor | None = None
+
+    @property
+    def kind(self) -> str:
+        """What stands before the colon of the source's name; all of it without one."""
+        return self.name.partition(":")[0]
+
+    @property
+    def argument(self) -> str:
+        """What stands behind that colon."""
+        return self.name.partition(":")[2]
+
+    @property
+    def path(self) -> Path:
+        """The argument as a path, in which ``~`` is the home directory."""
+        return Path(os.path.expanduser(self.argument))
 
 
 def resolve(

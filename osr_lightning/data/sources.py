@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data.features import featured
-from osr_lightning.data.file_lists import SETS, FileList, listed, openood, parse_list
+from osr_lightning.data.file_lists import FileList, cub, listed, openood, tiny_imagenet
 from osr_lightning.data.folder import folder_files, load_files
 from osr_lightning.data.image_set import ImageSet, Request, Split, resolve
 from osr_lightning.data.leaks import pixel_digests
@@ -37,11 +37,13 @@ TEST_FRACTION = 0.2  # of the sources without a test split of their own
 
 
 Source: TypeAlias = Callable[[Request], ImageSet]
-_shared: ContextVar[dict[tuple[str, Request], ImageSet] | None] = ContextVar("shared", default=None)
+_shared: ContextVar[dict[Request, ImageSet] | None] = ContextVar("shared", default=None)
 SOURCES: dict[str, Source] = {}  # by name
 SOURCES_OF: dict[str, Source] = {}  # by what stands before the colon of a path
-LISTS: dict[str, Callable[[Request], FileList]] = {}  # those of either kind that are lists of files
-PUBLISHED = {*TORCHVISION_SETS, *SETS, "openood"}  # sets that are divided where they are published
+# those of either kind that are lists of files
+LISTS: dict[str, Callable[[Request], FileList]] = {}
+# sets that are divided where they are published
+PUBLISHED = {*TORCHVISION_SETS, "tiny_imagenet", "cub", "openood"}
 
 
 def source(name: str) -> Callable[[Source], Source]:
@@ -78,14 +80,13 @@ def load_source(name: str, split: Split, **options: Any) -> ImageSet:  # noqa: A
     Raises:
         UserError: There is no such source, or its files are missing, damaged or of the wrong kind.
     """
-    kind, _, argument = name.partition(":")
-    request = Request(split=split, argument=argument, **options)
+    request = Request(name=name, split=split, **options)
     shared = _shared.get()
     if shared is None:
-        return _load(name, kind, request)
-    if (name, request) not in shared:
-        shared[name, request] = _load(name, kind, request)
-    return shared[name, request]
+        return _load(request)
+    if request not in shared:
+        shared[request] = _load(request)
+    return shared[request]
 
 
 def is_source(name: str) -> bool:
@@ -110,7 +111,8 @@ def is_photographs(name: str, root: Path, *, download: bool = True) -> bool:
     Raises:
         UserError: where its images cannot be found.
     """
-    found = _file_shape(name, root, download)
+    request = Request(name=name, split="train", root=root, download=download, as_known=True)
+    found = _file_shape(request)
     return found is not None and found[0] == 3 and found[1] >= LARGEST
 
 
@@ -125,18 +127,16 @@ def is_small(name: str, root: Path, *, download: bool = True) -> bool:
     Raises:
         UserError: where its images cannot be found.
     """
-    if (found := _file_shape(name, root, download)) is not None:
+    request = Request(name=name, split="train", root=root, download=download, as_known=True)
+    if (found := _file_shape(request)) is not None:
         return found[1] < LARGEST
-    kind, _, argument = name.partition(":")
-    path = Path(os.path.expanduser(argument))
-    return not (kind == "npz" and argument and min(load_npz(path).images.shape[2:]) >= LARGEST)
+    npz = request.kind == "npz" and request.argument
+    return not (npz and min(load_npz(request.path).images.shape[2:]) >= LARGEST)
 
 
-def _file_shape(name: str, root: Path, download: bool) -> tuple[int, int] | None:
-    """Channels and size of the training images of a source that is files; None for others."""
-    argument = name.partition(":")[2]
-    request = Request(split="train", root=root, download=download, argument=argument, as_known=True)
-    found = _file_list(name, request)
+def _file_shape(request: Request) -> tuple[int, int] | None:
+    """Channels and size of the images of a source that is files; None for others."""
+    found = _file_list(request)
     return None if found is None else natural_file_shape(found.files)
 
 
@@ -150,26 +150,24 @@ def class_names(name: str, **options: Any) -> tuple[str, ...]:  # noqa: ANN401
     Raises:
         UserError: see `load_source`.
     """
-    request = Request(split="train", argument=name.partition(":")[2], as_known=True, **options)
-    if (found := _file_list(name, request)) is not None:
+    if (found := _file_list(Request(name=name, split="train", as_known=True, **options))) is not None:
         return found.classes
     return load_source(name, "train", as_known=True, **options).classes
 
 
-def _file_list(name: str, request: Request) -> FileList | None:
+def _file_list(request: Request) -> FileList | None:
     """The files of a source, or of some of its classes; None for a source that is no list of files."""
-    kind, _, argument = name.partition(":")
+    kind, argument = request.kind, request.argument
     if kind not in LISTS or (kind in SOURCES_OF and not argument):
         return None
     found = LISTS[kind](request)
-    return found if kind in SOURCES_OF or not argument else found.only(_some(name, found.classes))
+    return found if kind in SOURCES_OF or not argument else found.only(_some(request, found.classes))
 
 
-def _some(name: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+def _some(request: Request, classes: tuple[str, ...]) -> tuple[str, ...]:
     """The classes of a source that ``NAME:CLASS,CLASS`` means."""
-    kind, _, argument = name.partition(":")
-    wanted = [part.strip() for part in argument.split(",")]
-    return resolve(wanted, classes, kind, option=f"the source {name}", least=1)
+    wanted = [part.strip() for part in request.argument.split(",")]
+    return resolve(wanted, classes, request.kind, option=f"the source {request.name}", least=1)
 
 
 @contextmanager
@@ -182,16 +180,15 @@ def shared_sets() -> Iterator[None]:
         _shared.reset(token)
 
 
-def _load(name: str, kind: str, request: Request) -> ImageSet:
-    size, channels = request.size, request.channels
+def _load(request: Request) -> ImageSet:
+    name, kind, size, channels = request.name, request.kind, request.size, request.channels
     if name in SOURCES:
         found = SOURCES[name](request)
     elif (kind in SOURCES_OF or kind in LISTS) and request.argument:
         found = (SOURCES_OF.get(kind) or SOURCES[kind])(request)
     elif kind in SOURCES and request.argument:
-        whole = replace(request, argument="")
-        found = SOURCES[kind](whole)
-        found = found.only(_some(name, found.classes))
+        found = SOURCES[kind](replace(request, name=kind))
+        found = found.only(_some(request, found.classes))
     elif kind in SOURCES_OF and name == f"{kind}:":
         raise UserError(f"{name} names no path; write {kind}:PATH")
     elif name.startswith("{"):  # a mapping that the parser could not read
@@ -231,31 +228,27 @@ def _in_format(images: Tensor, request: Request, wanted: PixelFormat) -> Images:
     return read(rows)
 
 
-def _torchvision(name: str, request: Request) -> ImageSet:
+def _torchvision(request: Request) -> ImageSet:
     images, labels, classes = open_torchvision_set(
-        name, request.split, request.root, download=request.download
+        request.kind, request.split, request.root, download=request.download
     )
     assert isinstance(images, Tensor)
     return ImageSet(images, labels, classes)
 
 
-def _photographs(name: str, request: Request) -> FileList:
+def _photographs(request: Request) -> FileList:
     """One of torchvision's sets that stay in their files."""
     files, labels, classes = open_torchvision_set(
-        name, request.split, request.root, download=request.download
+        request.kind, request.split, request.root, download=request.download
     )
     assert isinstance(files, list)
     root = Path(os.path.commonpath([file.parent for file in files]))
     return FileList(files, labels.tolist(), classes, root)
 
 
-def _by_root(files: Callable[[Split, Path], FileList], request: Request) -> FileList:
-    return files(request.split, request.root)
-
-
-def _listed(name: str, request: Request) -> ImageSet:
+def _listed(request: Request) -> ImageSet:
     """The images of a source that is a list of files."""
-    files = _file_list(f"{name}:{request.argument}".removesuffix(":"), request)
+    files = _file_list(request)
     assert files is not None
     found = load_files(files, request)
     return _part(found, request) if request.as_known and not files.own_test else found
@@ -263,18 +256,13 @@ def _listed(name: str, request: Request) -> ImageSet:
 
 for _name, _kept in TORCHVISION_SETS.items():
     if _kept.photographs:
-        LISTS[_name] = partial(_photographs, _name)
+        LISTS[_name] = _photographs
     else:
-        source(_name)(partial(_torchvision, _name))
-for _name, _set in SETS.items():
-    LISTS[_name] = partial(_by_root, _set)
-LISTS["list"] = lambda request: listed(*parse_list(request.argument), as_known=request.as_known)
-LISTS["openood"] = lambda request: openood(request.argument, request.split, request.root)
-LISTS["folder"] = lambda request: folder_files(
-    Path(os.path.expanduser(request.argument)), request.split, as_known=request.as_known
-)
+        source(_name)(_torchvision)
+LISTS |= {"tiny_imagenet": tiny_imagenet, "cub": cub}
+LISTS |= {"list": listed, "openood": openood, "folder": folder_files}
 for _name in LISTS:
-    source(f"{_name}:PATH" if _name in ("list", "openood", "folder") else _name)(partial(_listed, _name))
+    source(f"{_name}:PATH" if _name in ("list", "openood", "folder") else _name)(_listed)
 
 
 @source("mnist_sample")
@@ -307,23 +295,21 @@ def _photo_patches(request: Request) -> ImageSet:
     return _one_class(patches.reshape(-1, 3, 32, 32), "photo")
 
 
-def _noise(kind: str, request: Request) -> ImageSet:
+@source("noise:uniform")
+@source("noise:gaussian")
+def _noise(request: Request) -> ImageSet:
     splits = ("train", "validation", "test")
     generator = torch.Generator().manual_seed(request.seed * len(splits) + splits.index(request.split))
     shape = (NOISE_IMAGES, request.channels or 1, request.size or 28, request.size or 28)
-    if kind == "uniform":
-        return _one_class(torch.randint(256, shape, dtype=torch.uint8, generator=generator), kind)
+    if request.argument == "uniform":
+        return _one_class(torch.randint(256, shape, dtype=torch.uint8, generator=generator), "uniform")
     values = torch.randn(shape, generator=generator).mul_(63.75).add_(127.5)
-    return _one_class(values.round_().clamp_(0, 255).to(torch.uint8), kind)
-
-
-source("noise:gaussian")(partial(_noise, "gaussian"))
-source("noise:uniform")(partial(_noise, "uniform"))
+    return _one_class(values.round_().clamp_(0, 255).to(torch.uint8), "gaussian")
 
 
 @source("npz:PATH")
 def _npz(request: Request) -> ImageSet:
-    found = load_npz(Path(os.path.expanduser(request.argument)))
+    found = load_npz(request.path)
     return _part(found, request) if request.as_known else found
 
 
