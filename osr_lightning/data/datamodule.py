@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, DistributedSampler
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.image_table import ImageTable, ImageTables, even_batch_size, per_channel, whole_batch
 from osr_lightning.data.resumable_loader import ResumableLoader
-from osr_lightning.data.stream import Images
 from osr_lightning.data_spec import LARGEST, DataSpec
 from osr_lightning.errors import UserError, check_range
 
@@ -160,9 +159,8 @@ class OpenSetDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The images of ``predict``, or the test images."""
-        if (
-            self.predict_set is None
-        ):  # not in setup: a pass that calibrates is one of predict, on other images
+        # not in setup: a pass that calibrates is one of predict, on other images
+        if self.predict_set is None:
             self.predict_set = self.tables.load_predict()
         return self._shared_loader(self.predict_set)
 
@@ -190,14 +188,6 @@ class OpenSetDataModule(LightningDataModule):
         batch_size = even_batch_size(len(table), processes, self.hparams["eval_batch_size"])
         return self._plain_loader(table, batch_size, sampler=sampler)
 
-    def _workers(self, images: Images) -> int:
-        if isinstance(images, Tensor):  # they are there sooner than a worker could send them
-            return 0
-        workers: int | None = self.hparams["num_workers"]
-        if workers is not None:
-            return workers
-        return 0 if getattr(images, "quick", False) else min(8, os.cpu_count() or 1)
-
     def _plain_loader(
         self,
         table: ImageTable,
@@ -205,11 +195,16 @@ class OpenSetDataModule(LightningDataModule):
         kind: type[DataLoader[Batch]] = DataLoader,
         **options: Any,  # noqa: ANN401
     ) -> DataLoader[Batch]:
+        workers = self.hparams["num_workers"]
+        if isinstance(table.images, Tensor):  # they are there sooner than a worker could send them
+            workers = 0
+        elif workers is None:
+            workers = 0 if getattr(table.images, "quick", False) else min(8, os.cpu_count() or 1)
         return kind(
             table,
             batch_size=batch_size,
             collate_fn=whole_batch,
-            num_workers=self._workers(table.images),
+            num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             **options,
         )

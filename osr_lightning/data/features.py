@@ -104,7 +104,8 @@ def featured(
     missing = {key: item for key, item in zip(keys, items, strict=True) if key not in store}
     if missing:
         extractor.begin(len(missing))
-        for rows in _shards(_looked_at(missing, read, extractor)):
+        found = _looked_at(missing, read, extractor)
+        while rows := list(islice(found, _SHARD)):
             store.add(rows)
     features, digests, thumbnails = store.rows(keys)
     return FeaturedImages(items, read, shape, features, digests, thumbnails)
@@ -149,11 +150,6 @@ def _looked_at(
 def _thumbnails(pixels: Tensor) -> Tensor:
     small = F.interpolate(pixels, (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
     return small.expand(-1, 3, -1, -1)
-
-
-def _shards(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
-    while some := list(islice(rows, _SHARD)):
-        yield some
 
 
 class _Store:

@@ -291,7 +291,9 @@ def _find_images(folder: Path, path: Path, *, as_known: bool) -> tuple[list[Path
     # classes are often links to folders elsewhere, which are followed
     again: list[tuple[Path, Path]] = []
     found = [f.path for f in find(folder, again=again)]
-    files = sorted(file for file in found if file.suffix.lower() in EXTENSIONS and not _special(file))
+    pictures = [file for file in found if file.suffix.lower() in EXTENSIONS]
+    # a pipe would be waited for
+    files = sorted(file for file in pictures if os.path.isfile(file) or not os.path.exists(file))
     others = sorted({*found} - {*files})
     for other in others:
         if os.path.isdir(other) or not os.path.lexists(other):  # its images would be missing without a word
@@ -321,10 +323,6 @@ def _refuse_double(again: Sequence[tuple[Path, Path]], folder: Path) -> None:
             raise UserError(
                 f"{first} and {link} are the same folder, so its images would be of two classes: remove one"
             )
-
-
-def _special(file: Path) -> bool:
-    return os.path.exists(file) and not os.path.isfile(file)  # a pipe would be waited for
 
 
 def _folders(folder: Path) -> list[Path]:

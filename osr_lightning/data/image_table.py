@@ -125,14 +125,16 @@ class ImageTables:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = options
         known_alone = options["known_classes"] is not None and options["unknown"] is None
-        self.sets, self.groups = flatten({REST: REST} if known_alone else options["unknown"] or {})
+        self.sets, self.groups = flatten(
+            "data.unknown", {REST: REST} if known_alone else options["unknown"] or {}
+        )
         if options["known"] in self.sets:
             raise UserError(
                 f"data.unknown has a set named {options['known']}, like the known source; rename it"
             )
-        self.calibration_unknown: Mapping[str, str] = options["calibration_unknown"] or {}
-        for option in ("unknown", "calibration_unknown"):
-            _refuse_nameless(f"data.{option}", options[option] or {})
+        self.calibration_unknown, _ = flatten(
+            "data.calibration_unknown", options["calibration_unknown"] or {}
+        )
         self.leaks: list[str] = []
         self.notes: list[str] = []
         self.left_out: dict[str, list[str]] = {}
@@ -466,34 +468,25 @@ class ImageTables:
         return self.options["calibrate_on"] == "test" or bool(self.leaks)
 
 
-def _refuse_nameless(option: str, sets: UnknownSets) -> None:
-    """Stop where a set or a group has a name that nobody can read.
+def flatten(option: str, unknown: UnknownSets) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """Unknown sets by name, and the names in each group.
 
     Raises:
-        UserError: naming the option.
+        UserError: naming the option, where a set or a group has no name, or two sets have one.
     """
-    for name, value in sets.items():
-        if not name.strip():
-            raise UserError(
-                f"{option} has a set without a name: write NAME: SOURCE, as in {{others: folder:DIR}}"
-            )
-        if isinstance(value, Mapping):
-            _refuse_nameless(option, value)
-
-
-def flatten(unknown: UnknownSets) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """Unknown sets by name, and the names in each group."""
     flat: dict[str, str] = {}
     groups: dict[str, tuple[str, ...]] = {}
     for name, value in unknown.items():
         members = value if isinstance(value, Mapping) else {name: value}
         if isinstance(value, Mapping):
             groups[name] = tuple(value)
+        if not all(one.strip() for one in (name, *members)):
+            raise UserError(
+                f"{option} has a set without a name: write NAME: SOURCE, as in {{others: folder:DIR}}"
+            )
         for member, source in members.items():
             if member in flat:
-                raise UserError(
-                    f"data.unknown names {member} twice; give every unknown set a name of its own"
-                )
+                raise UserError(f"{option} names {member} twice; give every unknown set a name of its own")
             flat[member] = source
     return flat, groups
 
