@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from osr_lightning.errors import one_line
 from osr_lightning.evaluation.report.render import render
+from osr_lightning.images.pixels import to_picture
 from osr_lightning.recogniser.examples import data_url, to_png
-from osr_lightning.recogniser.examples import picture as as_image
 from osr_lightning.recogniser.explanation import Explanation, Part, share_in_words
 from osr_lightning.recogniser.rows import class_cells
 
@@ -125,5 +125,5 @@ def picture(pixels: NDArray[np.uint8]) -> str:
     if max(pixels.shape[1:]) <= _SMALL:
         return data_url(to_png(pixels))
     file = io.BytesIO()
-    as_image(pixels).save(file, "JPEG", quality=_QUALITY)
+    to_picture(pixels).save(file, "JPEG", quality=_QUALITY)
     return data_url(file.getvalue(), "jpeg")

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from osr_lightning.atomic_write import replacing
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.evaluation.acceptance import BoolArray, IntArray
 from osr_lightning.evaluation.prediction_table import PredictionTable
+from osr_lightning.images.pixels import to_picture
 
 FOLDER = Path("figures") / "mistakes"  # in a run folder: ROW.png of each image in `examples`
 
@@ -86,9 +86,8 @@ def save_pictures(
     paths = []
     for row, image in zip(rows, images(np.array(rows, dtype=np.int64)) if rows else (), strict=True):
         paths.append(run_dir / FOLDER / f"{row}.png")
-        pixels = np.moveaxis(image, 0, -1)
         with replacing(paths[-1]) as partial:
-            Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0]).save(partial, "PNG")
+            to_picture(image).save(partial, "PNG")
     return paths
 
 

@@ -137,7 +137,7 @@ def to_input(image: NDArray[np.uint8], spec: DataSpec | PixelFormat) -> NDArray[
     """Pixels ``(C, H, W)`` with ``C`` 1 or 3 -> ``(channels, image_size, image_size)``."""
     if spec.resize is None:
         return fit(image, size=spec.image_size, channels=spec.channels)
-    picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+    picture = to_picture(image)
     if spec.channels < len(image):
         picture = picture.convert("L")
     # of a long banner the ends are not even resized; its middle stays where it was
@@ -149,9 +149,19 @@ def to_input(image: NDArray[np.uint8], spec: DataSpec | PixelFormat) -> NDArray[
     sides = [int(spec.resize * side / min(picture.size)) for side in picture.size]
     picture = picture.resize((sides[0], sides[1]), Image.Resampling[spec.interpolation.upper()])
     left, top = (round((side - spec.image_size) / 2) for side in sides)
-    found = np.asarray(picture.crop((left, top, left + spec.image_size, top + spec.image_size)))
-    planes = found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
+    planes = of_picture(picture.crop((left, top, left + spec.image_size, top + spec.image_size)))
     return np.ascontiguousarray(np.broadcast_to(planes, (spec.channels, *planes.shape[1:])))
+
+
+def to_picture(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Pixels ``(C, H, W)`` with ``C`` 1 or 3 as one of PIL's images, grey or RGB."""
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+
+def of_picture(picture: Image.Image) -> NDArray[np.uint8]:
+    """The inverse of `to_picture`."""
+    found = np.array(picture)
+    return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
 
 
 def fit(image: NDArray[np.uint8], *, size: int, channels: int) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
+from osr_lightning.images.pixels import of_picture, to_picture
 
 MOST = 12  # classes that have one
 SIDE = 64  # pixels, at most
@@ -28,15 +29,15 @@ Examples: TypeAlias = Mapping[str, NDArray[np.uint8]]
 
 def small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A prepared image ``(C, H, W)``, at most `SIDE` pixels a side."""
-    image = picture(pixels)
+    image = to_picture(pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return _pixels(image)
+    return of_picture(image)
 
 
 def to_png(pixels: NDArray[np.uint8]) -> bytes:
     """``(C, H, W)`` as a PNG."""
     file = io.BytesIO()
-    picture(pixels).save(file, "PNG")
+    to_picture(pixels).save(file, "PNG")
     return file.getvalue()
 
 
@@ -81,21 +82,10 @@ def _read(name: str, text: object, spec: DataSpec) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if max(image.size) > SIDE or image.mode != _MODES[spec.channels]:
                 raise ValueError("another size or mode")
-            return _pixels(image)
+            return of_picture(image)
     except Exception as error:  # PIL's decoders raise a dozen kinds on damaged files
         colour = "colour" if spec.channels == 3 else "grey"
         raise UserError(
             f"its example picture of the class {name} is no {colour} PNG of at most {SIDE} x {SIDE} "
             f"pixels and {_MOST_TEXT:,} characters of base64; it is damaged"
         ) from error
-
-
-def picture(pixels: NDArray[np.uint8]) -> Image.Image:
-    """A prepared image ``(C, H, W)`` as one of Pillow's."""
-    rows = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    return Image.fromarray(rows)
-
-
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    found = np.array(image)
-    return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)

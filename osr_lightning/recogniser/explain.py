@@ -55,7 +55,7 @@ def parts_of(
     seen: Mapping[str, Tensor],
     score: float,
     record: Calibration,
-    p: float,
+    p: float | None,
 ) -> tuple[Part, ...]:
     """The statistics of an image's score.
 
@@ -65,11 +65,10 @@ def parts_of(
         seen: what the detector sees of one image.
         score: of the image.
         record: the score's calibration.
-        p: the image's p-value; NaN where there is none.
+        p: the image's p-value; None where there is none.
     """
     if not isinstance(detector, Fisher):
-        share = None if np.isnan(p) else p
-        return (Part(name, WORDS.get(name, name), score, share, record.count_known, 1.0, score),)
+        return (Part(name, WORDS.get(name, name), score, p, record.count_known, 1.0, score),)
     statistics = detector.statistics(seen)
     surprises = detector.surprises(statistics)[:, 0].tolist()
     names = ("generalized_entropy", *detector.layers)
@@ -145,7 +144,10 @@ def unusual_map(
     if not found:
         return "no layer of the network has an output with places that the answer depends on"
     differences = [one.alone - one.without for one in found]
-    if not all(np.isfinite(values).all() and _spread(values) for values in differences):
+    if not all(
+        np.isfinite(values).all() and values.std() > _SAME * max(1.0, np.abs(values).max())
+        for values in differences
+    ):
         return "the score is the same at all places"
     return draw(found, differences)
 
@@ -220,10 +222,6 @@ def draw(found: Sequence[Windows], values: Sequence[Floats]) -> UnusualMap:
     beyond = (largest.size / 2 - np.minimum(at, largest.side - at)).clip(min=0)
     total -= total.std() * (beyond[:, None] + beyond)
     return UnusualMap(total, largest.side)
-
-
-def _spread(values: Floats) -> bool:
-    return bool(values.std() > _SAME * max(1.0, float(np.abs(values).max())))
 
 
 def _drawn(values: Floats, at: Floats) -> Floats:

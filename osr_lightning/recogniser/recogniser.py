@@ -87,7 +87,7 @@ class Recogniser(nn.Module, Predicting):
             UserError: where there is no such score, or it has no threshold and none is given.
         """
         if score in DETECTORS and score not in self.score_names:
-            raise NotCalibrated(not_fitted(score), score)
+            raise not_fitted(score)
         if score is not None and score not in self.score_names:
             raise UserError(f"there is no score {score!r}; the scores are {', '.join(self.score_names)}")
         if threshold is not None and not math.isfinite(threshold):
@@ -125,7 +125,7 @@ class Recogniser(nn.Module, Predicting):
         name = self.threshold.score
         detector = self._fitted().get(name)
         if detector is None and name in DETECTORS:
-            raise NotCalibrated(not_fitted(name), name)
+            raise not_fitted(name)
         sampled = self.sampler(self.standardise(images), () if detector is None else detector.layers)
         samples = Samples(sampled.logits)
         log_probability = mean_log_probability(samples)
@@ -218,7 +218,7 @@ class Recogniser(nn.Module, Predicting):
             UserError: where the deciding score has no fit or no threshold yet.
         """
         if self.threshold.score not in self.score_names:
-            raise NotCalibrated(not_fitted(self.threshold.score), self.threshold.score)
+            raise not_fitted(self.threshold.score)
         rows = self._describe_evenly(torch.from_numpy(images))
         score = rows[f"score/{self.threshold.score}"]
         decided = self._decide(rows[LOG_PROBABILITY], score, self.threshold.value)
@@ -274,10 +274,13 @@ class Recogniser(nn.Module, Predicting):
                 scores: Tensor = detector({**found.features, LOG_PROBABILITY: own})
                 return scores
 
-            p = math.nan if prediction.p_value is None else prediction.p_value
             found = unusual_map(self.sampler, image, layers, score) if with_map else "it was not asked for"
-            known = () if no_nearest else self._nearest(sampled)
-            parts = parts_of(name, detector, seen, prediction.score, self.threshold.record, p)
+            known: tuple[Neighbour, ...] = ()
+            if not no_nearest and self.known_images is not None:
+                features = sampled.features[PENULTIMATE]
+                known = nearest(self.known_images, self.sampler, features, self.spec.classes)
+            record, p = self.threshold.record, prediction.p_value
+            parts = parts_of(name, detector, seen, prediction.score, record, p)
         return Explanation(
             prediction=prediction,
             score=name,
@@ -290,10 +293,6 @@ class Recogniser(nn.Module, Predicting):
             no_map=found if isinstance(found, str) else "",
             pixels=pixels,
         )
-
-    def _nearest(self, sampled: Sampled) -> tuple[Neighbour, ...]:
-        assert self.known_images is not None
-        return nearest(self.known_images, self.sampler, sampled.features[PENULTIMATE], self.spec.classes)
 
 
 @functools.cache
@@ -311,10 +310,11 @@ def _layers(detectors: Iterable[Detector]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer for detector in detectors for layer in detector.layers))
 
 
-def not_fitted(score: str) -> str:
-    """What to say where a fitted score has nothing to score with yet."""
-    return (
+def not_fitted(score: str) -> NotCalibrated:
+    """What is wrong where a fitted score has nothing to score with yet."""
+    return NotCalibrated(
         f"the score {score} is fitted after the training, and is not yet: calibrate the checkpoint (osr "
         "calibrate --ckpt_path CKPT; in Python OpenSetTrainer().calibrate(model, datamodule, CKPT)), or "
-        "decide by a score that needs no fit, such as generalized_entropy"
+        "decide by a score that needs no fit, such as generalized_entropy",
+        score,
     )

@@ -26,7 +26,7 @@ from osr_lightning.data.leaks import ImageDigests, packed_digests, pixel_digests
 from osr_lightning.data.mix import MIXES
 from osr_lightning.data.pixmix import PixMix, read_pixmix
 from osr_lightning.data_spec import DataSpec, same_classes
-from osr_lightning.errors import Diverged, NotCalibrated, UserError
+from osr_lightning.errors import Diverged, UserError
 from osr_lightning.models.allocator import keep_freed_memory
 from osr_lightning.models.backbones import Backbone, Body, Wrapped
 from osr_lightning.models.ensemble import Ensemble
@@ -1012,7 +1012,7 @@ class OpenSetClassifier(LightningModule):
         """
         threshold = self.trained.threshold
         if f"score/{threshold.score}" not in results:
-            raise NotCalibrated(not_fitted(threshold.score), threshold.score)
+            raise not_fitted(threshold.score)
         rejected: Tensor = threshold(results[f"score/{threshold.score}"])
         return rejected
 

@@ -22,9 +22,9 @@ from osr_lightning.deploy.answers import Answer, read_answers
 from osr_lightning.deploy.predict import Counts, Image, classify, images, read
 from osr_lightning.errors import UserError
 from osr_lightning.images.ahead import ahead
+from osr_lightning.images.pixels import to_picture
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.sampling import PENULTIMATE
-from osr_lightning.recogniser.examples import picture
 from osr_lightning.recogniser.prediction import AT_ONCE, batch_size
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.recogniser.rows import COLUMNS, Row, file_of_cell, places_of_cells
@@ -206,7 +206,7 @@ def _features(recogniser: Recogniser, pixels: NDArray[np.uint8]) -> tuple[NDArra
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
-    small = picture(pixels)
+    small = to_picture(pixels)
     small.thumbnail((SIDE, SIDE), Picture.Resampling.BILINEAR)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=_QUALITY)
