@@ -50,11 +50,12 @@ def main(arguments: Sequence[str]) -> None:
     """
     options = parse(build_parser(), arguments)
     page = options.output or (None if options.json else _PAGE)
-    for option, file, ending in (("--output", page, ".html"), ("--json", options.json, ".json")):
-        if file not in (None, "-"):
-            check_place(option, file, [ending])
     if page == "-":
         raise UserError("--output -: a page goes to a file; --json - writes JSON to standard output")
+    if page:
+        page = str(check_place("--output", page, [".html"]))
+    if options.json not in (None, "-"):
+        options.json = str(check_place("--json", options.json, [".json"]))
 
     from osr_lightning.deploy.load import is_exported
     from osr_lightning.images.find import check_named

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from osr_lightning.atomic_write import refuse_folder
+from osr_lightning.atomic_write import check_place
 from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_trust, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError
@@ -84,10 +84,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.page and options.output:
         raise UserError("--page and --output: a page has its own .onnx file; give one of them")
     page, runtime = _page(options.page, options.page_runtime)
-    output = page / "model.onnx" if page else Path(options.output or path.with_suffix(".onnx"))
-    refuse_folder(output)
-    if not page and not output.absolute().parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.absolute().parent}")
+    file = options.output or path.with_suffix(".onnx")
+    output = page / "model.onnx" if page else check_place("--output", file, (".onnx", ".pt2"))
 
     from osr_lightning.deploy.export import TOLERANCE, example_images, export
     from osr_lightning.deploy.predict import images

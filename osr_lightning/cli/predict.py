@@ -102,8 +102,7 @@ def _sources(arguments: Sequence[str]) -> int:
     if own.ckpt_path is not None:
         further.append(f"--ckpt_path={own.ckpt_path}")
     if own.output is not None:
-        check_output(own.output)
-        further.append(f"--output={own.output}")
+        further.append(f"--output={check_output(own.output)}")
     if own.score is not None:
         further.append(f"--model.score={own.score}")
     if own.fdr is not None:
@@ -115,10 +114,9 @@ def _sources(arguments: Sequence[str]) -> int:
 
 
 def _files(options: argparse.Namespace) -> int:
-    output = options.output or "-"
     if options.workers < 1:
         raise UserError(f"--workers must be at least 1, got {options.workers}")
-    check_output(output)
+    output = check_output(options.output or "-")
 
     from osr_lightning.images.find import check_named
 

@@ -100,7 +100,7 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("workers", "most"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
-    check_place("--output", options.output, [".html", ".htm"])
+    options.output = check_place("--output", options.output, [".html", ".htm"])
     for path in options.paths:
         if Path(path).suffix.lower() in FORMATS and not _is_table(path):
             raise UserError(f"{path} is no CSV: predict again with --output {Path(path).with_suffix('.csv')}")
@@ -146,7 +146,7 @@ def _notes(chosen: Chosen, seen: Sequence[Seen]) -> list[str]:
 
 
 def _show(
-    output: str, seen: Sequence[Seen], groups: Groups, recogniser: Recogniser, lines: Sequence[str]
+    output: Path, seen: Sequence[Seen], groups: Groups, recogniser: Recogniser, lines: Sequence[str]
 ) -> None:
     import numpy as np
     from rich.console import Console

@@ -37,7 +37,6 @@ from osr_lightning.recogniser.examples import to_plain
 from osr_lightning.recogniser.prediction import OUTPUTS, batch_size
 from osr_lightning.recogniser.recogniser import Recogniser
 
-FORMATS = (".onnx", ".pt2")
 OPSET = 18
 
 
@@ -84,7 +83,7 @@ def export(
     recogniser.eval()
     with replacing(path, follow=True) as target:
         program = _traced(recogniser, images[:3])
-        if Path(path).suffix == ".pt2":
+        if Path(path).suffix.lower() == ".pt2":
             about = {"metadata.json": json.dumps(metadata(recogniser))}
             with quiet():
                 torch.export.save(program, target, extra_files=about)
@@ -104,9 +103,7 @@ def check_exportable(recogniser: Recogniser, path: str | os.PathLike[str], int8:
     Raises:
         UserError: saying why.
     """
-    if Path(path).suffix not in FORMATS:
-        raise UserError(f"--output {path}: the ending says the format, one of {', '.join(FORMATS)}")
-    if int8 is not None and Path(path).suffix != ".onnx":
+    if int8 is not None and Path(path).suffix.lower() != ".onnx":
         raise UserError(f"--int8 needs an .onnx file, not {path}")
     if int8 is not None and len(int8) < AT_LEAST:
         raise UserError(f"--int8 needs at least {AT_LEAST} known images to set its ranges, got {len(int8)}")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from osr_lightning.atomic_write import as_text, refuse_folder, replacing
+from osr_lightning.atomic_write import as_text, check_place, replacing
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.recogniser.prediction import Answering, Answers
@@ -140,17 +140,15 @@ def write_rows(
         )
 
 
-def check_output(output: str) -> None:
-    """Refuse an output that cannot be written, before any work is done.
+def check_output(output: str) -> str:
+    """Where to write rows, if that can be done, before any work is.
 
     Raises:
         UserError: for an unknown ending, a missing library or folder.
     """
     if output == "-":
-        return
-    path = Path(output)
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"--output {output}: the ending says the format, one of {', '.join(FORMATS)}, or -")
+        return output
+    path = check_place("--output", output, FORMATS)
     if path.suffix.lower() == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -158,9 +156,7 @@ def check_output(output: str) -> None:
             raise UserError(
                 "--output .parquet needs the extra 'parquet': pip install 'osr_lightning[parquet]'"
             ) from error
-    refuse_folder(path)
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {path.absolute().parent}")
+    return str(path)
 
 
 @contextlib.contextmanager

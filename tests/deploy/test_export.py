@@ -202,7 +202,8 @@ def test_eight_bits_that_decide_otherwise_are_dropped(recogniser):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("a.pt", "one of .onnx, .pt2"), ("no/where/a.onnx", "there is no folder")]
+    ("name", "said"),
+    [("a.pt", "its name must end in .onnx or .pt2"), ("no/where/a.onnx", "there is no folder")],
 )
 def test_other_formats_and_folders_are_refused(name, said, exported, tmp_path, capsys):
     ckpt = exported.with_suffix(".ckpt")
