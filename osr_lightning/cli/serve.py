@@ -97,6 +97,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(
             f"serve needs the extra 'serve' ({error.name} is missing): pip install 'osr_lightning[serve]'"
         ) from error
+    from osr_lightning.deploy.load import load
     from osr_lightning.deploy.serve.limits import Limits
     from osr_lightning.deploy.serve.open import open_backend
 
@@ -104,14 +105,10 @@ def main(arguments: Sequence[str]) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its clients are told
     with _listen(options.host, options.port) as listener:  # before the checkpoint takes its seconds
         path = existing(options.ckpt_path)
+        recogniser = load(path, trust=options.trust_checkpoint, device=options.device)
         with telling_calibrated(path, "osr serve --ckpt_path", options.score):
-            backend = open_backend(
-                str(path),
-                score=options.score,
-                threshold=options.threshold,
-                trust=options.trust_checkpoint,
-                device=options.device,
-            )
+            recogniser.decide_by(options.score, options.threshold)
+        backend = open_backend(recogniser)
         body = int(options.max_body * 2**20)
         limits = Limits(
             body_bytes=body,

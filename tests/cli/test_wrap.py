@@ -98,7 +98,7 @@ def test_commands_take_the_checkpoint(run, places, tmp_path, capsys):
     picture = places / "others" / "night" / "000.png"
     (by_checkpoint,), (by_graph,) = (load(one).predict(str(picture)) for one in (ckpt, graph))
     assert by_checkpoint.label == by_graph.label == "unknown"
-    with TestClient(build_app(open_backend(ckpt, device="cpu"))) as client:
+    with TestClient(build_app(open_backend(load(ckpt)))) as client:
         answer = client.post("/predict", content=picture.read_bytes())
     assert '"unknown"' in answer.text
 

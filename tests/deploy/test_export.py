@@ -642,8 +642,9 @@ def test_osr_predict_needs_neither_torch_nor_the_rest(recogniser, exported, tmp_
 
 def test_a_server_of_a_graph_has_the_pictures_without_torch(exported):
     command = """
+from osr_lightning.deploy.load import load
 from osr_lightning.deploy.serve import limits, open, responses
-print(responses.model(open.open_backend(sys.argv[1]), limits.Limits())["examples"])
+print(responses.model(open.open_backend(load(sys.argv[1])), limits.Limits())["examples"])
 """
     code = WITHOUT.partition("from osr_lightning")[0] + command
     done = subprocess.run([sys.executable, "-c", code, str(exported)], capture_output=True, text=True)

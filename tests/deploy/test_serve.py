@@ -25,13 +25,13 @@ from osr_lightning import save
 from osr_lightning.__main__ import main
 from osr_lightning.cli.serve import _host_name, _hosts, _listen
 from osr_lightning.data_spec import DataSpec
+from osr_lightning.deploy.load import load
 from osr_lightning.deploy.serve.app import build_app
 from osr_lightning.deploy.serve.backend import Backend
 from osr_lightning.deploy.serve.batching import Batcher, Full
 from osr_lightning.deploy.serve.connections import Connections
-from osr_lightning.deploy.serve.explain import explain
 from osr_lightning.deploy.serve.limits import Guard, Limits
-from osr_lightning.deploy.serve.open import open_backend
+from osr_lightning.deploy.serve.open import explain, open_backend
 from osr_lightning.errors import UserError
 from osr_lightning.models.backbones import Backbone
 from osr_lightning.recogniser.checkpoint import build
@@ -59,7 +59,7 @@ def ckpt(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backend(ckpt):
-    return open_backend(str(ckpt), device="cpu")
+    return open_backend(load(ckpt))
 
 
 @pytest.fixture(scope="module")
@@ -372,7 +372,7 @@ def test_openapi_describes_the_rows_that_come(client):
 
 
 def test_a_row_says_how_many_known_images_are_as_odd(ckpt):
-    backend = open_backend(str(ckpt), device="cpu")
+    backend = open_backend(load(ckpt))
     score = backend.rows(np.stack([backend.read(png(seed), "") for seed in range(19)]))
     known = tuple(sorted(row[2] for row in score))
     record = Calibration(0.0, "known_quantile", 0.05, "noise", False, 19, "none", known_scores=known)
@@ -634,7 +634,7 @@ def test_hostile_class_names_are_text_everywhere(tmp_path):
     built = build({"sampler": "single", "score": "energy"}, spec).eval()
     built.threshold.fixed = 1e9  # nothing is unknown
     save(built, tmp_path / "any.ckpt")
-    with TestClient(build_app(open_backend(str(tmp_path / "any.ckpt"), device="cpu"))) as client:
+    with TestClient(build_app(open_backend(load(tmp_path / "any.ckpt")))) as client:
         classes = ["=1+1", "\\x1b[2J\\nred"]
         assert client.get("/model").json()["classes"] == classes
         found = client.post("/explain", content=png(0)).json()
@@ -658,7 +658,7 @@ def test_hostile_class_names_are_text_everywhere(tmp_path):
 def test_masks_that_are_drawn_anew_are_refused(tmp_path):
     save(recogniser("independent"), tmp_path / "any.ckpt")
     with pytest.raises(UserError, match="masks shared"):
-        open_backend(str(tmp_path / "any.ckpt"))
+        open_backend(load(tmp_path / "any.ckpt"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torchvision.datasets import MNIST
 
 from osr_lightning import save
 from osr_lightning.data_spec import DataSpec
+from osr_lightning.deploy.load import load
 from osr_lightning.deploy.serve.app import build_app
 from osr_lightning.deploy.serve.open import open_backend
 from osr_lightning.recogniser.checkpoint import build
@@ -82,7 +83,7 @@ def page(tab):
 @contextmanager
 def served(recogniser, folder):
     save(recogniser, folder / "any.ckpt")
-    app = build_app(open_backend(str(folder / "any.ckpt"), device="cpu"))
+    app = build_app(open_backend(load(folder / "any.ckpt")))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))

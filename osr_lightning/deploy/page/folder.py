@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,10 +14,8 @@ from osr_lightning.atomic_write import as_text, write_bytes, write_text
 from osr_lightning.deploy.content_policy import own_sources
 from osr_lightning.deploy.onnx_runtime import ExportedRecogniser
 from osr_lightning.deploy.page.runtime import BINARY, FILES
-from osr_lightning.deploy.page.text import page_text
+from osr_lightning.deploy.page.text import page_text, told_of
 from osr_lightning.errors import UserError
-from osr_lightning.recogniser.examples import to_plain
-from osr_lightning.recogniser.rows import class_cells
 from osr_lightning.scoring.calibration import Calibration
 from osr_lightning.scoring.p_values import levels
 
@@ -52,7 +49,12 @@ def write_page(folder: Path, runtime: Mapping[str, bytes]) -> None:
         UserError: where the graph is none of ``osr export``.
         Failure: where the disk is full or cannot be written.
     """
-    told = _told(ExportedRecogniser(folder / GRAPH))
+    graph = ExportedRecogniser(folder / GRAPH)
+    told = told_of(graph) | {
+        "resize": graph.spec.resize,
+        "interpolation": graph.spec.interpolation,
+        "p_values": _p_values(graph.threshold.record),
+    }
     sizes = {"graph": (folder / GRAPH).stat().st_size, "runtime": len(runtime[FILES[BINARY]])}
     for name, content in runtime.items():
         write_bytes(folder / RUNTIME / name, content)
@@ -75,28 +77,6 @@ def static_text() -> str:
     ]
     meta = f'<meta http-equiv="Content-Security-Policy" content="{escape("; ".join(policy))}">'
     return text.replace('<meta charset="utf-8">\n', f'<meta charset="utf-8">\n{meta}\n', 1)
-
-
-def _told(graph: ExportedRecogniser) -> dict[str, Any]:
-    """What the page says and does of its recogniser, as JSON's values."""
-    spec, threshold = graph.spec, graph.threshold
-    names = class_cells(spec.classes)
-    pictures = to_plain(graph.examples)
-    return {
-        "classes": names,
-        "examples": [
-            {"class": name, "picture": f"data:image/png;base64,{pictures[own]}"}
-            for own, name in zip(spec.classes, names, strict=True)
-            if own in pictures
-        ],
-        "channels": spec.channels,
-        "image_size": spec.image_size,
-        "resize": spec.resize,
-        "interpolation": spec.interpolation,
-        "score": threshold.score,
-        "threshold": threshold.value,
-        "p_values": _p_values(threshold.record),
-    }
 
 
 def _p_values(record: Calibration) -> dict[str, list[float]]:

@@ -52,7 +52,6 @@ class Backend:
         self.recogniser = recogniser
         self.spec = recogniser.spec
         self.columns = columns(recogniser.score_names, recogniser.threshold.score)
-        self.score, self.threshold = recogniser.threshold.score, recogniser.threshold.value
         self.explain = explain
         self.num_samples = num_samples
         self.rejected_known = recogniser.threshold.record.rejected_known

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osr_lightning.data_spec import DataSpec
+from osr_lightning.deploy.page.text import told_of
 from osr_lightning.deploy.serve.limits import Limits
 from osr_lightning.recogniser.examples import data_url, to_png
 from osr_lightning.recogniser.explanation import Explanation as Why
@@ -61,20 +62,8 @@ def _why(why: Why, spec: DataSpec, names: Sequence[str]) -> dict[str, Any]:
 
 
 def model(backend: Backend, limits: Limits) -> dict[str, Any]:
-    """What is served; its examples are pictures as PNG."""
-    names = class_cells(backend.spec.classes)
-    examples = backend.recogniser.examples
-    return {
-        "classes": names,
-        "examples": [
-            {"class": name, "picture": data_url(to_png(examples[own]))}
-            for own, name in zip(backend.spec.classes, names, strict=True)
-            if own in examples
-        ],
-        "channels": backend.spec.channels,
-        "image_size": backend.spec.image_size,
-        "score": backend.score,
-        "threshold": backend.threshold,
+    """What is served."""
+    return told_of(backend.recogniser) | {
         "samples": backend.num_samples,
         "columns": list(backend.columns),
         "limits": limits._asdict(),
