@@ -140,24 +140,21 @@ def reference_rows(images: Images, alpha: float | None) -> Tensor:
     return torch.tensor(sorted(range(len(digests)), key=digests.__getitem__)[:count]).long().sort().values
 
 
-def check_classes(
-    alpha: float, scores: Sequence[str], val: ImageTable, classes: Sequence[str], *, shared: bool
-) -> None:
+def check_classes(alpha: float, scores: Sequence[str], val: ImageTable, classes: Sequence[str]) -> None:
     """Stop where a class has too few validation images for class_quantile.
 
     Args:
         alpha: share in (0, 1).
         scores: names of those to be calibrated.
-        val: the known validation images.
+        val: the known validation images, of which some are references of the scores that take any.
         classes: names of the known classes.
-        shared: whether some of the images are references of the scores that take held-out images.
 
     Raises:
         UserError: naming the classes, and how many images each would need.
     """
     sizes = torch.bincount(val.labels, minlength=len(classes))
     beside = ""
-    if shared and (takers := _takers(scores)):
+    if takers := _takers(scores):
         sizes -= torch.bincount(val.labels[reference_rows(val.images, None)], minlength=len(classes))
         beside = f" beside those for reference of the score {takers[0]}"
     refuse_few(sizes.numpy(), classes, alpha, beside)

@@ -17,19 +17,6 @@ def balanced(labels: Tensor, num_classes: int) -> Tensor:
     return len(labels) / num_classes / counts
 
 
-def choose_weight_decay(
-    features: Tensor,
-    labels: Tensor,
-    held_out: Tensor,
-    held_out_labels: Tensor,
-    num_classes: int,
-    class_weights: Tensor | None = None,
-) -> float:
-    """The weight decay under which a linear layer tells held-out known images best; see `held_out_losses`."""
-    losses = held_out_losses(features, labels, held_out, held_out_labels, num_classes, class_weights)
-    return min(zip(losses, GRID, strict=True))[1]
-
-
 def held_out_losses(
     features: Tensor,
     labels: Tensor,

@@ -48,37 +48,6 @@ class ScoreAUROC(Metric):
         return won.sum() / (positives.sum() * negatives.sum())
 
 
-def decision_metrics(num_classes: int) -> MetricCollection:
-    """Accuracies of (K+1)-class decisions; update with ``(B,)`` decisions and labels in ``0 .. K``.
-
-    A rejected known image counts as wrong.
-    """
-    return MetricCollection(
-        {
-            "known_accuracy": MulticlassAccuracy(num_classes + 1, average="micro", ignore_index=num_classes),
-            "total_accuracy": MulticlassAccuracy(num_classes + 1, average="micro"),
-        },
-        prefix="test/",
-        compute_groups=False,
-    )
-
-
-def rejection_metrics() -> MetricCollection:
-    """Rates of the known/unknown decision, unknown being positive; update with ``(B,)`` 0/1 tensors."""
-    return MetricCollection(
-        {
-            "unknown_accuracy": BinaryRecall(),
-            "binary_accuracy": BinaryAccuracy(),
-            "balanced_accuracy": MulticlassAccuracy(2, average="macro"),
-            "precision": BinaryPrecision(),
-            "recall": BinaryRecall(),
-            "f1": BinaryF1Score(),
-        },
-        prefix="test/",
-        compute_groups=False,
-    )
-
-
 class EpochMetrics(nn.Module):
     """Loss and accuracy of an epoch over known images, each image weighing the same.
 
@@ -106,8 +75,30 @@ class OpenSetMetrics(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.decisions = decision_metrics(num_classes)
-        self.rejections = rejection_metrics()
+        # of K + 1 classes: a rejected known image counts as wrong
+        self.decisions = MetricCollection(
+            {
+                "known_accuracy": MulticlassAccuracy(
+                    num_classes + 1, average="micro", ignore_index=num_classes
+                ),
+                "total_accuracy": MulticlassAccuracy(num_classes + 1, average="micro"),
+            },
+            prefix="test/",
+            compute_groups=False,
+        )
+        # of known against unknown, unknown being positive
+        self.rejections = MetricCollection(
+            {
+                "unknown_accuracy": BinaryRecall(),
+                "binary_accuracy": BinaryAccuracy(),
+                "balanced_accuracy": MulticlassAccuracy(2, average="macro"),
+                "precision": BinaryPrecision(),
+                "recall": BinaryRecall(),
+                "f1": BinaryF1Score(),
+            },
+            prefix="test/",
+            compute_groups=False,
+        )
         self.auroc = ScoreAUROC()
 
     def update(self, predicted: Tensor, rejected: Tensor, score: Tensor, label: Tensor) -> None:

@@ -63,7 +63,7 @@ from osr_lightning.training.console import device_name, precision_name, say
 from osr_lightning.training.cross_calibration import KnownFeatures, choose_decay, deal_folds, fit_all
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.examples import choose_examples, known_images_of
-from osr_lightning.training.head import balanced, choose_weight_decay, solve
+from osr_lightning.training.head import GRID, balanced, held_out_losses, solve
 from osr_lightning.training.left_out import leave_classes_out
 from osr_lightning.training.losses import LOSSES
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
@@ -333,9 +333,10 @@ class OpenSetClassifier(LightningModule):
             return
         train, held_out = (network.direction(part) for part in features)
         labels, held_out_labels = (table.labels for table in tables)
-        decay = choose_weight_decay(
+        losses = held_out_losses(
             train, labels, held_out, held_out_labels, datamodule.spec.num_classes, self.class_weights
         )
+        decay = min(zip(losses, GRID, strict=True))[1]
         if tunes:
             last = self.trained.sampler.last_layer
             solve(last.weight, last.bias, train, labels, decay, self.class_weights)
@@ -838,7 +839,7 @@ class OpenSetClassifier(LightningModule):
             check_images(alpha, self._calibrated, known, shared=shared, share=share)
             if method == BY_CLASS and not self.hparams["few_share"] and shared:
                 val, classes = datamodule.tables.load_training()[1], datamodule.spec.classes
-                check_classes(alpha, self._calibrated, val, classes, shared=shared)
+                check_classes(alpha, self._calibrated, val, classes)
 
     def completes(self, datamodule: OpenSetDataModule) -> bool:
         """Whether something is fitted, or chosen of known images, once a training is done."""
