@@ -38,19 +38,19 @@ def run_folder(trainer: Trainer) -> Path | None:
 def with_run_folder(
     given: Iterable[Logger], root: str, experiment: str, version: int | str | None
 ) -> list[Logger]:
-    """Loggers of the user's, that of a run folder first; ours before them where none of theirs has one."""
+    """Loggers of the user's, that of a run folder first; ours before them where none of theirs has one.
+
+    Ours are TensorBoard and CSV loggers that share one run folder; a resumed run keeps its ``metrics.csv``.
+    """
     keepers: list[Logger] = []
     others: list[Logger] = []
     for logger in given:
         (keepers if isinstance(logger, (CSVLogger, TensorBoardLogger)) else others).append(logger)
-    return [*(keepers or run_folder_loggers(root, experiment, version)), *others]
-
-
-def run_folder_loggers(root: str, experiment: str, version: int | str | None) -> list[Logger]:
-    """TensorBoard and CSV loggers that share one run folder; a resumed run keeps its ``metrics.csv``."""
-    name = os.path.join("lightning_logs", experiment)
-    tensorboard = ClaimingTensorBoardLogger(root, name, version, default_hp_metric=False)
-    return [tensorboard, ResumableCSVLogger(tensorboard)]
+    if not keepers:
+        name = os.path.join("lightning_logs", experiment)
+        tensorboard = ClaimingTensorBoardLogger(root, name, version, default_hp_metric=False)
+        keepers = [tensorboard, ResumableCSVLogger(tensorboard)]
+    return [*keepers, *others]
 
 
 def tensorboard_tag(name: str) -> str:
@@ -210,21 +210,8 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def logged_rows(loggers: list[Logger]) -> list[dict[str, Any]] | None:
-    """The rows of ``metrics.csv`` until now; None where no logger keeps any."""
-    writer = _writer(loggers)
-    return None if writer is None else list(writer.metrics)
-
-
-def resume_rows(loggers: list[Logger], rows: list[dict[str, Any]]) -> None:
-    """Go on from a checkpoint's rows instead of the file's, which a killed run may have cut short."""
-    writer = _writer(loggers)
-    if writer is not None:
-        writer.metrics = list(rows)
-        writer.save()
-
-
-def _writer(loggers: list[Logger]) -> RowsWriter | None:
+def rows_writer(loggers: list[Logger]) -> RowsWriter | None:
+    """What holds the rows of ``metrics.csv`` until now; None where no logger keeps any."""
     for logger in loggers:
         if isinstance(logger, ResumableCSVLogger) and isinstance(logger.experiment, RowsWriter):
             return logger.experiment

@@ -19,7 +19,7 @@ from osr_lightning.data.datamodule import datamodule_of
 from osr_lightning.data.resumable_loader import of_all, place
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser.checkpoint import reading
-from osr_lightning.training.loggers import logged_rows, resume_rows
+from osr_lightning.training.loggers import rows_writer
 
 
 class EpochSteps:
@@ -68,7 +68,8 @@ class EpochSteps:
 
 def training_state(trainer: Trainer, steps: EpochSteps) -> dict[str, Any]:
     """What a checkpoint keeps to go on with a training, beside Lightning's part; every process must ask."""
-    rows, step = logged_rows(trainer.loggers), trainer.global_step - 1
+    writer, step = rows_writer(trainer.loggers), trainer.global_step - 1
+    rows = None if writer is None else list(writer.metrics)
     if rows is not None and steps.ended:
         found = trainer.callback_metrics.items()
         trained = {name: float(value) for name, value in found if name.startswith("train/")}
@@ -105,7 +106,9 @@ def resume(trainer: Trainer, state: dict[str, Any], steps: EpochSteps, device: t
         if rows := state.get("rows"):
             if not all(isinstance(row, dict) and all(isinstance(name, str) for name in row) for row in rows):
                 raise UserError("its rows of metrics.csv are none")
-            resume_rows(trainer.loggers, rows)
+            if (writer := rows_writer(trainer.loggers)) is not None:
+                writer.metrics = list(rows)  # in place of the file's, which a killed run may have cut short
+                writer.save()
 
 
 def accept(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:

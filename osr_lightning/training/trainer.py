@@ -49,7 +49,7 @@ from osr_lightning.training.callbacks.plain_layout import PlainLayout
 from osr_lightning.training.callbacks.progress import Progress, begin_stage
 from osr_lightning.training.console import hush, say
 from osr_lightning.training.distributed import gather_rows
-from osr_lightning.training.loggers import WithdrawUnused, run_folder, run_folder_loggers, with_run_folder
+from osr_lightning.training.loggers import WithdrawUnused, run_folder, with_run_folder
 from osr_lightning.training.module import OpenSetClassifier
 from osr_lightning.training.precision import choose_accelerator, train_in_bfloat16
 from osr_lightning.training.refusals import (
@@ -130,9 +130,9 @@ class OpenSetTrainer(Trainer):
         if isinstance(version, str):
             folder_name("trainer.version", version)
         if logger is None or logger is True:
-            logger = run_folder_loggers(default_root_dir, experiment, version)
+            logger = with_run_folder((), default_root_dir, experiment, version)
         elif logger:
-            given_loggers = [logger] if isinstance(logger, Logger) else list(logger)
+            given_loggers = [logger] if isinstance(logger, Logger) else logger
             logger = with_run_folder(given_loggers, default_root_dir, experiment, version)
         keep = enable_checkpointing and logger is not False  # without a run folder they have no place
         accelerator = choose_accelerator(accelerator)
