@@ -12,7 +12,6 @@ from typing import Any
 from osr_lightning.atomic_write import as_text, check_place, write_text
 from osr_lightning.cli.arguments import add_checkpoint, add_trust, parse
 from osr_lightning.cli.checkpoint_path import existing
-from osr_lightning.deploy.load import is_exported
 from osr_lightning.errors import UserError, one_line
 
 _LOST = 0.005  # of the old classes' accuracy: more is said aloud
@@ -67,8 +66,6 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = parse(build_parser(), arguments)
     path = existing(options.ckpt_path)
-    if is_exported(path):
-        raise UserError(f"{path} is an exported graph: give the checkpoint that it was made of")
     if options.alpha is not None and not 0 < options.alpha < 1:
         raise UserError(f"--alpha must lie between 0 and 1, got {options.alpha:g}")
     target = _target(path, options.output)

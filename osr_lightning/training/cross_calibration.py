@@ -56,7 +56,7 @@ class KnownFeatures(NamedTuple):
         return KnownFeatures(*(part[mask] for part in self))
 
 
-def deal_folds(keys: Sequence[bytes], labels: Tensor, count: int = FOLDS) -> Tensor:
+def deal_folds(keys: Sequence[bytes], labels: Tensor) -> Tensor:
     """Deal images into folds, those of each class evenly, copies into the same one.
 
     A hash decides, whatever the order of the images.
@@ -64,16 +64,15 @@ def deal_folds(keys: Sequence[bytes], labels: Tensor, count: int = FOLDS) -> Ten
     Args:
         keys: ``N`` digests of the images' contents.
         labels: ``(N,)``.
-        count: number of folds.
 
     Returns:
-        ``(N,)`` int64 in ``0 .. count - 1``.
+        ``(N,)`` int64 in ``0 .. FOLDS - 1``.
     """
     fold: dict[bytes, int] = {}
     dealt = 0
     for _, key in sorted({*zip(labels.tolist(), keys, strict=True)}):
         if key not in fold:  # else it is a copy, of another class
-            fold[key] = dealt % count
+            fold[key] = dealt % FOLDS
             dealt += 1
     return torch.tensor([fold[key] for key in keys], dtype=torch.int64)
 
@@ -120,7 +119,7 @@ def fit_all(
     fits, _ = fit_without_each(
         known.num_folds,
         fit,
-        lambda fitted, fold: _statistics(fitted, known.where(parts[fold])),
+        lambda fitted, fold: _statistics(fitted, known.features[parts[fold]]),
         _refer,
         samples=len(known.labels) if takers else None,
         each=_at_once,
@@ -129,7 +128,7 @@ def fit_all(
     def describe(fold: int) -> dict[str, Tensor]:
         """A fold's rows, by the fit without it."""
         rows = parts[fold].nonzero().flatten()
-        return {**describe_part(fits[fold], known.where(parts[fold])), "row": rows}
+        return {**describe_part(fits[fold], known.features[rows]), "row": rows}
 
     rows = _at_once(describe, range(known.num_folds))
     order = torch.cat([part["row"] for part in rows]).argsort()
@@ -238,9 +237,9 @@ def fit_part(
 
 
 @torch.no_grad()
-def _statistics(recogniser: Recogniser, known: KnownFeatures) -> dict[str, Tensor]:
+def _statistics(recogniser: Recogniser, features: Tensor) -> dict[str, Tensor]:
     with evaluating(recogniser):
-        seen = recogniser.look(known.features)
+        seen = recogniser.look(features)
     return {
         name: one.statistics(seen)
         for name, one in recogniser.detectors.items()
@@ -256,10 +255,10 @@ def _refer(recogniser: Recogniser, statistics: Sequence[dict[str, Tensor]]) -> N
 
 
 @torch.no_grad()
-def describe_part(recogniser: Recogniser, known: KnownFeatures) -> dict[str, Tensor]:
-    """What `Recogniser.describe` says of images."""
+def describe_part(recogniser: Recogniser, features: Tensor) -> dict[str, Tensor]:
+    """What `Recogniser.describe` says of images with these features, ``(n, D)`` float32."""
     with evaluating(recogniser):
-        found = [recogniser.describe(part) for part in torch.split(known.features, _AT_ONCE)]
+        found = [recogniser.describe(part) for part in torch.split(features, _AT_ONCE)]
     return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
 

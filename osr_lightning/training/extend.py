@@ -71,13 +71,6 @@ class _Answers(NamedTuple):
     rejected: Tensor
 
 
-class _Options(NamedTuple):
-    """How the checkpoint's last layer was fitted and its threshold chosen."""
-
-    alpha: float
-    decay: float | None
-
-
 def extend(
     path: str | Path,
     added: Mapping[str, Sequence[Path]],
@@ -85,7 +78,6 @@ def extend(
     alpha: float | None = None,
     *,
     old: Recogniser | None = None,
-    trust: bool = False,
 ) -> Extended:
     """Add classes and images to a checkpoint, or take classes out, and see what changes for the others.
 
@@ -98,7 +90,6 @@ def extend(
         removed: known classes to take out.
         alpha: share in (0, 1) of known images that may be rejected; the checkpoint's if not given.
         old: the checkpoint's recogniser, where it is loaded already.
-        trust: see `osr_lightning.recogniser.checkpoint.load`.
 
     Returns:
         With the report: ``classes``; ``added`` and ``grown``, class -> number of new images; ``removed``;
@@ -112,10 +103,10 @@ def extend(
         UserError: where the checkpoint keeps no images, or those that are given do not serve.
     """
     checkpoint = checkpoints.read(path)
-    old = checkpoints.load(path, trust=trust) if old is None else old
+    old = checkpoints.load(path) if old is None else old
     known = _kept(old, path)
     with checkpoints.reading(path):
-        options = _options(checkpoint, old, alpha)
+        alpha, decay = _options(checkpoint, old, alpha)
         seen = read_digests(checkpoint.get("images"))
     _check_names(old.spec.classes, added, removed)
     stays = [name for name in old.spec.classes if name not in removed]
@@ -127,14 +118,13 @@ def extend(
     places = torch.tensor([classes.index(n) if n in stays else -1 for n in old.spec.classes])
     joined = replace(kept, labels=places[kept.labels]).joined(new)
     _check_counts(joined, classes, added)
-    check_alpha(options.alpha, len(joined), share="the number of images")
+    check_alpha(alpha, len(joined), share="the number of images")
     before = _before(old, known)
     rejected_before = _rejected_by(old, new)
     work = _with_classes(old, classes)
     features = _features(joined, len(kept))
     # or a class of twenty images would hardly be named beside those of hundreds
     weights = balanced(joined.labels, len(classes))
-    decay = options.decay
     if decay is None:
         decay = choose_decay(work, features, features.parts[:1], weights)
     rows = fit_all(work, features, decay, weights)
@@ -143,7 +133,7 @@ def extend(
         rows,
         work.score_names,
         classes,
-        {"score": work.threshold.score, "threshold": None, "alpha": options.alpha}
+        {"score": work.threshold.score, "threshold": None, "alpha": alpha}
         | {"costs": {}, "unknown_prior": 0.5, "few_share": False},
         method=CROSS,
         calibrated_on=f"{len(joined):,} known images out of fold, of which {len(new):,} were added",
@@ -200,7 +190,7 @@ def judge(before: Recogniser, after: Recogniser, files: Mapping[str, Sequence[Pa
         raise UserError(f"{leaked:,} of the images of --test made the recogniser; test others")
     report: dict[str, Any] = {"count": len(truth)}
     for when, one in (("before", before), ("after", after)):
-        rows = _describe(one, found.features)
+        rows = describe_part(one, found.features)
         wanted = torch.tensor([(*one.spec.classes, n).index(n) for n in names])[truth]
         rejected = one.threshold(rows[f"score/{one.threshold.score}"])
         answers = rows["predicted_class"].where(~rejected, one.spec.num_classes)
@@ -226,7 +216,10 @@ def _kept(recogniser: Recogniser, path: str | Path) -> KnownImages:
     return recogniser.known_images
 
 
-def _options(checkpoint: Mapping[str, Any], recogniser: Recogniser, alpha: float | None) -> _Options:
+def _options(
+    checkpoint: Mapping[str, Any], recogniser: Recogniser, alpha: float | None
+) -> tuple[float, float | None]:
+    """The alpha by which the threshold was chosen, unless it is given, and the last layer's weight decay."""
     given = checkpoint.get("hyper_parameters") or {}
     record = recogniser.threshold.record
     if alpha is None:
@@ -236,7 +229,7 @@ def _options(checkpoint: Mapping[str, Any], recogniser: Recogniser, alpha: float
     decay = given.get("weight_decay")
     if not is_finite(decay) or decay < 0:
         decay = None if known is None else known.weight_decay
-    return _Options(alpha, decay)
+    return alpha, decay
 
 
 def _check_names(classes: Sequence[str], added: Mapping[str, Sequence[Path]], removed: Sequence[str]) -> None:
@@ -335,7 +328,7 @@ def _before(old: Recogniser, known: KnownImages) -> _Answers:
     if known.predicted is not None and known.scores is not None:
         chosen, predicted, scores = torch.ones(len(known), dtype=torch.bool), known.predicted, known.scores
     else:
-        rows = _describe(old, known.features[known.held_out].float())
+        rows = describe_part(old, known.features[known.held_out].float())
         chosen, predicted = known.held_out, rows["predicted_class"]
         scores = rows[f"score/{old.threshold.score}"]
     return _Answers(chosen, predicted, is_unknown(scores, old.threshold.value))
@@ -349,15 +342,10 @@ def _with_classes(old: Recogniser, classes: Sequence[str]) -> Recogniser:
     return work
 
 
-def _describe(recogniser: Recogniser, features: Tensor) -> dict[str, Tensor]:
-    labels = torch.zeros(len(features), dtype=torch.int64)
-    return describe_part(recogniser, KnownFeatures(features, labels, labels))
-
-
 def _rejected_by(recogniser: Recogniser, new: KnownImages) -> float | None:
     if not len(new):
         return None
-    rows = _describe(recogniser, new.features.float())
+    rows = describe_part(recogniser, new.features.float())
     return float(recogniser.threshold(rows[f"score/{recogniser.threshold.score}"]).double().mean())
 
 

@@ -34,7 +34,6 @@ def leave_classes_out(
     alpha: float,
     decay: float | None = None,
     class_weights: Tensor | None = None,
-    seed: int = 0,
 ) -> dict[str, Any] | None:
     """Leave out each known class, and see what a fit to the others makes of its images.
 
@@ -48,7 +47,6 @@ def leave_classes_out(
         alpha: share in (0, 1) of the other classes' images that may be rejected.
         decay: of half the squared weights; chosen by the loss of one fold if not given.
         class_weights: ``(K,)`` in the loss; all 1 if not given.
-        seed: of the images, where not all are taken.
 
     Returns:
         ``rejected`` and ``auroc``, means over classes; and for each of ``classes`` its ``count``,
@@ -60,7 +58,7 @@ def leave_classes_out(
     if len(names) < _FEWEST:
         return None
     if len(known.labels) > _MOST:
-        drawn = torch.randperm(len(known.labels), generator=torch.Generator().manual_seed(seed))[:_MOST]
+        drawn = torch.randperm(len(known.labels), generator=torch.Generator().manual_seed(0))[:_MOST]
         known = known.where(drawn.to(known.labels.device))
     if decay is None:
         decay = choose_decay(recogniser, known, [known.folds == 0], class_weights)
@@ -101,7 +99,7 @@ def _leave_out(
     for turn in range(rounds):
         judges, referees = others.folds == turn, others.folds == (turn + 1) % folds
         fit_part(work, others.where(~judges & ~referees), others.where(referees), decay, weights)
-        rows = [describe_part(work, part) for part in (others.where(judges), unmet)]
+        rows = [describe_part(work, part.features) for part in (others.where(judges), unmet)]
         scores.append([one[f"score/{work.threshold.score}"].cpu().numpy() for one in rows])
         predicted.append(rows[1]["predicted_class"])
     threshold = known_quantile(np.concatenate([mine for mine, _ in scores]), alpha)
