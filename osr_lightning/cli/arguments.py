@@ -53,16 +53,6 @@ def nearest(given: str, known: Iterable[str], otherwise: str = "") -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
 
 
-def check_seed(seed: object) -> None:
-    """Refuse what is no seed.
-
-    Raises:
-        UserError: with the range.
-    """
-    if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
-        raise UserError(f"seed_everything must lie between 0 and {2**32 - 1}, got {seed}")
-
-
 def check_files(arguments: Sequence[str]) -> None:
     """Refuse configuration files that the parser would misread; see `osr_lightning.yaml_files.check_yaml`.
 

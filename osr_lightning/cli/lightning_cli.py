@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from osr_lightning.atomic_write import write_text
-from osr_lightning.cli.arguments import check_files, check_seed, no_command, value_of
+from osr_lightning.cli.arguments import check_files, no_command, value_of
 from osr_lightning.cli.checkpoint_path import existing, newest
 from osr_lightning.cli.checkpoint_settings import (
     checkpoint_settings,
@@ -159,7 +159,9 @@ class OpenSetCLI(LightningCLI):
             same_split(self.kept, config.data, self.config.subcommand)
             refuse_idle(self.kept, config.model.init_args, self.config.subcommand)
             refuse_unfitted(self.kept, config.model.init_args.score, self.config.subcommand, config.ckpt_path)
-        check_seed(self.config[self.config.subcommand].seed_everything)
+        seed = self.config[self.config.subcommand].seed_everything
+        if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise UserError(f"seed_everything must lie between 0 and {2**32 - 1}, got {seed}")
 
     def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
         given = read_options(self.command, arguments[arguments.index(self.command) + 1 :])
@@ -251,7 +253,7 @@ class OpenSetCLI(LightningCLI):
         self.datamodule.tables.download = self.downloads
         if self.kept is not None:
             path = self._get(self.config, "ckpt_path")
-            self.trainer.hold_checkpoint(path, self.kept)
+            self.trainer.keeper.hold(path, self.kept)
             self.model.build_for(self.kept)
         self.model.use_backbone(self.datamodule)
         if subcommand == "predict" and not self.trainer.loggers and not self._get(self.config, "output"):

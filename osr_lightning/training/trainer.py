@@ -329,7 +329,7 @@ class OpenSetTrainer(Trainer):
         """Lightning's fit, for which a resumed network is there before its images are set up."""
         check_monitors(self, model)
         if isinstance(model, OpenSetClassifier) and ckpt_path is not None and Path(ckpt_path).is_file():
-            model.build_for(self._keeper.read_ahead(ckpt_path))  # a word, as last, names one written here
+            model.build_for(self.keeper.read_ahead(ckpt_path))  # a word, as last, names one written here
         folder = run_folder(self) if self.world_size == 1 else None
         if folder is None:
             super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
@@ -344,14 +344,10 @@ class OpenSetTrainer(Trainer):
             super().fit(model, *loaders, datamodule, ckpt_path, **kwargs)
 
     @property
-    def _keeper(self) -> WholeCheckpointIO:
+    def keeper(self) -> WholeCheckpointIO:
         """Reads and writes checkpoints; one that stands aside where the user brought another plugin."""
         keeper = self.strategy.checkpoint_io
         return keeper if isinstance(keeper, WholeCheckpointIO) else WholeCheckpointIO()
-
-    def hold_checkpoint(self, path: str | Path, checkpoint: dict[str, Any]) -> None:
-        """Take a checkpoint that was read already, which is not read again."""
-        self._keeper.hold(path, checkpoint)
 
     def write_calibrated(
         self,
@@ -377,7 +373,7 @@ class OpenSetTrainer(Trainer):
         require_unknowns(model.hparams, datamodule.hparams)
         source, tables = None, datamodule.tables
         if ckpt_path is not None:
-            source = self._keeper.take(ckpt_path)
+            source = self.keeper.take(ckpt_path)
             model.restore(source)
         on_validation = datamodule.hparams["calibrate_on"] == "validation"
         tables.expect(model.trained.spec)
@@ -460,7 +456,7 @@ class OpenSetTrainer(Trainer):
         kept = list(dict.fromkeys(path for path in paths if path and Path(path).is_file()))
         step = None
         for path in kept or [None]:
-            source = None if path is None else self._keeper.read_ahead(path)
+            source = None if path is None else self.keeper.read_ahead(path)
             if source is None or source.get("global_step") != step:
                 self.write_calibrated(model, datamodule, path, None if path is None else Path(path))
                 step = None if source is None else source.get("global_step")
