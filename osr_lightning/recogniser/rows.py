@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -105,6 +106,7 @@ def write_rows(
     files: Sequence[str] = (),
     errors: str = "backslashreplace",
     follow: bool = False,
+    through: Callable[[Sink], AbstractContextManager[Sink]] = contextlib.nullcontext,
 ) -> None:
     """Write the rows of ``N`` images, whose columns are arrays of numpy or tensors.
 
@@ -121,13 +123,14 @@ def write_rows(
         files: by index, those that the images were read from; none where there are none.
         errors: see `open_rows`.
         follow: see `open_rows`.
+        through: what the rows pass on their way to the file, which may change them.
     """
     names = [*class_cells(classes), UNKNOWN]
     answers = cells(
         rows["prediction"], rows["confidence"], scores, rows[P_VALUE], classes, deciding, threshold
     )
     where = zip(*(rows[name].tolist() for name in ("row", "source", "label")), strict=True)
-    with open_rows(path, columns(scores, deciding), errors, follow=follow) as write:
+    with open_rows(path, columns(scores, deciding), errors, follow=follow) as sink, through(sink) as write:
         write(
             (
                 index,

@@ -7,12 +7,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-import numpy as np
 import torch
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -23,20 +24,14 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from osr_lightning.atomic_write import folder_name, only_one, report_write_errors, write_text
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.deploy.predict import Counts, deciding_together
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.prediction_table import CSV_NAME
 from osr_lightning.evaluation.run_results import RunResults
 from osr_lightning.recogniser import checkpoint as checkpoints
-from osr_lightning.recogniser.rows import P_VALUE, write_rows
+from osr_lightning.recogniser.rows import P_VALUE, Sink, write_rows
 from osr_lightning.scoring.calibration import CROSS, QUANTILES
-from osr_lightning.scoring.decision import is_unknown
-from osr_lightning.scoring.p_values import (
-    check_rate,
-    describe_rate,
-    false_discovery_threshold,
-    p_values,
-    places,
-)
+from osr_lightning.scoring.p_values import check_rate, p_values
 from osr_lightning.training.calibration import (
     calibrated_path,
     require_unknowns,
@@ -280,21 +275,14 @@ class OpenSetTrainer(Trainer):
             rows = gather_rows(batches, self.strategy.root_device)  # type: ignore[arg-type]
             if self.is_global_zero:
                 trained = self.lightning_module.trained
-                threshold, value = trained.threshold, trained.threshold.value
+                threshold, counts = trained.threshold, Counts()
                 scores = {n.removeprefix("score/"): v for n, v in rows.items() if n.startswith("score/")}
-                score = scores[threshold.score].numpy()
-                rule = ""
+                rows[P_VALUE] = torch.from_numpy(p_values(threshold.record, scores[threshold.score].numpy()))
+                decided: Callable[[Sink], AbstractContextManager[Sink]] = nullcontext
                 if fdr is not None:
-                    record = threshold.record
-                    check_rate(record, fdr)
-                    tally = np.bincount(places(record, score), minlength=len(record.known_scores) + 1)
-                    greatest = float(np.max(score, initial=-sys.float_info.max, where=np.isfinite(score)))
-                    value = false_discovery_threshold(record, tally, fdr, greatest)
-                    unknown = is_unknown(scores[threshold.score], value)
-                    rows["prediction"] = rows["predicted_class"].where(~unknown, trained.spec.num_classes)
-                    count = int(unknown.sum())
-                    rule = f" ({count:,} unknown; {describe_rate(record, len(score), count, fdr, value)})"
-                rows[P_VALUE] = torch.from_numpy(p_values(threshold.record, score))
+                    check_rate(threshold.record, fdr)
+                    rows["prediction"] = rows["predicted_class"]
+                    decided = partial(deciding_together, threshold.record, fdr, counts=counts)
                 names: Sequence[str] = ()
                 if isinstance(datamodule, OpenSetDataModule):
                     source = datamodule.hparams["predict"]
@@ -305,11 +293,13 @@ class OpenSetTrainer(Trainer):
                     scores,
                     classes=trained.spec.classes,
                     deciding=threshold.score,
-                    threshold=value,
+                    threshold=threshold.value,
                     sources=names,
                     files=getattr(getattr(datamodule, "predict_set", None), "files", ()),
                     follow=output is not None,
+                    through=decided,
                 )
+                rule = f" ({counts.unknown:,} unknown{counts.rule})" if fdr is not None else ""
                 print(
                     f"{len(rows['row'])} predictions{rule}: {where}",
                     file=sys.stderr if where == "-" else None,
