@@ -141,13 +141,16 @@ class Body(nn.Module):
 
     def digest(self) -> str:
         """32 hexadecimal digits that tell these weights and views from others."""
-        found = hashlib.blake2b(digest_size=16)
-        if self.views != 1:
-            found.update(f"views {self.views}".encode())
-        for name, value in self.state_dict().items():
-            found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return found.hexdigest()
+        return digest_of(self.state_dict(), "" if self.views == 1 else f"views {self.views}")
+
+
+def digest_of(weights: Mapping[str, Tensor], about: str = "") -> str:
+    """32 hexadecimal digits that tell these weights, by name, shape, kind and value, from others."""
+    found = hashlib.blake2b(about.encode(), digest_size=16)
+    for name, value in weights.items():
+        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def middle(images: Tensor) -> Tensor:

@@ -7,17 +7,14 @@ that each checkpoint keeps digests of decide.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from osr_lightning.data.leaks import ImageDigests, read_digests
 from osr_lightning.errors import UserError
+from osr_lightning.models.backbones import digest_of
 from osr_lightning.models.ensemble import Ensemble, same_body, share_body
 from osr_lightning.models.factory import Recipe, origin
 from osr_lightning.models.sampling import LogitSampler
@@ -116,24 +113,15 @@ def _refuse_copies(members: Sequence[Member]) -> None:
     Raises:
         UserError: naming both files.
     """
-    whose: dict[bytes, Path] = {}
+    whose: dict[str, Path] = {}
     for member in members:
         for _, part in _parts(member):
-            before = whose.setdefault(_digest(part.state_dict()), member.path)
+            before = whose.setdefault(digest_of(part.state_dict()), member.path)
             if before is not member.path:
                 raise UserError(
                     f"{member.path} holds a network of {before} once more, which would count "
                     "twice: give each training once"
                 )
-
-
-def _digest(state: Mapping[str, Tensor]) -> bytes:
-    """32 bytes of names, kinds and values."""
-    found = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.digest()
 
 
 def _refuse_other_facts(first: Member, other: Member) -> None:
