@@ -22,7 +22,6 @@ from osr_lightning.scoring.calibration import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.console import Console
 
 FEATURES = ".npz"  # what osr calibrate --features writes
 ALARM = 3  # the exit status, beside 0 for none and 2 for a mistake
@@ -168,11 +167,11 @@ def main(arguments: Sequence[str]) -> int:
     calibration = known.calibration
     if options.sequential:
         bets = sequential.sequential(calibration, scores.values, scores.files, options.alpha)
-        show_bets(bets, known, scores)
+        show(*_of_bets(bets, len(scores.values)), known, scores)
         alarm, record["sequential"] = bets.alarm, sequential.to_dict(bets)
     else:
         found = drift(calibration, scores.values, options.alpha)
-        show(found, known, scores)
+        show(*_of_tests(found, known.calibration), known, scores)
         alarm, record = found.alarm, record | to_dict(found)
     if options.output is not None:
         from osr_lightning.deploy.drift import draw
@@ -193,58 +192,17 @@ def write(folder: Path, record: dict[str, object], figure: Figure) -> None:
         figure.savefig(path, dpi=120)
 
 
-def show(found: Drift, known: Reference, scores: Scores) -> None:
-    """Print what was found."""
-    from rich.console import Console
-
-    from osr_lightning.evaluation.console import new_table
-
-    console, share, distribution = Console(highlight=False, markup=False), found.share, found.distribution
-    table = new_table(console, "", "calibration", "predictions", "no alarm", "p-value")
-    table.add_row("images", f"{known.calibration.count_known:,}", f"{share.images:,}", "", "")
-    table.add_row(
-        "called unknown",
-        f"{share.expected:.2%}",
-        f"{share.rejected / share.images:.2%}",
-        f"{share.low:.2%} to {share.high:.2%}",
-        _p_value(share),
-    )
-    medians = (f"{distribution.median_expected:.4g}", f"{distribution.median:.4g}")
-    table.add_row("median score", *medians, "", "")
-    table.add_row("KS distance", "", f"{distribution.statistic:.3f}", "", _p_value(distribution))
-    console.print(table)
-    _say(console, known, scores, _verdict(found))
-
-
-def show_bets(found: Sequential, known: Reference, scores: Scores) -> None:
-    """Print what the bets came to, file by file."""
+def show(rows: Sequence[Sequence[str]], verdict: str, known: Reference, scores: Scores) -> None:
+    """Print a table, whose first row has its titles, and what follows from it."""
     from rich.console import Console
 
     from osr_lightning.evaluation.console import new_table
 
     console = Console(highlight=False, markup=False)
-    table = new_table(console, "predictions", "images", "wealth", "greatest so far")
-    for file in found.files:
-        greatest = f"{_wealth(file.log10_greatest)}{' ALARM' if file.file == found.alarm_in else ''}"
-        table.add_row(one_line(file.file), f"{file.images:,}", _wealth(file.log10_wealth), greatest)
+    table = new_table(console, *rows[0])
+    for row in rows[1:]:
+        table.add_row(*row)
     console.print(table)
-    limit = f"{1 / found.alpha:,.6g}"
-    _say(
-        console,
-        known,
-        scores,
-        f"alarm at image {found.alarm_at:,} of {len(scores.values):,}, in {found.alarm_in}: there the wealth "
-        f"reached {limit}, which happens without drift with probability at most {found.alpha:g}, ever"
-        if found.alarm
-        else f"no alarm: the wealth never reached {limit}",
-    )
-
-
-def _wealth(digits: float) -> str:
-    return f"{10**digits:.3g}" if abs(digits) < 6 else f"10^{digits:.0f}"
-
-
-def _say(console: Console, known: Reference, scores: Scores, verdict: str) -> None:
     lines = [
         f"threshold {known.calibration.value:.6g} on {known.score}, calibrated on "
         f"{known.calibration.calibrated_on}"
@@ -253,6 +211,40 @@ def _say(console: Console, known: Reference, scores: Scores, verdict: str) -> No
         lines.append(f"left out: {scores.errors:,} rows with an error")
     for line in (*lines, verdict):
         console.print(one_line(line), soft_wrap=True)
+
+
+def _of_tests(found: Drift, calibration: Calibration) -> tuple[list[tuple[str, ...]], str]:
+    """What both tests found, as rows and a sentence."""
+    share, distribution = found.share, found.distribution
+    rejected, range_ = f"{share.rejected / share.images:.2%}", f"{share.low:.2%} to {share.high:.2%}"
+    medians = f"{distribution.median_expected:.4g}", f"{distribution.median:.4g}"
+    rows: list[tuple[str, ...]] = [
+        ("", "calibration", "predictions", "no alarm", "p-value"),
+        ("images", f"{calibration.count_known:,}", f"{share.images:,}", "", ""),
+        ("called unknown", f"{share.expected:.2%}", rejected, range_, _p_value(share)),
+        ("median score", *medians, "", ""),
+        ("KS distance", "", f"{distribution.statistic:.3f}", "", _p_value(distribution)),
+    ]
+    return rows, _verdict(found)
+
+
+def _of_bets(found: Sequential, images: int) -> tuple[list[tuple[str, ...]], str]:
+    """What the bets came to, file by file, as rows and a sentence."""
+    rows: list[tuple[str, ...]] = [("predictions", "images", "wealth", "greatest so far")]
+    for file in found.files:
+        greatest = f"{_wealth(file.log10_greatest)}{' ALARM' if file.file == found.alarm_in else ''}"
+        rows.append((one_line(file.file), f"{file.images:,}", _wealth(file.log10_wealth), greatest))
+    limit = f"{1 / found.alpha:,.6g}"
+    return rows, (
+        f"alarm at image {found.alarm_at:,} of {images:,}, in {found.alarm_in}: there the wealth "
+        f"reached {limit}, which happens without drift with probability at most {found.alpha:g}, ever"
+        if found.alarm
+        else f"no alarm: the wealth never reached {limit}"
+    )
+
+
+def _wealth(digits: float) -> str:
+    return f"{10**digits:.3g}" if abs(digits) < 6 else f"10^{digits:.0f}"
 
 
 def _p_value(test: Share | Distribution) -> str:
