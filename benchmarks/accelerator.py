@@ -19,13 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from common import Target, finish, new_parser, print_table, quiet_lightning, start
+from common import Target, finish, new_parser, print_table, quiet_lightning, start, timed
 from numpy.typing import NDArray
 from training import Clock
 
@@ -123,12 +122,6 @@ def decided_per_second(samples: int, batch: int, device: str, repeats: int) -> f
     images = torch.randint(0, 256, (batch, 1, 28, 28), dtype=torch.uint8)
     seconds = [timed(lambda: asked(images.to(device)).score.cpu()) for _ in range(repeats)]
     return batch / median(seconds[repeats // 4 :])
-
-
-def timed(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
 
 
 def two_processes(folder: str, device: str) -> dict[str, Any]:

@@ -8,14 +8,18 @@ import logging
 import os
 import platform
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
+
+from osr_lightning.__main__ import main as osr
 
 T = TypeVar("T")
 PRETRAINED = "With a pretrained backbone"  # the section of docs/results.md that photos.py writes
@@ -110,6 +114,34 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for row in rows:
         table.add_row(*map(str, row))
     console.print(table)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that something takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def enlarge(files: Sequence[Path], folder: Path, side: int) -> list[Path]:
+    """Copies of pictures, of another size."""
+    made = [folder / f"{number:05}.jpg" for number in range(len(files))]
+    for file, path in zip(files, made, strict=True):
+        with Image.open(file) as image:
+            image.resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
+    return made
+
+
+def run_osr(words: list[str]) -> None:
+    """Run a command, which must end well."""
+    if status := osr(words):
+        raise SystemExit(status)
+
+
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table of a page."""
+    lines = [f"| {' | '.join(header)} |".replace("|  |", "| |", 1), f"|{'---|' * len(header)}"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def put_section(page: str, title: str, lines: Sequence[str]) -> str:

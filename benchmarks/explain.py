@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Target, console, finish, new_parser, print_table, start, write_section
+from common import Target, console, finish, new_parser, print_table, start, table_lines, write_section
 from PIL import Image
 
 from osr_lightning import load
@@ -70,9 +70,7 @@ def section(found: dict[str, dict[str, Any]], rows: list[tuple[str, ...]]) -> li
         f"Photographs of known classes with a pasted square of a ninth of their area ({counts}).",
         "Share of maps whose maximum lies on the object:",
         "",
-        "| map | " + " | ".join(found) + " |",
-        "|---|" + "---|" * len(found),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *table_lines(("map", *found), rows),
         "",
         f"`{MAP}` is what `osr explain` draws. It was chosen by letters, on validation",
         "pictures; the pictures with other objects were seen by no training, calibration or choice. Squares",

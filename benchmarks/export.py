@@ -7,14 +7,13 @@ the unknown sets that are in the data folder. Sides take turns; the times are me
 from __future__ import annotations
 
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
-from common import finish, interleave, new_parser, print_table, start
+from common import finish, interleave, new_parser, print_table, start, timed
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torchvision.datasets import MNIST, FashionMNIST
@@ -48,12 +47,6 @@ def auroc(known: NDArray[np.float64], unknown: NDArray[np.float64]) -> float:
     """In [0, 1]."""
     is_unknown = np.r_[np.zeros(len(known)), np.ones(len(unknown))]
     return float(roc_auc_score(is_unknown, np.r_[known, unknown]))
-
-
-def seconds(call: partial[object]) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
 
 
 @torch.inference_mode()
@@ -136,7 +129,7 @@ def main() -> None:
         }
         for call in calls.values():
             call()
-        runs = interleave({name: partial(seconds, call) for name, call in calls.items()}, arguments.repeats)
+        runs = interleave({name: partial(timed, call) for name, call in calls.items()}, arguments.repeats)
         times[str(size)] = {name: median(values) for name, values in runs.items()}
     print_table(
         "milliseconds a batch",

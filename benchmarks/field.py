@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import finish, new_parser, print_table, start, write_section
+from common import finish, new_parser, print_table, run_osr, start, table_lines, write_section
 
 from osr_lightning import load
-from osr_lightning.__main__ import main as osr
 from osr_lightning.deploy.review.groups import group
 from osr_lightning.deploy.review.images import choose, from_table, look
 from osr_lightning.models.backbones import DEFAULT_NAME
@@ -74,16 +73,16 @@ def hour(arguments: Namespace, folder: Path) -> dict[str, Any]:
     words += ["--model.network.views=2"]  # as osr run has them by itself
     words += [f"--model.network.weights={arguments.weights}", "--evaluation.figures=false"]
     words += ["--evaluation.projector_points=0", "--evaluation.bootstrap=1", "--evaluation.left_out=false"]
-    command("run", *words)
+    run_osr(["run", *words])
     checkpoint = next(folder.glob("lightning_logs/default/*/checkpoints/best.ckpt"))
     answers = folder / "answers.csv"
-    command("predict", f"--ckpt_path={checkpoint}", str(folder / "DAY1"), f"--output={answers}")
+    run_osr(["predict", f"--ckpt_path={checkpoint}", str(folder / "DAY1"), f"--output={answers}"])
     labels, effort = reviewed(checkpoint, answers, folder, new)
     second = {name: str(folder / "DAY2" / name) for name in (*known, *new)}
     before = said(checkpoint, second)
     begin = time.perf_counter()
     target = folder / "extended.ckpt"
-    command("extend", str(labels), f"--ckpt_path={checkpoint}", f"--output={target}")
+    run_osr(["extend", str(labels), f"--ckpt_path={checkpoint}", f"--output={target}"])
     seconds = time.perf_counter() - begin
     after = said(target, second)
     parts = {"known": known, "new": new, "all": (*known, *new)}
@@ -144,10 +143,6 @@ def share(answers: dict[str, list[Prediction]], classes: Sequence[str]) -> float
     return float(np.mean([one.label == name for name in classes for one in answers[name]]))
 
 
-def command(*words: str) -> None:
-    assert osr([*words]) == 0, words
-
-
 def percent(value: float) -> str:
     return f"{value:.1%}"
 
@@ -160,9 +155,7 @@ def section(found: dict[str, Any], rows: list[tuple[str, ...]]) -> list[str]:
         f"classes, in {found['groups']} groups. A person who knows the names typed {found['named']}",
         f"and moved {found['moved']} images. `osr extend` took {found['extend_s']:.0f} s, start-up included.",
         "",
-        f"| {' | '.join(HEADER)} |",
-        f"|{'---|' * len(HEADER)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *table_lines(HEADER, rows),
     ]
 
 

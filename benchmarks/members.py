@@ -16,8 +16,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import finish, interleave, new_parser, print_table, quiet_lightning, start
-from methods import KINDS, QUIET, near_options, run_osr, timed
+from common import QUIET, finish, interleave, new_parser, print_table, quiet_lightning, run_osr, start
+from methods import KINDS, near_options, timed
 
 from osr_lightning import load
 

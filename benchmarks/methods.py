@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,12 +28,13 @@ from common import (
     print_table,
     put_section,
     quiet_lightning,
+    run_osr,
     section_of,
     start,
+    table_lines,
 )
 
 from osr_lightning import load
-from osr_lightning.__main__ import main as osr
 from osr_lightning.evaluation.report.render import read_results
 from osr_lightning.evaluation.run_groups import ALL, Mean, MeasureKey, mean_text, means, run_measures
 from osr_lightning.scoring.detectors import DETECTORS
@@ -112,12 +113,6 @@ def near_options(root: Path, notmnist: Path | None) -> list[str]:
     return [f"--data.unknown={json.dumps(unknown)}"]
 
 
-def run_osr(words: list[str]) -> None:
-    """Run a command, which must end well."""
-    if status := osr(words):
-        raise SystemExit(status)
-
-
 def study(
     arguments: Namespace, kind: str, name: str, config: Path, options: Sequence[str]
 ) -> dict[str, Found]:
@@ -181,31 +176,26 @@ def write(tables: Tables, costs: dict[str, float], arguments: Namespace) -> str:
         lines += [f"### {kind}: closed-set accuracy {accuracy}", "", *score_table(found), ""]
     for splits in SPLITS:
         lines += [f"## Six digits known, four unknown: `{splits}`", "", *split_table(tables[splits]), ""]
-    lines += ["## Cost of a decision", "", "| | passes of the plain network |", "|---|---|"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in costs.items()]
+    passes = [(name, f"{value:.2f}") for name, value in costs.items()]
+    lines += ["## Cost of a decision", "", *table_lines(("", "passes of the plain network"), passes)]
     for title, rows in PUBLISHED.items():
-        lines += ["", f"## Published: {title}", "", "| method | AUROC | looked at |", "|---|---|---|"]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
+        lines += ["", f"## Published: {title}", "", *table_lines(("method", "AUROC", "looked at"), rows)]
     return "\n".join(lines) + "\n"
 
 
 def score_table(found: Found) -> list[str]:
     sets = [s for s in dict.fromkeys(m.unknown_set for m in found if m.name == "auroc") if s != ALL]
     scores = dict.fromkeys(m.score for m in found if m.name == "auroc")
-    lines = [f"| AUROC / FPR95 | {' | '.join(sets)} |", f"|---|{'---|' * len(sets)}"]
-    for score in scores:
-        cells = [
-            " / ".join(
-                mean_text(found.get(MeasureKey(name, score, one))) for name in ("auroc", "fpr95_known")
-            )
-            for one in sets
-        ]
-        lines.append(f"| `{score}` | {' | '.join(cells)} |")
-    return lines
+
+    def cell(score: str, one: str) -> str:
+        both = (found.get(MeasureKey(name, score, one)) for name in ("auroc", "fpr95_known"))
+        return " / ".join(map(mean_text, both))
+
+    rows = ([f"`{score}`", *(cell(score, one) for one in sets)] for score in scores)
+    return table_lines(("AUROC / FPR95", *sets), rows)
 
 
 def split_table(tables: dict[str, Found]) -> list[str]:
-    lines = ["| | " + " | ".join(tables) + " |", "|---|" + "---|" * len(tables)]
     rows = {
         "closed-set accuracy": MeasureKey("closed_set_accuracy", "", ""),
         "OpenAUC": MeasureKey("openauc", "", ALL),
@@ -213,11 +203,13 @@ def split_table(tables: dict[str, Found]) -> list[str]:
     }
     scores = dict.fromkeys(m.score for found in tables.values() for m in found if m.name == "auroc")
     rows |= {f"AUROC of `{score}`": MeasureKey("auroc", score, ALL) for score in scores}
+    return table_lines(("", *tables), measure_rows(rows, tables.values()))
+
+
+def measure_rows(rows: dict[str, MeasureKey], columns: Collection[Found]) -> Iterator[list[str]]:
+    """Of each measure its title, and what it is in each column."""
     for title, measure in rows.items():
-        lines.append(
-            f"| {title} | {' | '.join(mean_text(found.get(measure)) for found in tables.values())} |"
-        )
-    return lines
+        yield [title, *(mean_text(found.get(measure)) for found in columns)]
 
 
 if __name__ == "__main__":

@@ -15,9 +15,7 @@ from statistics import mean
 from typing import Any
 
 import yaml
-from common import QUIET, Target, console, finish, new_parser, print_table, quiet_lightning, start
-
-from osr_lightning.__main__ import main as osr
+from common import QUIET, Target, console, finish, new_parser, print_table, quiet_lightning, run_osr, start
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSIFIERS = ("BaselineClassifier", "MCDropoutClassifier")
@@ -78,22 +76,17 @@ def run(arguments: Any, classifier: str, seed: int, folder: Path) -> dict[str, A
     if arguments.epochs is not None:
         command.append(f"--trainer.max_epochs={arguments.epochs}")
     runs = folder / "lightning_logs" / f"{classifier}{seed}"
-    call([*command, *here])
+    run_osr([*command, *here])
     results: dict[str, Any] = json.loads((runs / "version_0" / "results.json").read_text())
     checkpoint = f"--ckpt_path={runs}/version_0/checkpoints/best.ckpt"
     strict = f"{folder}/strict.ckpt"
-    call(["calibrate", checkpoint, "--model.alpha=0.002", f"--output={strict}", *here[:-2]])
+    run_osr(["calibrate", checkpoint, "--model.alpha=0.002", f"--output={strict}", *here[:-2]])
     cifar = f"--data.unknown={json.dumps({'cifar10': near_far['far']['cifar10']})}"
-    call(["test", f"--ckpt_path={strict}", cifar, "--data.unknown_fraction=0.2", *here])
+    run_osr(["test", f"--ckpt_path={strict}", cifar, "--data.unknown_fraction=0.2", *here])
     second = json.loads((runs / "version_2" / "results.json").read_text())
     results["total_accuracy"] = second["open_set"]["total_accuracy"]
     console.print(f"{classifier} seed {seed}: total accuracy {results['total_accuracy']:.4f}")
     return results
-
-
-def call(command: list[str]) -> None:
-    if osr(command):
-        raise SystemExit(2)
 
 
 def print_scores(name: str, results: list[dict[str, Any]]) -> None:

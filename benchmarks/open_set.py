@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from common import QUIET, console, finish, new_parser, quiet_lightning, start
+from common import QUIET, console, finish, new_parser, quiet_lightning, run_osr, start, table_lines
 
-from osr_lightning.__main__ import main as osr
 from osr_lightning.atomic_write import write_text
 from osr_lightning.evaluation.run_groups import Mean, mean_of, mean_text
 from osr_lightning.studies.study import StudyRun, plan_runs
@@ -110,8 +109,7 @@ def run(
     words = ["study", str(config), "--splits", study.splits, "--name", name]
     words += ["--seeds", *map(str, arguments.seeds)]
     words += ["--shard", arguments.shard] if arguments.shard else []
-    if osr([*words, *options]):
-        raise SystemExit(2)
+    run_osr([*words, *options])
     runs = plan_runs([config], arguments.seeds, study.splits, name, options, root=arguments.folder, known=own)
     return summary(runs)
 
@@ -157,14 +155,14 @@ def markdown(results: dict[str, Any], machine: dict[str, Any]) -> str:
         f"On {machine['device']} (`python benchmarks/open_set.py`); mean ± standard deviation over splits",
         "and seeds, in percent; of near and far sets the mean of their sets.",
         "",
-        "| config | splits | network | score | runs | closed set | AUROC | OSCR | seconds a run |",
-        "|---|---|---|---|---|---|---|---|---|",
     ]
+    header = ("config", "splits", "network", "score", "runs", "closed set", "AUROC", "OSCR", "seconds a run")
+    rows = []
     for name, found in results["studies"].items():
         config, _, splits = name.rpartition("-")
         means = {measure: Mean(**mean) for measure, mean in found["means"].items()}
         ranked = [f"{one.removeprefix('AUROC ')} {mean_text(means[one])}" for one in found["shown"]]
-        cells = [
+        row = [
             f"`{config}.yaml`",
             f"`{splits}`",
             found["network"],
@@ -175,7 +173,8 @@ def markdown(results: dict[str, Any], machine: dict[str, Any]) -> str:
             mean_text(means["OSCR"]),
             f"{means['seconds'].mean:.0f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(row)
+    lines += table_lines(header, rows)
     lines += [f"\n{name} is left out: it {why}." for name, why in results["left_out"].items()]
     return "\n".join(lines) + "\n"
 

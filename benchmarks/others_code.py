@@ -14,7 +14,17 @@ from typing import Any
 
 import pytorch_ood.detector as ood
 import torch
-from common import OTHERS_CODE, Target, finish, new_parser, print_table, quiet_lightning, start, write_section
+from common import (
+    OTHERS_CODE,
+    Target,
+    finish,
+    new_parser,
+    print_table,
+    quiet_lightning,
+    start,
+    table_lines,
+    write_section,
+)
 from lightning import seed_everything
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -151,16 +161,15 @@ def section(found: Mapping[str, Mapping[str, float]]) -> list[str]:
         "known (ARPL's first split of MNIST), AUROC times 100 against the other four",
         "(`python benchmarks/others_code.py --data-root DATA`).",
         "",
-        "| score | rank correlation | ours | theirs | why they differ |",
-        "|---|---|---|---|---|",
     ]
+    rows = []
     for name, row in found.items():
         reason = REASONS.get(name, SAME)
         if row["nan"]:
             reason += f" ({row['nan']:,} images, which are left out)"
-        numbers = f"{row['correlation']:.5f} | {row['ours']:.2f} | {row['theirs']:.2f}"
-        lines.append(f"| `{name}` | {numbers} | {reason} |")
-    return lines
+        numbers = f"{row['correlation']:.5f}", f"{row['ours']:.2f}", f"{row['theirs']:.2f}"
+        rows.append((f"`{name}`", *numbers, reason))
+    return lines + table_lines(("score", "rank correlation", "ours", "theirs", "why they differ"), rows)
 
 
 def main() -> None:

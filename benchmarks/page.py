@@ -8,7 +8,6 @@ MNIST's test digits (PNG) and half are CIFAR-10's test photographs (JPEG).
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import subprocess
@@ -25,13 +24,13 @@ from typing import Any
 
 import numpy as np
 from common import Target, finish, new_parser, print_table, start
+from serve import OSR, expected_rows, write_images
 
 from osr_lightning import load
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from browser import new_tab
 
-OSR = [sys.executable, "-m", "osr_lightning"]
 # asks about one file; what the graph was given is made once more
 ASK = """(async () => {
   const blob = await (await fetch(%s)).blob();
@@ -59,21 +58,6 @@ def hosted(folder: Path) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def images(root: Path, folder: Path, count: int) -> list[Path]:
-    """Files of both data sets."""
-    from serve import write_images
-
-    return write_images(root, folder, count)
-
-
-def expected_rows(graph: Path, folder: Path, output: Path) -> dict[str, dict[str, str]]:
-    """The rows of `osr predict` by the file's name."""
-    command = [*OSR, "predict", "--ckpt_path", str(graph), str(folder), "--output", str(output)]
-    subprocess.run(command, check=True, capture_output=True)
-    with output.open(newline="") as file:
-        return {Path(row["file"]).name: row for row in csv.DictReader(file)}
 
 
 def ask_all(address: str, files: list[Path], profile: Path) -> dict[str, dict[str, Any]]:
@@ -105,9 +89,9 @@ def main() -> None:
                 for number, path in enumerate(arguments.images)
             ]
         else:
-            files = images(arguments.data_root, folder / "images", arguments.count)
+            files = write_images(arguments.data_root, folder / "images", arguments.count)
         graph = folder / "page" / "model.onnx"
-        rows = expected_rows(graph, folder / "images", folder / "rows.csv")
+        rows = expected_rows(graph, folder / "images")
         with hosted(folder) as address:
             found = ask_all(address, files, folder / "profile")
         recogniser = load(graph)

@@ -31,6 +31,7 @@ from common import (
     print_table,
     quiet_lightning,
     start,
+    table_lines,
     write_section,
 )
 from lightning import seed_everything
@@ -414,17 +415,18 @@ def write(runs: Mapping[str, Sequence[Found]], arguments: Namespace) -> list[str
         "",
         f"### Decided as `osr run` does by itself: `fisher`, alpha {ALPHA:.0%}",
         "",
-        "| | training and validation pictures | accuracy | scikit-learn | AUROC / FPR95 / rejected "
-        "| threshold by | known rejected | runs within the bounds |",
-        "|---|---|---|---|---|---|---|---|",
     ]
+    header = ("", "training and validation pictures", "accuracy", "scikit-learn", "AUROC / FPR95 / rejected")
+    header += ("threshold by", "known rejected", "runs within the bounds")
+    rows = []
     for group, found in runs.items():
         unknown = [
             f"{kind}: " + " / ".join(decided(found, kind, key) for key in ("auroc", "fpr95", "rejected"))
             for kind in kinds(found)
         ]
         within = [sum(one["decided"]["false_alarms"] <= one["bounds"][k] for one in found) for k in (0, 1)]
-        cells = [
+        row = [
+            group,
             str(round(mean(one["training"] + one["validation"] for one in found))),
             text(one["accuracy"] for one in found),
             text(one["scikit_learn"] for one in found),
@@ -433,8 +435,9 @@ def write(runs: Mapping[str, Sequence[Found]], arguments: Namespace) -> list[str
             text(one["decided"]["false_alarms"] for one in found),
             f"{within[0]}, {within[1]} of {len(found)}",
         ]
-        lines.append(f"| {group} | {' | '.join(cells)} |")
+        rows.append(row)
     lines += [
+        *table_lines(header, rows),
         "",
         "*scikit-learn* is the accuracy of its `LogisticRegression` on standardised features of the same",
         "pictures, its `C` chosen by the same validation images. *Known rejected* is to be 5%; the *bounds*",
@@ -468,10 +471,7 @@ def write(runs: Mapping[str, Sequence[Found]], arguments: Namespace) -> list[str
 
 def left_out_table(runs: Mapping[str, Sequence[Found]]) -> list[str]:
     """A row per group with near pictures."""
-    lines = [
-        "| | rejected: estimate, truth | off by | AUROC: estimate, truth | off by |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for group, found in runs.items():
         chosen = [one for one in found if one["left_out"] and "near" in one["decided"]]
         if not chosen:
@@ -482,19 +482,18 @@ def left_out_table(runs: Mapping[str, Sequence[Found]]) -> list[str]:
             off = [abs(estimate - truth) for estimate, truth in pairs]
             cells += [", ".join(text(values) for values in zip(*pairs, strict=True))]
             cells += [f"{100 * mean(off):.1f} and {100 * max(off):.1f}"]
-        lines.append(f"| {group} | {' | '.join(cells)} |")
-    return lines
+        rows.append([group, *cells])
+    header = ("", "rejected: estimate, truth", "off by", "AUROC: estimate, truth", "off by")
+    return table_lines(header, rows)
 
 
 def score_table(runs: Mapping[str, Sequence[Found]], scores: Sequence[str]) -> list[str]:
     """A row per score, a column per group, and the mean of the near AUROC over groups."""
-    lines = [f"| | {' | '.join(runs)} | mean near |", f"|---|{'---|' * (len(runs) + 1)}"]
+    rows = []
     for score in scores:
-        cells = []
-        for found in runs.values():
-            cells.append(" / ".join(over(found, score, kind, "auroc") for kind in kinds(found)))
-        lines.append(f"| `{score}` | {' | '.join(cells)} | {100 * overall(runs, score):.1f} |")
-    return lines
+        cells = (" / ".join(over(one, score, kind, "auroc") for kind in kinds(one)) for one in runs.values())
+        rows.append([f"`{score}`", *cells, f"{100 * overall(runs, score):.1f}"])
+    return table_lines(("", *runs, "mean near"), rows)
 
 
 def kinds(found: Sequence[Found]) -> list[str]:

@@ -17,8 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import Target, finish, interleave, new_parser, print_table, start
-from PIL import Image
+from common import Target, enlarge, finish, interleave, new_parser, print_table, start
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy import predict
@@ -57,17 +56,6 @@ def timed(work: Callable[[], int]) -> float:
     return work() / (time.perf_counter() - begin)
 
 
-def enlarge(files: list[predict.Image], side: int, folder: Path) -> list[predict.Image]:
-    """Copies of another size."""
-    made = []
-    for number, file in enumerate(files):
-        path = folder / f"{number:05}.jpg"
-        with Image.open(file.path) as image:
-            image.resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
-        made.append(predict.Image(path, str(folder)))
-    return made
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = new_parser(__doc__, "predict", repeats=5)
     parser.add_argument("--files", type=int, default=10_000, help="how many")
@@ -83,7 +71,8 @@ def main() -> None:
     files = list(predict.images([str(folder)]))[: arguments.files]
     with tempfile.TemporaryDirectory() as temporary:
         if arguments.side is not None:
-            files = enlarge(files, arguments.side, Path(temporary))
+            made = enlarge([file.path for file in files], Path(temporary), arguments.side)
+            files = [predict.Image(path, temporary) for path in made]
         asked = recogniser()
         alone = partial(decode_alone, files, arguments.workers, asked)
         whole = partial(predict_all, files, arguments.workers, asked, Path(temporary, "rows.csv"))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from common import Target, finish, new_parser, print_table, quiet_lightning, start, write_section
+from common import Target, finish, new_parser, print_table, quiet_lightning, start, table_lines, write_section
 from lightning import seed_everything
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
@@ -176,9 +176,7 @@ def section(rows: list[tuple[str, ...]], known: list[str], near: list[str], far:
         "over draws of classes. k-means is told how many groups there are, without and with one for the",
         "false alarms, and sees the same features.",
         "",
-        f"| {' | '.join(HEADER)} |",
-        f"|{'---|' * len(HEADER)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *table_lines(HEADER, rows),
         "",
         "How images are grouped was chosen on other classes: the known ones here, held out of trainings of",
         "their own, and CIFAR-10's airplane, bird, deer, frog and ship, two to four at a time. There",

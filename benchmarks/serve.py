@@ -46,10 +46,10 @@ def write_images(root: Path, folder: Path, count: int) -> list[Path]:
     return [path for pair in zip(digits, photos, strict=True) for path in pair]
 
 
-def expected_rows(checkpoint: str, folder: Path) -> dict[str, dict[str, str]]:
+def expected_rows(checkpoint: str | Path, folder: Path) -> dict[str, dict[str, str]]:
     """The rows of `osr predict` by file."""
     output = folder / "rows.csv"
-    command = [*OSR, "predict", "--ckpt_path", checkpoint, str(folder), "--output", str(output)]
+    command = [*OSR, "predict", "--ckpt_path", str(checkpoint), str(folder), "--output", str(output)]
     subprocess.run(command, check=True, capture_output=True)
     with output.open(newline="") as file:
         return {Path(row["file"]).name: row for row in csv.DictReader(file)}

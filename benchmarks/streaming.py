@@ -15,8 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import Target, finish, interleave, new_parser, print_table, start
-from PIL import Image
+from common import Target, enlarge, finish, interleave, new_parser, print_table, start
 from torch.utils.data import DataLoader
 
 from osr_lightning.data.folder import read_images
@@ -25,18 +24,6 @@ from osr_lightning.data.sources import load_source
 from osr_lightning.data.stream import StreamedImages
 
 SIZE = 224
-
-
-def write_files(source: Path, folder: Path, count: int, side: int) -> list[Path]:
-    """Enlarged copies."""
-    files = []
-    for number, file in enumerate(sorted(source.glob("*/*.jpg"))[:count]):
-        path = folder / "one" / f"{number:05}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        with Image.open(file) as image:
-            image.resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
-        files.append(path)
-    return files
 
 
 def decode(files: list[Path]) -> float:
@@ -72,9 +59,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["OSR_CACHE_DIR"] = f"{temporary}/cache"
         folder = Path(temporary, "files")
-        folder.mkdir()
-        source = arguments.data_root / "cifar10" / "test"
-        files = write_files(source, folder, arguments.files, arguments.side)
+        (folder / "one").mkdir(parents=True)
+        source = sorted((arguments.data_root / "cifar10" / "test").glob("*/*.jpg"))[: arguments.files]
+        files = enlarge(source, folder / "one", arguments.side)
         raw = StreamedImages(files, partial(read_images, size=SIZE, channels=3), (3, SIZE, SIZE))
         begin = time.perf_counter()
         cached = load_source(
