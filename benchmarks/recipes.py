@@ -14,25 +14,29 @@ import json
 import random
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from common import (
     PRETRAINED_SPLITS,
+    QUIET,
     SCRATCH,
     finish,
     new_parser,
     print_table,
     quiet_lightning,
+    run_osr,
     start,
+    table_lines,
     write_section,
 )
+from methods import measure_rows
 
-from osr_lightning.__main__ import main as osr
 from osr_lightning.data.class_splits import class_splits
 from osr_lightning.evaluation.report.render import read_results
-from osr_lightning.evaluation.run_groups import MeasureKey, mean_text, means, run_measures
+from osr_lightning.evaluation.run_groups import MeasureKey, means, run_measures
 from osr_lightning.scoring.detectors import DETECTORS
+from osr_lightning.studies.study import StudyRun, plan_runs
 
 ROOT = Path(__file__).parents[1]
 REPORTED = ("arpl", "neal")
@@ -46,7 +50,6 @@ FAR = {
 }
 DRAWN = "drawn"
 DRAWN_BY = 0  # the seed
-QUIET = ("--evaluation.figures=false", "--evaluation.projector_points=0", "--evaluation.bootstrap=20")
 # what a step has in place of the config's, on drawn splits alone
 _CROSS = "--model.loss=cross_entropy"
 _RESNET9 = [
@@ -76,30 +79,6 @@ STEPS: dict[str, dict[str, list[str]]] = {
 }
 
 
-class Run(NamedTuple):
-    """One training.
-
-    Attributes:
-        config: stem of its file.
-        step: of STEPS; empty for the config as it is.
-        splits: arpl, neal or drawn.
-        number: of the split, from 1 on.
-        classes: known ones.
-    """
-
-    config: str
-    step: str
-    splits: str
-    number: int
-    classes: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        step = f"-{self.step.replace(' ', '_')}" if self.step else ""
-        return f"{self.config}{step}-{self.splits}{self.number}-seed0"
-
-
 def drawn_splits(count: int) -> list[tuple[int, ...]]:
     """Six of ten classes, ``count`` times, none of them a published split of either set."""
     taken = {
@@ -114,41 +93,44 @@ def published(splits: str, config: str) -> list[tuple[int, ...]]:
     return [one.known for one in class_splits(splits, config) if one.known is not None]
 
 
-def planned(arguments: Namespace) -> Iterator[Run]:
+def planned(arguments: Namespace) -> Iterator[StudyRun]:
     """The runs that are asked for."""
-    for config in arguments.configs:
+    for name in arguments.configs:
+        config = ROOT / "configs" / "open_set" / f"{name}.yaml"
+        options = [*QUIET, "--evaluation.bootstrap=20", f"--data.root={arguments.data_root}"]
+        options += [f"--model.detectors={list(DETECTORS)}", f"--trainer.default_root_dir={arguments.folder}"]
+        known = None
+        if name.startswith("cifar10"):
+            options.append(f"--data.unknown={json.dumps(unknown_sets(arguments.data_root))}")
+            if (arguments.data_root / "cifar10" / "train").is_dir():  # as files
+                known = f"folder:{arguments.data_root / 'cifar10'}"
+                options.append(f"--data.known={known}")
+        plan = partial(
+            plan_runs, [config], [0], name=name, further=options, root=arguments.folder, known=known
+        )
         for splits in arguments.splits:
-            if splits == DRAWN:
-                if not STEPS.get(config):
-                    continue
-                steps = ("", *(step for step in STEPS[config] if step in arguments.steps))
+            if splits != DRAWN:
+                yield from (run for place, run in enumerate(plan(splits), 1) if place in arguments.numbers)
+            elif STEPS.get(name):
+                (run,) = plan(None)
                 for number, classes in enumerate(drawn_splits(arguments.drawn), 1):
-                    yield from (Run(config, step, splits, number, classes) for step in steps)
-            else:
-                for number, classes in enumerate(published(splits, config), 1):
-                    if number in arguments.numbers:
-                        yield Run(config, "", splits, number, classes)
+                    for step in ("", *(step for step in STEPS[name] if step in arguments.steps)):
+                        tried = f"-{step.replace(' ', '_')}" if step else ""
+                        place = run.folder.with_name(f"{name}{tried}-{DRAWN}{number}-seed0")
+                        more = [f"--data.known_classes={list(classes)}", f"--trainer.version={place.name}"]
+                        more += STEPS[name].get(step, [])
+                        yield run._replace(folder=place, arguments=[*run.arguments, *more])
 
 
-def train(run: Run, arguments: Namespace) -> None:
+def train(run: StudyRun, arguments: Namespace) -> None:
     """Train and test, unless that is done; go on where it was begun."""
-    folder = arguments.folder / "lightning_logs" / run.config / run.name
-    if (folder / "results.json").is_file():
+    if (run.folder / "results.json").is_file():
         return
-    words = ["run", f"--config={ROOT / 'configs' / 'open_set' / f'{run.config}.yaml'}", *QUIET]
-    words += [f"--data.root={arguments.data_root}", f"--data.known_classes={list(run.classes)}"]
-    if run.config.startswith("cifar10"):
-        words.append(f"--data.unknown={json.dumps(unknown_sets(arguments.data_root))}")
-        if (arguments.data_root / "cifar10" / "train").is_dir():  # as files
-            words.append(f"--data.known=folder:{arguments.data_root / 'cifar10'}")
-    words += [f"--model.detectors={list(DETECTORS)}", f"--trainer.default_root_dir={arguments.folder}"]
-    words += [f"--trainer.experiment={run.config}", f"--trainer.version={run.name}", "--seed_everything=0"]
-    words += STEPS.get(run.config, {}).get(run.step, [])
+    words = ["run", *run.arguments]
     words += [] if arguments.epochs is None else [f"--trainer.max_epochs={arguments.epochs}"]
-    if (last := folder / "checkpoints" / "last.ckpt").is_file():
+    if (last := run.folder / "checkpoints" / "last.ckpt").is_file():
         words.append(f"--ckpt_path={last}")
-    if status := osr(words):
-        raise SystemExit(status)
+    run_osr(words)
 
 
 def unknown_sets(root: Path) -> dict[str, dict[str, str]]:
@@ -246,13 +228,10 @@ def tables(found: Found) -> list[str]:
 def scores_table(groups: dict[str, Found]) -> list[str]:
     """Accuracy and the AUROC of every score, a column for each set of splits."""
     measures = {splits: means(r["measures"] for r in runs.values()) for splits, runs in groups.items()}
-    lines = ["| | " + " | ".join(f"`{s}`" for s in groups) + " |"]
-    lines.append("|---|" + "---|" * len(groups))
-    told = {
-        splits: ", ".join(n.partition("-seed")[0].rpartition(splits)[2] for n in r)
-        for splits, r in groups.items()
-    }
-    lines.append("| splits | " + " | ".join(told.values()) + " |")
+    told = [
+        ", ".join(name.partition("-seed")[0].rpartition(splits)[2] for name in runs)
+        for splits, runs in groups.items()
+    ]
     scores = dict.fromkeys(m.score for one in measures.values() for m in one if m.name == "auroc")
     rows = {"closed-set accuracy": MeasureKey("closed_set_accuracy", "", "")}
     own = {r["score"] for s in groups if s != DRAWN for r in groups[s].values()}
@@ -261,29 +240,25 @@ def scores_table(groups: dict[str, Found]) -> list[str]:
         rows[f"AUROC of {title}"] = MeasureKey("auroc", score, NEAR)
         for far in FAR if own == {score} else ():
             rows[f"the same, `{far}` unknown"] = MeasureKey("auroc", score, far)
-    for title, measure in rows.items():
-        if any(measure in one for one in measures.values()):
-            cells = [mean_text(one.get(measure)) for one in measures.values()]
-            lines.append(f"| {title} | {' | '.join(cells)} |")
-    return lines
+    rows = {title: one for title, one in rows.items() if any(one in found for found in measures.values())}
+    cells = measure_rows(rows, measures.values())
+    return table_lines(("", *(f"`{s}`" for s in groups)), [["splits", *told], *cells])
 
 
 def steps_table(config: str, steps: Found) -> list[str]:
     """What each step changed, split by split."""
     shown = ("fisher", "vim", "knn", "generalized_entropy", "max_logit", "energy")
-    lines = [f"Steps that were tried, on splits that seed {DRAWN_BY} drew:", ""]
-    lines.append("| | split | closed set | " + " | ".join(f"AUROC of `{s}`" for s in shown) + " |")
-    lines.append("|---|---|---|" + "---|" * len(shown))
     order = {step: place for place, step in enumerate((*STEPS.get(config, {}), ""))}
-    rows: list[tuple[str, int, str]] = []  # split, place of the step, line
+    rows: list[tuple[str, int, list[str]]] = []  # split, place of the step, cells
     for name, run in steps.items():
         step, _, number = name.partition("-seed")[0].removeprefix(config).rpartition(f"-{DRAWN}")
         step = step.strip("-").replace("_", " ")
         values = [run["closed"], *(run["measures"].get(MeasureKey("auroc", score, NEAR)) for score in shown)]
         cells = ["-" if value is None else f"{100 * value:.2f}" for value in values]
-        label = step or "the config"
-        rows.append((number, order.get(step, len(order)), f"| {label} | {number} | {' | '.join(cells)} |"))
-    return lines + [row for *_, row in sorted(rows)]
+        rows.append((number, order.get(step, len(order)), [step or "the config", number, *cells]))
+    lines = [f"Steps that were tried, on splits that seed {DRAWN_BY} drew:", ""]
+    header = ("", "split", "closed set", *(f"AUROC of `{s}`" for s in shown))
+    return lines + table_lines(header, [row for *_, row in sorted(rows)])
 
 
 if __name__ == "__main__":
