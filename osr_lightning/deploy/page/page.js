@@ -110,13 +110,9 @@ function showWhy(why) {
   $("why").hidden = !why; // of an exported graph there is none
   if (!why) return;
   $("parts").replaceChildren(...why.parts.map(({ says, p }) => {
-    const item = element("li"), text = element("p"), outer = element("div"), inner = element("div");
+    const item = element("li"), text = element("p");
     text.append(element("span", says), element("span", p === null ? "" : inWords(p)));
-    outer.className = "bar";
-    outer.setAttribute("aria-hidden", "true");
-    inner.style.width = (p === null ? 0 : 100 * Math.min(1, -Math.log10(Math.max(p, 1e-9)) / 4)) + "%";
-    outer.append(inner);
-    item.append(text, outer);
+    item.append(text, filled(p === null ? 0 : Math.min(1, -Math.log10(Math.max(p, 1e-9)) / 4)));
     return item;
   }));
   $("near").hidden = !why.nearest.length;
@@ -143,15 +139,20 @@ function showMap(map) {
 $("mapped").onchange = () => showMap(answer.why.map);
 
 function bar(share) {
-  const item = element("li"), outer = element("div"), inner = element("div");
+  const item = element("li"), name = element("span", share.class);
+  name.title = share.class;
+  item.append(name, filled(share.probability), element("span", percent(share.probability)));
+  return item;
+}
+
+/** A bar that is full up to a share; a number beside it says the same. */
+function filled(share) {
+  const outer = element("div"), inner = element("div");
   outer.className = "bar";
   outer.setAttribute("aria-hidden", "true");
-  inner.style.width = 100 * share.probability + "%";
+  inner.style.width = 100 * share + "%";
   outer.append(inner);
-  const name = element("span", share.class);
-  name.title = share.class;
-  item.append(name, outer, element("span", percent(share.probability)));
-  return item;
+  return outer;
 }
 
 function showSamples() {

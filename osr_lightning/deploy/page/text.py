@@ -20,7 +20,12 @@ def page_text(answering: Iterable[Path]) -> str:
         answering: scripts that say how an image is asked about.
     """
     scripts = [_read(_HERE / "page.js"), *map(_read, answering)]
-    return _read(_HERE / "page.html").replace("@SCRIPT@", "\n" + "".join(scripts) + "\nstart();\n", 1)
+    return styled(_HERE / "page.html").replace("@SCRIPT@", "\n" + "".join(scripts) + "\nstart();\n", 1)
+
+
+def styled(page: Path) -> str:
+    """A page's markup with the style that all pages share before its own."""
+    return _read(page).replace("@STYLE@", _read(_HERE / "style.css"), 1)
 
 
 def told_of(recogniser: Answering) -> dict[str, Any]:

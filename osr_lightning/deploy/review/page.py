@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from osr_lightning.atomic_write import as_text
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.content_policy import own_sources
+from osr_lightning.deploy.page.text import styled
 from osr_lightning.deploy.review.groups import Groups
 from osr_lightning.deploy.review.images import NEAR, Seen
 from osr_lightning.recogniser.prediction import Deciding
@@ -45,7 +46,7 @@ def render(
         about: a sentence at its top: what was asked about which images.
         notes: another one, on images that are not shown; may be empty.
     """
-    text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    text = styled(Path(__file__).with_name("page.html"))
     policy = "; ".join([*own_sources(text), "img-src data:", "base-uri 'none'", "form-action 'none'"])
     content = _content(seen, groups, spec, deciding) | {"about": about, "notes": notes}
     # within a script only < can end it, and only as a part of a string
