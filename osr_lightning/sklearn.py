@@ -131,7 +131,16 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             folds[rows] = fold
         self._fitted, scores, predicted = self._fit_out_of_fold(samples, labels, folds)
         self.estimator_ = self._fitted.estimator
-        self.calibration_ = self._calibrate(scores, predicted == labels)
+        if len(scores) < (needed := images_needed(self.alpha)):
+            warnings.warn(
+                f"alpha {self.alpha:g} needs {needed:,} samples, there are {len(scores):,}: nothing is "
+                "called unknown; raise alpha or fit to more samples",
+                UserWarning,
+                stacklevel=2,
+            )
+            self.calibration_ = None
+        else:
+            self.calibration_ = self._record(scores, predicted == labels, CROSS, "out of fold")
         self.threshold_ = math.inf if self.calibration_ is None else self.calibration_.value
         return self
 
@@ -275,17 +284,6 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if DETECTORS[self.score_name] is Fisher:  # as `Fisher.of` weighs a backbone's features
             return Fisher(weights=(2.0, 1.0) if self.unit_length else None)
         return DETECTORS[self.score_name]()
-
-    def _calibrate(self, scores: Floats, correct: NDArray[np.bool_]) -> Calibration | None:
-        if len(scores) < (needed := images_needed(self.alpha)):
-            warnings.warn(
-                f"alpha {self.alpha:g} needs {needed:,} samples, there are {len(scores):,}: nothing is "
-                "called unknown; raise alpha or fit to more samples",
-                UserWarning,
-                stacklevel=3,
-            )
-            return None
-        return self._record(scores, correct, CROSS, "out of fold")
 
     def _record(
         self, scores: Floats, correct: NDArray[np.bool_], method: CalibrationMethod, which: str
@@ -433,7 +431,9 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         else:
             pixels = [to_input(to_pixels(one, wanted.resize or wanted.image_size), wanted) for one in images]
             keys = [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in pixels]
-            found = featured(keys, pixels, _stacked, extractor, pixels[0].shape)
+            found = featured(
+                keys, pixels, lambda some: torch.from_numpy(np.stack(some)), extractor, pixels[0].shape
+            )
         return cast("NDArray[np.float32]", found.features.numpy())
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
@@ -446,12 +446,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 def _extractor(name: str, weights: str, views: int) -> BackboneExtractor:
     made = pretrained(name, weights)
     wanted = in_views(pixel_format(name, weights, made.channels), views)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return BackboneExtractor(Body(made.module, made.width, views=views), wanted, device)
-
-
-def _stacked(pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
-    return torch.from_numpy(np.stack(pixels))
+    return BackboneExtractor(Body(made.module, made.width, views=views), wanted)
 
 
 def save(model: OpenSetClassifier, path: str | Path) -> None:

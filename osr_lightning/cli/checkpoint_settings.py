@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,6 @@ def checkpoint_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if not _is_plain(settings):
         raise UserError("the checkpoint's settings are not plain values; it is damaged")
     return settings
-
-
-def is_trusted(arguments: Sequence[str]) -> bool:
-    """Whether the user lets a checkpoint name code to import."""
-    return any(word in ("--trust_checkpoint", "--trust_checkpoint=true") for word in arguments)
 
 
 def refuse_ensemble(checkpoint: dict[str, Any]) -> None:

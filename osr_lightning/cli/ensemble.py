@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from osr_lightning.atomic_write import refuse_folder
 from osr_lightning.cli.arguments import names, split_words
 from osr_lightning.cli.checkpoint_path import existing
-from osr_lightning.cli.checkpoint_settings import is_trusted
 from osr_lightning.cli.lightning_cli import OpenSetCLI
 from osr_lightning.cli.messages import read_options
 from osr_lightning.data.datamodule import OpenSetDataModule
@@ -93,7 +92,8 @@ def ensemble(
             raise UserError(f"{path} is named twice, and a member weighs as much as any other: name it once")
     if output is not None:
         refuse_folder(output)
-    joined = join(found, trust=is_trusted(options))
+    trusted = any(word in ("--trust_checkpoint", "--trust_checkpoint=true") for word in options)
+    joined = join(found, trust=trusted)
     members = joined["recogniser"]["recipe"]["members"]
     say(f"ensemble of {len(members)}: {', '.join(str(one.get('file')) for one in members)}")
     with TemporaryDirectory() as folder:

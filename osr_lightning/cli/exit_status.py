@@ -67,7 +67,7 @@ def run(command: Callable[[], int | None], *, places: Sequence[str] = (), batche
             return 128 + signal.SIGPIPE
         except Exception as error:
             found = sentence(error)
-            if found is None and _among_others():
+            if found is None and os.environ.get("WORLD_SIZE", "") not in ("", "0", "1"):
                 _wait_for(mark)  # this may follow from another's failure
             status, text = found or (1, "")
             if isinstance(error, OSError) and error.filename == _OUTPUT:
@@ -263,10 +263,6 @@ def _mark() -> Iterator[Path]:
                 yield Path(os.environ[_MARK])
             finally:
                 del os.environ[_MARK]
-
-
-def _among_others() -> bool:
-    return os.environ.get("WORLD_SIZE", "") not in ("", "0", "1")
 
 
 def _wait_for(mark: Path) -> None:

@@ -62,9 +62,8 @@ def main(arguments: Sequence[str]) -> None:
     output = check_place("--output", options.output, (".npz",))
     features, labels = read_features(options.features)
     if labels is None:
-        raise UserError(
-            f"{options.features} has no labels, which calibration needs: add {_wanted(options.features)}"
-        )
+        wanted = "an array labels" if options.features.lower().endswith(".npz") else f"a column {_LABEL}"
+        raise UserError(f"{options.features} has no labels, which calibration needs: add {wanted}")
     if not 0 < options.alpha < 1:
         raise UserError(f"--alpha must lie between 0 and 1, got {options.alpha:g}")
     if len(labels) < (needed := images_needed(options.alpha)):
@@ -124,7 +123,3 @@ def _of_csv(file: Path) -> tuple[NDArray[np.float64], NDArray[np.str_] | None]:
     labels = None if place is None else np.array([row[place] for row in rows])
     numbers = [[float(cell) for at, cell in enumerate(row) if at != place] for row in rows]
     return np.array(numbers), labels
-
-
-def _wanted(path: str) -> str:
-    return "an array labels" if path.lower().endswith(".npz") else f"a column {_LABEL}"

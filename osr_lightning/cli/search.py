@@ -79,7 +79,6 @@ def main(arguments: Sequence[str]) -> None:
         study,
         space,
         further,
-        name,
         folder,
         options.trials,
         lambda drawn, judge, tell: TrialCLI(drawn, judge, tell=tell),

@@ -6,7 +6,6 @@ import copy
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from osr_lightning.data.image_table import ImageTables
@@ -147,8 +146,7 @@ def _serve(body: Body, wanted: PixelFormat, tables: ImageTables) -> None:
     if body.finetune:
         tables.use_backbone(wanted, None)
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    made = BackboneExtractor(body, wanted, device)
+    made = BackboneExtractor(body, wanted)
     # one that is there may be ready already
     tables.use_backbone(wanted, tables.extractor if made == tables.extractor else made)
 

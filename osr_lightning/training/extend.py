@@ -261,9 +261,8 @@ def _listed(added: Mapping[str, Sequence[Path]], classes: Sequence[str]) -> tupl
 def _featured(recogniser: Recogniser, files: Sequence[Path]) -> FeaturedImages:
     body = recogniser.sampler.network.body
     assert isinstance(body, Body)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     wanted = recogniser.spec.pixel_format
-    return featured_files(files, wanted, BackboneExtractor(body, wanted, device))
+    return featured_files(files, wanted, BackboneExtractor(body, wanted))
 
 
 def _look(

@@ -38,7 +38,8 @@ class BackboneExtractor:
     Args:
         body: the backbone.
         pixel_format: what it wants of images.
-        device: where torch runs it; where that is a CPU and onnxruntime is installed, that runs it.
+        device: where torch runs it, a GPU where there is one if not given; where it is a CPU and onnxruntime
+            is installed, that runs it.
 
     Attributes:
         key: tells this backbone, its weights and its preprocessing from others.
@@ -46,7 +47,8 @@ class BackboneExtractor:
         batch_size: images that go through together.
     """
 
-    def __init__(self, body: Body, pixel_format: PixelFormat, device: torch.device) -> None:
+    def __init__(self, body: Body, pixel_format: PixelFormat, device: torch.device | None = None) -> None:
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.body, self.pixel_format, self.device = body, pixel_format, device
         about = f"{body.digest()} {tuple(pixel_format)}"
         self.key = hashlib.blake2b(about.encode(), digest_size=16).hexdigest()

@@ -127,11 +127,10 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()  # at once: between the two nobody else can connect
         for connection in accepted:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: PatientProtocol(self.config, self.server_state, self.lifespan.state), connection
+            )
         await super().shutdown(sockets)
-
-    def _protocol(self) -> PatientProtocol:
-        return PatientProtocol(self.config, self.server_state, self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Finish what was begun; a second Ctrl-C ends at once."""

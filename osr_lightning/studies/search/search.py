@@ -39,7 +39,6 @@ class Search(NamedTuple):
         study: Optuna's.
         space: what is drawn.
         arguments: of ``osr run``.
-        name: of the study and its folder.
         folder: for everything that is written.
         trials: how many are to be complete or pruned.
         train: ``osr run`` with these options up to the end of the training, watched by the judge; whether to
@@ -50,7 +49,6 @@ class Search(NamedTuple):
     study: optuna.Study
     space: Space
     arguments: list[str]
-    name: str
     folder: Path
     trials: int
     train: Callable[[list[str], Judge, bool], object]
@@ -92,7 +90,7 @@ def _run(search: Search, trial: optuna.Trial) -> None:
     judge, begin, state, reason = Judge(trial), time.perf_counter(), TrialState.FAIL, ""
     try:
         started(trial)
-        drawn = trial_arguments(search.arguments, trial.params, search.name, trial.number)
+        drawn = trial_arguments(search.arguments, trial.params, search.study.study_name, trial.number)
         search.train(drawn, judge, trial.number == 0)
         if judge.best is None:
             raise UserError("no epoch was validated: lower trainer.check_val_every_n_epoch")

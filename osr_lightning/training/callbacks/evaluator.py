@@ -103,7 +103,6 @@ class Evaluator(Callback):
         from osr_lightning.evaluation.report.write import write_report
         from osr_lightning.evaluation.result_loggers import log_projector, log_test
         from osr_lightning.evaluation.results import achieved, evaluate
-        from osr_lightning.training.module import OpenSetClassifier
 
         batches, self._batches = self._batches, []
         rows = gather_rows(batches, pl_module.device)
@@ -180,10 +179,9 @@ class Evaluator(Callback):
 
 def how_trained(trainer: Trainer, model: OpenSetClassifier) -> dict[str, Any]:
     """The model's settings, with what was chosen where none was given if the training was here."""
-    plan = getattr(model, "plan", None)
-    if plan is None:
+    if model.plan is None:
         return dict(model.hparams)
-    return {**model.hparams, **asdict(plan), "epochs": trainer.max_epochs}
+    return {**model.hparams, **asdict(model.plan), "epochs": trainer.max_epochs}
 
 
 def _plain(path: str) -> str:
