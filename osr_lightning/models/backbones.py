@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from osr_lightning.data_spec import INTERPOLATIONS, PixelFormat
 from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.models.dropout import Dropout
-from osr_lightning.models.networks import SplitNetwork, register
+from osr_lightning.models.networks import SplitNetwork, check_dropout, register
 from osr_lightning.models.torchvision_networks import (
     classifier_names,
     first_layer,
@@ -241,8 +241,7 @@ class Backbone(OnBackbone):
         factory: Callable[..., nn.Module] | None = None,
         in_channels: int = 3,
     ) -> None:
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
+        check_dropout(dropout)
         if views not in (1, 2):
             raise UserError(f"views must be 1 or 2, got {views}.")
         found = pretrained(name, weights, factory, in_channels)

@@ -60,7 +60,7 @@ def network_recipe(network: NetworkLike) -> Recipe | None:
 def saved_recipe(network: NetworkLike) -> Recipe | None:
     """`network_recipe` as a checkpoint keeps it: without initial weights."""
     recipe = network_recipe(network)
-    if recipe is not None and is_backbone(recipe):
+    if recipe is not None and makes(recipe, OnBackbone):
         recipe["init_args"]["weights"] = None
     if recipe is not None and _is_torchvisions(recipe["class_path"]):
         recipe["init_args"].pop("weights", None)
@@ -73,18 +73,9 @@ def origin(recipe: Recipe) -> Recipe:
     return {name: recipe[name] for name, kind in kinds.items() if isinstance(recipe.get(name), kind)}
 
 
-def is_backbone(recipe: Recipe) -> bool:
-    """Whether this makes a network on a backbone, see `osr_lightning.models.backbones`."""
-    return _on_backbone(NETWORKS.get(_short(recipe["class_path"])))
-
-
 def makes(recipe: Recipe, network: type[nn.Module]) -> bool:
-    """Whether this makes a network of that class of this package."""
-    return NETWORKS.get(_short(recipe["class_path"])) is network
-
-
-def _on_backbone(network: object) -> bool:
-    return isinstance(network, type) and issubclass(network, OnBackbone)
+    """Whether this makes a network of that class of this package's, or of one below it."""
+    return issubclass(NETWORKS.get(_short(recipe["class_path"]), object), network)
 
 
 def _short(path: str) -> str:
@@ -123,7 +114,8 @@ def build_network(network: NetworkLike, spec: DataSpec, *, trust: bool = False) 
         function, arguments = _open(network)
     if isinstance(function, functools.partial):  # a name of torchvision's
         function, arguments = _open(functools.partial(function, **arguments))
-    if _on_backbone(function) and is_class_path(name := str(arguments.get("name", ""))):
+    backbone = isinstance(function, type) and issubclass(function, OnBackbone)
+    if backbone and is_class_path(name := str(arguments.get("name", ""))):
         arguments = {**arguments, "factory": find(name, trust=trust)}
     name = getattr(function, "__name__", type(function).__name__)
     try:

@@ -85,15 +85,12 @@ class BaselineCNN(SplitNetwork):
         hidden: int = 120,
         kernel_size: int = 5,
     ) -> None:
-        _at_least("num_classes", num_classes, 2)
-        _at_least("in_channels", in_channels, 1)
+        _check(num_classes, in_channels, image_size, channels)
         _at_least("hidden", hidden, 1)
         _at_least("kernel_size", kernel_size, 1)
-        _at_least("the length of channels", len(channels), 1)
         layers: list[nn.Module] = []
         size, width = image_size, in_channels
         for out_channels in channels:
-            _at_least("each of channels", out_channels, 1)
             # the study's ReLU comes before the pooling: the same numbers, from four times the work
             layers += [nn.Conv2d(width, out_channels, kernel_size), nn.MaxPool2d(2), nn.ReLU(inplace=True)]
             size, width = (size - kernel_size + 1) // 2, out_channels
@@ -150,8 +147,7 @@ class MCDropoutCNN(BaselineCNN):
         kernel_size: int = 5,
         dropout: float = 0.5,
     ) -> None:
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
+        check_dropout(dropout)
         super().__init__(num_classes, in_channels, image_size, channels, hidden, kernel_size)
         self.dropout = nn.Dropout2d(dropout)
 
@@ -159,6 +155,25 @@ class MCDropoutCNN(BaselineCNN):
 def _at_least(name: str, value: int, minimum: int) -> None:
     if value < minimum:
         raise UserError(f"{name} must be at least {minimum}, got {value}.")
+
+
+def _check(num_classes: int, in_channels: int, image_size: int, channels: Sequence[int] = (1,)) -> None:
+    _at_least("num_classes", num_classes, 2)
+    _at_least("in_channels", in_channels, 1)
+    _at_least("image_size", image_size, 1)
+    _at_least("the length of channels", len(channels), 1)
+    for width in channels:
+        _at_least("each of channels", width, 1)
+
+
+def check_dropout(probability: float) -> None:
+    """Refuse what a dropout before the last layer cannot have.
+
+    Raises:
+        UserError: if it lies outside of [0, 1).
+    """
+    if not 0 <= probability < 1:
+        raise UserError(f"dropout must lie in [0, 1), got {probability}.")
 
 
 class AveragedNetwork(SplitNetwork):
@@ -174,6 +189,7 @@ class AveragedNetwork(SplitNetwork):
     def __init__(
         self, layers: Sequence[nn.Module], last: nn.Linear, dropout: float, blocks: Sequence[str]
     ) -> None:
+        check_dropout(dropout)
         trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         super().__init__(trunk, nn.Dropout(dropout), nn.Sequential(last))
         self.blocks = tuple(blocks)
@@ -208,7 +224,7 @@ class ConvNet(AveragedNetwork):
         channels: Sequence[int] = (32, 64, 128),
         dropout: float = 0.3,
     ) -> None:
-        _check(num_classes, in_channels, image_size, dropout, channels)
+        _check(num_classes, in_channels, image_size, channels)
         layers, size, width = _halved(image_size, in_channels, channels[0])
         ends: list[str] = []
         for stage, out_channels in enumerate(channels):
@@ -236,19 +252,6 @@ def _convolution(
         nn.BatchNorm2d(out_channels),
         activation,
     ]
-
-
-def _check(
-    num_classes: int, in_channels: int, image_size: int, dropout: float, channels: Sequence[int] = (1,)
-) -> None:
-    _at_least("num_classes", num_classes, 2)
-    _at_least("in_channels", in_channels, 1)
-    _at_least("image_size", image_size, 1)
-    if not 0 <= dropout < 1:
-        raise UserError(f"dropout must lie in [0, 1), got {dropout}.")
-    _at_least("the length of channels", len(channels), 1)
-    for width in channels:
-        _at_least("each of channels", width, 1)
 
 
 def _halved(size: int, in_channels: int, out_channels: int) -> tuple[list[nn.Module], int, int]:
@@ -299,7 +302,7 @@ class ResNet9(AveragedNetwork):
         channels: Sequence[int] = (64, 128, 256),
         dropout: float = 0.3,
     ) -> None:
-        _check(num_classes, in_channels, image_size, dropout, channels)
+        _check(num_classes, in_channels, image_size, channels)
         layers, size, width = _halved(image_size, in_channels, channels[0])
         ends: list[str] = []
         for out_channels in channels:
@@ -338,7 +341,7 @@ class ResNet18(AveragedNetwork):
     ) -> None:
         from torchvision.models import resnet18
 
-        _check(num_classes, in_channels, image_size, dropout)
+        _check(num_classes, in_channels, image_size)
         whole = resnet18(num_classes=num_classes)
         stages = [whole.layer1, whole.layer2, whole.layer3, whole.layer4]
         stem = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
@@ -371,7 +374,7 @@ class VGG32(AveragedNetwork):
     def __init__(
         self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, dropout: float = 0.3
     ) -> None:
-        _check(num_classes, in_channels, image_size, dropout)
+        _check(num_classes, in_channels, image_size)
         layers: list[nn.Module] = []
         width = in_channels
         for number, out_channels in enumerate((64, 64, *[128] * 7), 1):

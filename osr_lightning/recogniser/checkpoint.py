@@ -222,9 +222,9 @@ def build_sampler(recipe: Recipe, spec: DataSpec, network: NetworkLike | None, t
         return sampler
     if kind not in ("single", "mc_dropout"):
         raise UserError(f"there is no sampler {kind!r}; a newer version may have written this")
-    chosen = network
-    if network is None and (kept := recipe.get("network", default_network(kind))) is not None:
-        chosen = saved_recipe(kept)
+    chosen, default = network, MCDropoutCNN if kind == "mc_dropout" else BaselineCNN
+    if network is None and (own_network := recipe.get("network", default)) is not None:
+        chosen = saved_recipe(own_network)
     if chosen is None:
         raise UserError(
             "its network was made in Python, which a checkpoint cannot name: pass it again, "
@@ -244,13 +244,6 @@ def build_sampler(recipe: Recipe, spec: DataSpec, network: NetworkLike | None, t
         own |= options | {"dropout": rate}
     sampler.recipe = own | origin(recipe)
     return sampler
-
-
-def default_network(kind: str) -> Recipe:
-    """The network where none is named."""
-    recipe = saved_recipe(MCDropoutCNN if kind == "mc_dropout" else BaselineCNN)
-    assert recipe is not None
-    return recipe
 
 
 def take_weights(recogniser: Recogniser, weights: dict[str, Any]) -> None:

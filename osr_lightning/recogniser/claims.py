@@ -22,8 +22,8 @@ from torch.nn.modules.module import (
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.models.backbones import Backbone, is_class_path
-from osr_lightning.models.factory import Recipe, build_network, find, is_backbone, saved_recipe
+from osr_lightning.models.backbones import Backbone, OnBackbone, is_class_path
+from osr_lightning.models.factory import Recipe, build_network, find, makes, saved_recipe
 
 MOST_MEMBERS = 1000  # of an ensemble
 _DEEPEST = 100  # lists and mappings in one another
@@ -149,7 +149,7 @@ def _networks(recipe: Recipe, depth: int = 0) -> Iterator[Recipe]:
     network = recipe.get("network")
     if isinstance(network, (str, Mapping)) and (found := saved_recipe(network)) is not None:
         named = [found["class_path"]]
-        if is_backbone(found) and is_class_path(name := str(found["init_args"].get("name", ""))):
+        if makes(found, OnBackbone) and is_class_path(name := str(found["init_args"].get("name", ""))):
             named.append(name)
         try:
             for path in named:

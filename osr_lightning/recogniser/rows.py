@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, TypeAlias
 
 from osr_lightning.atomic_write import as_text, check_place, replacing
@@ -249,7 +250,9 @@ def places_of_cells(names: Iterable[str]) -> dict[str, int]:
 
 def table_sink(file: IO[str], header: Sequence[str]) -> Sink:
     """What writes a CSV table's rows to a file: every text as `name_cell`, for all tables of this package."""
-    writer = csv.writer(_Lines(file))  # writes a float as its repr, which reads back exactly
+    # rows end in a line feed alone, for which csv's own option would leave a carriage return unquoted
+    lines = SimpleNamespace(write=lambda row: file.write(row.removesuffix("\r\n") + "\n"))
+    writer = csv.writer(lines)  # writes a float as its repr, which reads back exactly
 
     def write(rows: Iterable[Row]) -> None:
         for row in rows:
@@ -272,16 +275,6 @@ def class_cells(classes: Iterable[str]) -> list[str]:
             cell += "'"
         found[cell] = None
     return list(found)
-
-
-class _Lines:
-    """A file whose rows end in a line feed alone; ``csv`` would then leave a carriage return unquoted."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self.file = file
-
-    def write(self, row: str) -> int:
-        return self.file.write(row.removesuffix("\r\n") + "\n")
 
 
 def _csv(file: IO[str], columns: Sequence[str]) -> Sink:

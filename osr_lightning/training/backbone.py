@@ -24,7 +24,7 @@ from osr_lightning.models.backbones import (
     pixel_format,
     pretrained,
 )
-from osr_lightning.models.factory import NetworkLike, find, is_backbone, makes, network_recipe
+from osr_lightning.models.factory import NetworkLike, find, makes, network_recipe
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.training.console import say
 from osr_lightning.training.feature_extractor import BackboneExtractor
@@ -77,7 +77,7 @@ def use_backbone(
         channels = network.channels
     else:
         recipe = None if network is None else network_recipe(network)
-        if recipe is None or not is_backbone(recipe):
+        if recipe is None or not makes(recipe, OnBackbone):
             return network
         given = recipe["init_args"]
         name, weights = given.get("name", DEFAULT_NAME), given.get("weights", "DEFAULT")
