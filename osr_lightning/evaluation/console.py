@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from osr_lightning.errors import one_line
-from osr_lightning.evaluation.report.render import percent, rate
-from osr_lightning.evaluation.run_results import summary_rows
+from osr_lightning.evaluation.report.render import percent
+from osr_lightning.evaluation.run_results import summary_rows, threshold_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,9 +33,7 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
         console, "", "images", "accuracy", *(("AUROC", "FPR95 known") if unknown else ()), title=title
     )
     for row in summary_rows(results):
-        images = "" if row.images is None else f"{row.images:,}"
-        cells = one_line(row.name), images, percent(row.accuracy), *map(rate, row.rates)
-        table.add_row(*cells, style="bold" if row.total else "")
+        table.add_row(*map(one_line, row.cells), style="bold" if row.total else "")
     console.print(table)
     classes = results["closed_set"].get("per_class") or {}
     if 0 < len(classes) <= MOST_CLASSES:
@@ -45,14 +43,8 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
         )
     if left_out := results.get("left_out"):
         console.print(one_line(left_out_line(left_out)), soft_wrap=True, highlight=False)
-    threshold = results["threshold"]
-    console.print(
-        f"threshold {threshold['value']:.6g} on the score {results['score']['name']} "
-        f"by {threshold['method']}, from {threshold['calibrated_on']}",
-        soft_wrap=True,
-        highlight=False,
-    )
-    if threshold["optimistic"]:
+    console.print(threshold_line(results), soft_wrap=True, highlight=False)
+    if results["threshold"]["optimistic"]:
         console.print(
             "optimistic: test images chose this threshold, so the accuracies above flatter it",
             style="bold yellow",

@@ -12,7 +12,7 @@ from osr_lightning.atomic_write import write_text
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.evaluation.report.places import without_folders
-from osr_lightning.evaluation.report.render import percent, rate, read_results
+from osr_lightning.evaluation.report.render import read_results
 from osr_lightning.evaluation.report.write import verdict
 from osr_lightning.evaluation.retest import retest_command
 from osr_lightning.evaluation.run_results import summary_rows
@@ -88,9 +88,8 @@ def card(results: dict[str, Any], licence: str | None = None, place: str | None 
         *("", "## Results", "", "| | images | accuracy | AUROC | FPR95 known |", "|---|---|---|---|---|"),
     ]
     for row in summary_rows(results):
-        rates = [*map(rate, row.rates), "", ""][:2]
-        images = "" if row.images is None else f"{row.images:,}"
-        lines.append("| " + " | ".join([_cell(row.name), images, percent(row.accuracy), *rates]) + " |")
+        name, *numbers = [*row.cells, "", ""][:5]
+        lines.append("| " + " | ".join([_cell(name), *numbers]) + " |")
     lines += [
         "",
         "A known image is right where its class is and it is not rejected, an unknown one where it is.",

@@ -28,6 +28,21 @@ class SummaryRow(NamedTuple):
     rates: tuple[float | None, ...] = ()
     total: bool = False
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Name, images, accuracy and rates as text."""
+        images = "" if self.images is None else f"{self.images:,}"
+        return self.name, images, percent(self.accuracy), *map(rate, self.rates)
+
+
+def threshold_line(results: Mapping[str, Any]) -> str:
+    """The threshold, whose it is and where it is from."""
+    threshold = results["threshold"]
+    return (
+        f"threshold {threshold['value']:.6g} on the score {results['score']['name']} by "
+        f"{threshold['method']}, from {threshold['calibrated_on']}"
+    )
+
 
 def summary_rows(results: Mapping[str, Any]) -> Iterator[SummaryRow]:
     """The headline numbers of ``results.json``."""
@@ -86,16 +101,10 @@ class RunResults(dict[str, Any]):
         head = "".join(f"<th>{title}</th>" for title in titles)
         body = ""
         for row in summary_rows(self):
-            count = "" if row.images is None else f"{row.images:,}"
-            cells = (row.name, count, percent(row.accuracy), *map(rate, row.rates))
             bold = ' style="font-weight:bold"' if row.total else ""
-            body += f"<tr{bold}>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-        threshold = self["threshold"]
-        said = (
-            f"threshold {threshold['value']:.6g} on the score {self['score']['name']} by "
-            f"{threshold['method']}, from {threshold['calibrated_on']}"
-        )
-        if threshold["optimistic"]:
+            body += f"<tr{bold}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.cells) + "</tr>"
+        said = threshold_line(self)
+        if self["threshold"]["optimistic"]:
             said += "; optimistic: test images chose it"
         if self.folder is not None:
             said += f". Report: {self.folder / 'report.html'}"

@@ -55,7 +55,11 @@ def grey_images(rows):
 
 def drawn_names(table: PredictionTable, **material) -> set[str]:
     # a figure yet to come has conditions of its own
-    return set(dict(each_figure(Material(table, **{"tsne_points": 0} | material)))) & (OPEN | CLOSED | OTHERS)
+    return set(dict(each_figure(Material(table, **material)))) & (OPEN | CLOSED | OTHERS)
+
+
+def embedding(table: PredictionTable, most: int):
+    return lambda: tsne_embedding(table.logits, 0, most, table.source)
 
 
 def draw(name: str, table: PredictionTable, **material):
@@ -70,23 +74,24 @@ def test_all_figures_are_those_that_apply(tmp_path):
     table = make_table()
     assert drawn_names(table) == OPEN | CLOSED
     everything = {"images": grey_images, "metrics": tmp_path / "none.csv", "trials": [(0.5, 0.9)]}
-    assert drawn_names(table, tsne_points=30, **everything) == OPEN | CLOSED | OTHERS - {"learning_curves"}
+    everything["embedding"] = embedding(table, 30)
+    assert drawn_names(table, **everything) == OPEN | CLOSED | OTHERS - {"learning_curves"}
     for unknown in ((), (0, 0)):
         assert drawn_names(make_table(unknown=unknown)) == CLOSED | {"score_histograms"}
     for unknown in ((9, 9), ()):
-        assert drawn_names(make_table(0, unknown), images=grey_images, tsne_points=30) == set()
+        table = make_table(0, unknown)
+        assert drawn_names(table, images=grey_images, embedding=embedding(table, 30)) == set()
         assert drawn_names(make_table(0, unknown), trials=[(0.5, 0.9)]) == {"optimization_history"}
 
 
 def test_figures_come_in_the_order_of_their_captions():
-    orders = [
-        FIGURES[name].caption.order for name in dict(each_figure(Material(make_table(), tsne_points=0)))
-    ]
+    orders = [FIGURES[name].caption.order for name in dict(each_figure(Material(make_table())))]
     assert orders == sorted(orders)
 
 
 def test_every_figure_is_titled_labelled_and_drawn(tmp_path):
-    drawn = dict(each_figure(Material(make_table(), images=grey_images, trials=[(0.5, 0.9)], tsne_points=30)))
+    table = make_table()
+    drawn = dict(each_figure(Material(table, grey_images, None, [(0.5, 0.9)], embedding(table, 30))))
     paths = save_figures(drawn.items(), tmp_path / "figures")
     for path, (name, figure) in zip(paths, drawn.items(), strict=True):
         note = getattr(figure, "note", "")
@@ -418,7 +423,8 @@ def test_as_many_unknown_images_are_drawn_as_known(sizes, most, expected):
 
 
 def test_the_tsne_of_a_table_has_as_many_unknown_images_as_known():
-    figure = draw("tsne", make_table(20, (60, 40)), tsne_points=100)
+    table = make_table(20, (60, 40))
+    figure = draw("tsne", table, embedding=embedding(table, 100))
     assert figure.legends[0].get_texts()[-1].get_text() == "unknown (20)"
     assert figure.axes[0].get_title() == "t-SNE of the logits of 40 images"
 
@@ -521,7 +527,8 @@ def test_names_of_any_characters_are_drawn(tmp_path):
     names = ("a\n\tb", "\x1b[31m$x^$\0", "_\udcff{")
     table = dataclasses.replace(make_table(), class_names=names, source_names=names)
     images = np.zeros((90, 1, 4, 4), np.uint8)
-    figures = dict(each_figure(Material(table, images=lambda rows: images[rows], tsne_points=20)))
+    drawn = Material(table, images=lambda rows: images[rows], embedding=embedding(table, 20))
+    figures = dict(each_figure(drawn))
     assert {"confusion", "gallery", "roc"} <= {path.stem for path in save_figures(figures.items(), tmp_path)}
 
 

@@ -658,7 +658,7 @@ def test_ten_thousand_classes_make_a_small_page_that_says_what_is_left_out(tmp_p
     make_run(tmp_path, table)
     said = "too many for the confusion matrices as well: predictions.csv"
     assert said not in " ".join(read(tmp_path).text.split())  # no figures at all
-    save_figures(each_figure(Material(table, tsne_points=0)), tmp_path / "figures")
+    save_figures(each_figure(Material(table)), tmp_path / "figures")
     text = " ".join(read(tmp_path).text.split())
     assert "10,000 classes are too many to list here" in text
     assert said in text

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from osr_lightning.evaluation.acceptance import FloatArray, IntArray
-from osr_lightning.evaluation.embedding import tsne_embedding
 from osr_lightning.evaluation.figures.registry import Material, figure
 from osr_lightning.evaluation.figures.style import (
     COLORS,
@@ -73,12 +72,9 @@ def score_histograms(material: Material, bins: int = 60) -> Figure:
 )
 def tsne(material: Material) -> Figure | None:
     """The logits embedded in the plane; ``None`` where there are too few or they are all equal."""
-    if material.embedding is not None:
-        indices, points = material.embedding()
-    else:
-        indices, points = tsne_embedding(
-            material.table.logits, material.seed, material.tsne_points, material.table.source
-        )
+    if material.embedding is None:
+        return None
+    indices, points = material.embedding()
     return embedded(material.table, indices, points) if len(indices) else None
 
 

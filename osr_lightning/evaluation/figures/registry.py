@@ -33,9 +33,8 @@ class Material:
         images: rows of the table ``(n,)`` -> their images ``(n, C, H, W)`` uint8; ``None`` for no gallery.
         metrics: the ``metrics.csv`` of the training run; the file need not exist.
         trials: ``(threshold, value)`` of the threshold search, in order; a higher value is better.
-        seed: of the embedding.
-        tsne_points: images to embed; 0 for no embedding.
-        embedding: gives the result of ``tsne_embedding`` where that is computed beside the other figures.
+        embedding: gives the result of ``tsne_embedding``, which is computed beside the other figures;
+            ``None`` for no embedding.
         epoch: whose weights are tested, from 1; None where that is not known.
     """
 
@@ -43,8 +42,6 @@ class Material:
     images: Callable[[IntArray], NDArray[np.uint8]] | None = None
     metrics: Path | None = None
     trials: Sequence[tuple[float, float]] = ()
-    seed: int = 0
-    tsne_points: int = 1000
     embedding: Callable[[], tuple[IntArray, NDArray[np.float32]]] | None = None
     epoch: int | None = None
 

@@ -121,7 +121,6 @@ class Evaluator(Callback):
             "test_s": test_s,
             "images_per_s": len(table.label) / test_s,
         }
-        embedding = None
         if self.figures and folder is not None:  # beside the measures and the other figures, on another core
             # two threads that load parts of it at once meet in its circle of imports, and one fails
             import sklearn.manifold
@@ -164,9 +163,7 @@ class Evaluator(Callback):
                 images=pictures,
                 metrics=folder / "metrics.csv",
                 trials=pl_module.search_trials,
-                seed=self.seed,
-                tsne_points=self.tsne_points,
-                embedding=None if embedding is None else embedding.result,
+                embedding=embedding.result,
                 epoch=pl_module.tested_epoch,
             )
             files = save_figures(each_figure(material), folder / "figures")
