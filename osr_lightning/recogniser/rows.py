@@ -23,7 +23,6 @@ from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.recogniser.prediction import Answering, Answers
 from osr_lightning.scoring.p_values import p_values
-from osr_lightning.scoring.sweep import Floats
 
 Row: TypeAlias = Sequence[Any]
 """A cell for each column."""
@@ -50,22 +49,14 @@ def answer_cells(answering: Answering, answers: Answers) -> Iterator[Row]:
     """What follows ``label`` in the rows of some images: names for numbers."""
     deciding = answering.threshold
     scores = {name: answers.scores[name] for name in answering.score_names}
-    return cells(
-        answers.prediction,
-        answers.confidence,
-        scores,
-        p_values(deciding.record, scores[deciding.score]),
-        answering.spec.classes,
-        deciding.score,
-        deciding.value,
-    )
+    p_value = p_values(deciding.record, scores[deciding.score])
+    rows = {"prediction": answers.prediction, "confidence": answers.confidence, P_VALUE: p_value}
+    return cells(rows, scores, answering.spec.classes, deciding.score, deciding.value)
 
 
 def cells(
-    prediction: Any,  # noqa: ANN401 - arrays of numpy, or tensors
-    confidence: Any,  # noqa: ANN401
+    rows: Mapping[str, Any],
     scores: Mapping[str, Any],
-    p_value: Floats,
     classes: Sequence[str],
     deciding: str,
     threshold: float,
@@ -73,17 +64,15 @@ def cells(
     """What follows ``label`` in the rows of ``N`` images.
 
     Args:
-        prediction: ``(N,)`` in ``0 .. K``.
-        confidence: ``(N,)``.
-        scores: name -> ``(N,)``.
-        p_value: ``(N,)``, NaN where there is none.
-        classes: names of the ``K`` known ones.
-        deciding: name of the score that decides.
-        threshold: above it an image is unknown.
+        rows: ``prediction``, ``confidence`` and ``p_value``, see `write_rows`, as for the others.
+        scores: as there.
+        classes: as there.
+        deciding: as there.
+        threshold: as there.
     """
     names = [*class_cells(classes), UNKNOWN]
     further = [values.tolist() for name, values in scores.items() if name != deciding]
-    columns = (prediction, confidence, scores[deciding], p_value)
+    columns = (rows["prediction"], rows["confidence"], scores[deciding], rows[P_VALUE])
     for label, certainty, score, p, *others in zip(
         *(values.tolist() for values in columns), *further, strict=True
     ):
@@ -127,9 +116,7 @@ def write_rows(
         through: what the rows pass on their way to the file, which may change them.
     """
     names = [*class_cells(classes), UNKNOWN]
-    answers = cells(
-        rows["prediction"], rows["confidence"], scores, rows[P_VALUE], classes, deciding, threshold
-    )
+    answers = cells(rows, scores, classes, deciding, threshold)
     where = zip(*(rows[name].tolist() for name in ("row", "source", "label")), strict=True)
     with open_rows(path, columns(scores, deciding), errors, follow=follow) as sink, through(sink) as write:
         write(

@@ -438,7 +438,8 @@ def test_a_rate_that_cannot_be_had_is_told(options, said, calibrated, ckpt, tmp_
 
 def test_a_class_is_no_formula_and_commands_no_terminal(tmp_path):
     names = ("=1+1", "@x", "\x1b[2Jred", "a\nb", "-1", "+2.5", "cat", "żółć")
-    answers = cells(np.arange(9), np.zeros(9), {"s": np.zeros(9)}, np.ones(9), names, "s", 0.0)
+    rows = {"prediction": np.arange(9), "confidence": np.zeros(9), "p_value": np.ones(9)}
+    answers = cells(rows, {"s": np.zeros(9)}, names, "s", 0.0)
     with open_rows(tmp_path / "rows.csv", ("prediction", *"abcde")) as write:
         write(answers)
     with open(tmp_path / "rows.csv", newline="", encoding="utf-8") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 
 NOTHING = "-"  # in place of what the images left undefined
 _DEEPEST = 20  # mappings in one another
+# where results.json has mappings, and each entry (*) of those; a missing one shows as a dash
 _MAPPINGS = (
     *("model", "data", "score", "threshold", "achieved", "timing", "versions"),
     *("closed_set", "open_set", "unknown", "groups", "scores", "intervals", "left_out"),
+    *("closed_set.per_class", "scores.*.pooled", "scores.*.unknown", "scores.*.unknown.*"),
+    *("left_out.classes", "left_out.classes.*.mistaken_for"),
 )
+_ENTRIES = ("unknown.*", "groups.*", "scores.*", "left_out.classes.*")  # none of which may be missing
+_NAMES = ("classes", "warnings", "groups.*.sets")
 
 
 def read_results(run_dir: Path) -> dict[str, Any]:
@@ -67,33 +72,24 @@ def _plain(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - whatever the JS
 
 
 def _refuse_misfits(results: dict[str, Any]) -> None:
-    """Stop where a part is of another kind than its readers count on; a missing one shows as a dash."""
-    for name in _MAPPINGS:
-        if not isinstance(results.get(name), (dict, type(None))):
-            raise ValueError(f"{name} is no mapping")
-    for name in ("unknown", "groups", "scores"):
-        if not all(isinstance(item, dict) for item in (results.get(name) or {}).values()):
-            raise ValueError(f"an entry of {name} is no mapping")
-    for ranking in (results.get("scores") or {}).values():
-        unknown = ranking.get("unknown")
-        if not isinstance(unknown, (dict, type(None))):
-            raise ValueError("a score's unknown is no mapping")
-        if not all(
-            isinstance(n, (dict, type(None))) for n in (ranking.get("pooled"), *(unknown or {}).values())
-        ):
-            raise ValueError("an entry of a score is no mapping")
-    classes = (results.get("closed_set") or {}).get("per_class")
-    if not isinstance(classes, (dict, type(None))):
-        raise ValueError("closed_set.per_class is no mapping")
-    left_out = (results.get("left_out") or {}).get("classes") or {}
-    if not isinstance(left_out, dict) or not all(isinstance(one, dict) for one in left_out.values()):
-        raise ValueError("left_out.classes is no mapping of mappings")
-    if not all(isinstance(one.get("mistaken_for"), (dict, type(None))) for one in left_out.values()):
-        raise ValueError("an entry of left_out is no mapping")
-    sets = [group.get("sets") for group in (results.get("groups") or {}).values()]
-    for names in (results.get("classes"), results.get("warnings"), *sets):
-        if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
-            raise ValueError("classes, warnings or a group's sets are no list of text")
+    """Stop where a part is of another kind than its readers count on."""
+    for places, kinds in ((_MAPPINGS, (dict, type(None))), (_ENTRIES, dict)):
+        for place in places:
+            if not all(isinstance(found, kinds) for found in _at(results, place.split("."))):
+                raise ValueError(f"{place} is no mapping")
+    for place in _NAMES:
+        for names in _at(results, place.split(".")):
+            if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+                raise ValueError(f"{place} is no list of text")
+
+
+def _at(value: object, place: Sequence[str]) -> Iterator[object]:
+    """What stands at a place below mappings, each entry of one for a star; None where there is nothing."""
+    if not place:
+        yield value
+    elif isinstance(value, dict):
+        for below in value.values() if place[0] == "*" else [value.get(place[0])]:
+            yield from _at(below, place[1:])
 
 
 def render(template: str, **values: object) -> str:
