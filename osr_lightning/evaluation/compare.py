@@ -136,7 +136,6 @@ def print_comparison(comparison: Comparison) -> None:
         decision = f"{text(row['score'])} > {text(row['threshold'])}{warning}"
         console.print(
             one_line(f"{number}  {row['run']}: {_named(text(row['model']), row['settings'])}, {decision}"),
-            markup=False,
             soft_wrap=True,
         )
         table.add_row(

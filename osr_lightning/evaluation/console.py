@@ -26,7 +26,7 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
     """
     from rich.console import Console
 
-    console = Console(markup=False)  # names may hold brackets
+    console = Console(markup=False, highlight=False, soft_wrap=True)  # names may hold brackets
     title = results["experiment"] if folder is None else f"{results['experiment']} ({folder})"
     unknown = results["unknown"]
     table = new_table(
@@ -34,35 +34,28 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
     )
     for row in summary_rows(results):
         table.add_row(*map(one_line, row.cells), style="bold" if row.total else "")
-    console.print(table)
+    console.print(table, soft_wrap=False)
     classes = results["closed_set"].get("per_class") or {}
     if 0 < len(classes) <= MOST_CLASSES:
         each = (f"{name} {percent(numbers['accuracy'])}" for name, numbers in classes.items())
-        console.print(
-            one_line(f"by class, none rejected: {', '.join(each)}"), soft_wrap=True, highlight=False
-        )
+        console.print(one_line(f"by class, none rejected: {', '.join(each)}"))
     if left_out := results.get("left_out"):
-        console.print(one_line(left_out_line(left_out)), soft_wrap=True, highlight=False)
-    console.print(threshold_line(results), soft_wrap=True, highlight=False)
+        console.print(one_line(left_out_line(left_out)))
+    console.print(threshold_line(results))
     if results["threshold"]["optimistic"]:
         console.print(
             "optimistic: test images chose this threshold, so the accuracies above flatter it",
             style="bold yellow",
-            soft_wrap=True,
         )
     for warning in results.get("warnings", ()):
-        console.print(one_line(f"warning: {warning}"), style="bold yellow", soft_wrap=True, markup=False)
-    places = {"checkpoint ": results["checkpoint"]}
+        console.print(one_line(f"warning: {warning}"), style="bold yellow", highlight=True)
     if folder is not None:
-        places = {
-            "run folder ": str(folder),
-            **places,
-            "report     ": str(folder / "report.html"),
-        }
+        console.print(f"run folder   {folder}")
+    console.print(f"checkpoint   {results['checkpoint']}")
+    if folder is not None:
+        console.print(f"report       {folder / 'report.html'}")
         if tensorboard:
-            places["TensorBoard"] = f"tensorboard --logdir {folder.parent}"
-    for what, where in places.items():
-        console.print(f"{what}  {where}", soft_wrap=True, highlight=False, markup=False)
+            console.print(f"TensorBoard  tensorboard --logdir {folder.parent}")
 
 
 def left_out_line(left_out: dict[str, Any]) -> str:

@@ -44,9 +44,7 @@ class Example(NamedTuple):
 
 def confident_mistakes(table: PredictionTable, per_kind: int = 8) -> dict[str, IntArray]:
     """The rows of the worst mistakes: kind -> at most ``per_kind`` indices, worst first; no empty kinds."""
-    return {
-        f"{kind} ({which} scores)": rows[:per_kind] for kind, which, rows, _ in _kinds(table) if len(rows)
-    }
+    return {f"{kind} ({which} scores)": rows[:per_kind] for kind, which, rows, _ in _kinds(table)}
 
 
 def examples(table: PredictionTable) -> list[Example]:
@@ -54,21 +52,19 @@ def examples(table: PredictionTable) -> list[Example]:
     names = (*table.class_names, UNKNOWN)
     found = []
     for kind, _, rows, images in _kinds(table):
-        if len(rows):
-            row = int(rows[0])
-            known = bool(table.known[row])
-            found.append(
-                Example(
-                    kind,
-                    len(rows),
-                    int(images.sum()),
-                    row,
-                    names[table.label[row]] if known else table.source_names[table.source[row]],
-                    names[table.prediction[row]],
-                    float(table.score[row]),
-                    table.files[row] if table.files else "",
-                )
+        row = int(rows[0])
+        found.append(
+            Example(
+                kind,
+                len(rows),
+                int(images.sum()),
+                row,
+                names[table.label[row]] if table.known[row] else table.source_names[table.source[row]],
+                names[table.prediction[row]],
+                float(table.score[row]),
+                table.files[row] if table.files else "",
             )
+        )
     return found
 
 
@@ -92,7 +88,7 @@ def save_pictures(
 
 
 def _kinds(table: PredictionTable) -> list[tuple[str, str, IntArray, BoolArray]]:
-    """Kind, which scores are its worst, its rows worst first, and the images that could be of it."""
+    """Kind, which scores are its worst, its rows worst first, and what could be of it; no empty kinds."""
     score, known, rejected = table.score, table.known, table.rejected
     wrong = known & ~rejected & (table.predicted_class != table.label)
 
@@ -100,8 +96,9 @@ def _kinds(table: PredictionTable) -> list[tuple[str, str, IntArray, BoolArray]]
         rows = np.flatnonzero(mask)
         return rows[np.argsort(key[rows], kind="stable")]
 
-    return [
+    kinds = [
         ("unknown, yet accepted", "lowest", ordered(~known & ~rejected, score), ~known),
         ("known, yet rejected", "highest", ordered(known & rejected, -score), known),
         ("known and accepted, but the wrong class", "lowest", ordered(wrong, score), known),
     ]
+    return [kind for kind in kinds if len(kind[2])]
