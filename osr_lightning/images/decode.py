@@ -187,7 +187,9 @@ def pil_to_array(image: Image.Image, size: int | None = None) -> NDArray[np.uint
     """
     check_size(*image.size)
     image.load()  # a PNG's orientation may follow its pixels
-    white, inverted = _white(image), _white_is_zero(image)
+    white = _white(image)
+    # a TIFF file may say that its deep grey is upside down, which PIL undoes for 8 bits alone
+    inverted = image.mode.startswith("I;16") and _tag(image, 262, 1) == 0  # PhotometricInterpretation
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied
         image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
@@ -225,11 +227,6 @@ def _white(image: Image.Image) -> float | None:
     if image.mode == "I" and _tag(image, 258, 32) == 16:  # signed numbers
         return 32767.0
     return 65535.0 if image.mode == "I" and image.format in ("PNG", "PPM") else None
-
-
-def _white_is_zero(image: Image.Image) -> bool:
-    """Whether a TIFF file says that its deep grey is upside down, which PIL undoes for 8 bits alone."""
-    return image.mode.startswith("I;16") and _tag(image, 262, 1) == 0  # PhotometricInterpretation
 
 
 def _tag(image: Image.Image, number: int, default: int) -> int:

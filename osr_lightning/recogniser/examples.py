@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -65,13 +65,11 @@ def from_plain(kept: object, spec: DataSpec) -> Examples:
         return {}
     if not isinstance(kept, Mapping) or len(kept) > MOST:
         raise UserError(f"its example pictures are no mapping of at most {MOST} classes; it is damaged")
-    return {_known(name, spec.classes): _read(name, text, spec) for name, text in kept.items()}
-
-
-def _known(name: object, classes: Collection[str]) -> str:
-    if not isinstance(name, str) or name not in classes:
-        raise UserError(f"it has an example picture of {repr(name)[:80]}, which is no class; it is damaged")
-    return name
+    if strangers := [name for name in kept if name not in spec.classes]:
+        raise UserError(
+            f"it has an example picture of {repr(strangers[0])[:80]}, which is no class; it is damaged"
+        )
+    return {name: _read(name, text, spec) for name, text in kept.items()}
 
 
 def _read(name: str, text: object, spec: DataSpec) -> NDArray[np.uint8]:

@@ -103,7 +103,9 @@ def _from_0_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "std": [float(data.get("std", 0.3081))] * channels,
     }
     state = {
-        _new_name(name): value for name, value in checkpoint["state_dict"].items() if name != "threshold"
+        f"recogniser.{'sampler.' if name.startswith('network.') else ''}{name}": value
+        for name, value in checkpoint["state_dict"].items()
+        if name != "threshold"
     }
     state["recogniser.threshold._extra_state"] = {"records": checkpoint["calibrations"]}
     for key in ("num_classes", "network", "_class_path", "_instantiator"):
@@ -118,7 +120,3 @@ def _from_0_1(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "datamodule_hyper_parameters": {k: v for k, v in data.items() if not k.startswith("_")},
         "recogniser": {"version": VERSION, "recipe": recipe, "facts": spec},
     }
-
-
-def _new_name(name: str) -> str:
-    return f"recogniser.sampler.{name}" if name.startswith("network.") else f"recogniser.{name}"
