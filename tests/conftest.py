@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import errno
+import functools
 import gc
 import os
 
@@ -77,6 +78,16 @@ def no_sync():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: os.fstat(file) and None)  # which fails of what is not open
         yield
+
+
+@pytest.fixture(autouse=True)
+def one_registry():
+    """What torch's exporter knows of ONNX is always the same, and a second's work to list: it is listed once."""
+    exporter = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if exporter is not None and not hasattr(exporter.ONNXRegistry.from_torchlib, "cache_info"):
+        exporter.ONNXRegistry.from_torchlib = staticmethod(
+            functools.cache(exporter.ONNXRegistry.from_torchlib)
+        )
 
 
 @pytest.fixture(autouse=True)
