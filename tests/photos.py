@@ -1,14 +1,33 @@
 """Photographs for tests, made up, and a backbone small enough for them, in the layout of its own files."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from timm.models.efficientnet import _cfg, _create_effnet
 
-BACKBONE = "timm:test_efficientnet"  # 360,000 weights, 160 pixels
+SIDE = 64  # pixels
+BACKBONE = "timm:few_layers"  # of this process alone
+PUBLISHED = "timm:test_efficientnet"  # timm's own smallest, 160 pixels
 CLASSES = {"brick": (180, 60, 40), "grass": (50, 160, 60), "sky": (70, 120, 220)}
 OTHER = {"night": (20, 20, 40)}
+
+default_cfgs = timm.models.generate_default_cfgs(
+    {"few_layers.untrained": _cfg(input_size=(3, SIDE, SIDE), pool_size=(8, 8), crop_pct=0.95)}
+)
+
+
+@timm.models.register_model
+def few_layers(pretrained: bool = False, **options: object) -> torch.nn.Module:
+    """An EfficientNet of timm's with two blocks, one of each kind: half of the operations of its smallest."""
+    blocks = decode_arch_def([["er_r1_k3_s2_e4_c24"], ["ir_r1_k3_s2_e4_c48_se0.25"]])
+    rounding = partial(round_channels, round_limit=0.0)
+    made = {"block_args": blocks, "num_features": 256, "stem_size": 24, "round_chs_fn": rounding}
+    return _create_effnet("few_layers", pretrained, **made, act_layer=torch.nn.SiLU, **options)
 
 
 def write_photos(folder: Path, classes=CLASSES, count=20, size=(72, 80), seed=0, quality=None) -> Path:
@@ -25,8 +44,6 @@ def write_photos(folder: Path, classes=CLASSES, count=20, size=(72, 80), seed=0,
 
 def write_weights(file: Path, name: str = BACKBONE, seed: int = 0) -> Path:
     """Weights of the small backbone, drawn at random, as timm saves them."""
-    import timm
-
     torch.manual_seed(seed)
     network = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=7)
     torch.save(network.state_dict(), file)
@@ -46,8 +63,6 @@ def write_other(checkpoint: Path, file: Path) -> Path:
 
 def write_classifier(file: Path, pictures: Path, name: str = BACKBONE) -> Path:
     """Weights of the small network as a classifier of a folder's classes, trained on its pictures."""
-    import timm
-
     from osr_lightning.images.pixels import to_input, to_pixels
     from osr_lightning.images.tensors import standardise
     from osr_lightning.models.backbones import pixel_format

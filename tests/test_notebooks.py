@@ -37,7 +37,7 @@ def test_every_notebook_is_run_here():
 def ran(tiny_root, tmp_path_factory):
     """The cells of all notebooks with what they gave, by notebook."""
     place = tmp_path_factory.mktemp("notebooks")
-    given = {"backbone": photos.BACKBONE, "weights": photos.write_weights(place / "small.pth")}
+    given = {"backbone": photos.PUBLISHED, "weights": photos.write_weights(place / "small.pth", photos.PUBLISHED)}
     given["data"] = tiny_root
     joined, owners = nbformat.v4.new_notebook(), []
     for name, parameters in LESS.items():

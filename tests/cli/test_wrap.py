@@ -69,7 +69,7 @@ def test_the_checkpoint_answers_as_the_classifier_does(run, places):
     original = timm.create_model(photos.BACKBONE.removeprefix("timm:"), num_classes=3).eval()
     original.load_state_dict(torch.load(places / "mine.pth"))
     recogniser = load(run / "checkpoints" / "best.ckpt")
-    pixels = torch.randint(0, 256, (5, 3, 160, 160), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (5, 3, photos.SIDE, photos.SIDE), dtype=torch.uint8)
     with torch.no_grad():
         expected = original(recogniser.standardise(pixels))
         found = recogniser.describe(pixels)["logits"]

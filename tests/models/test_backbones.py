@@ -81,7 +81,7 @@ def test_the_middle_of_a_banner_stays_its_middle():
 
 
 def test_grey_pictures_are_repeated():
-    wanted = pixel_format(photos.BACKBONE)
+    wanted = pixel_format(photos.PUBLISHED)
     grey = np.random.default_rng(0).integers(0, 256, (1, 50, 60)).astype(np.uint8)
     found = to_input(grey, wanted)
     assert found.shape == (3, 160, 160)
@@ -97,10 +97,10 @@ def test_a_users_size_keeps_the_share_that_is_cut_out():
 
 
 def test_features_and_last_layer_give_the_logits_of_the_whole(tmp_path):
-    file = photos.write_weights(tmp_path / "small.pth")
+    file = photos.write_weights(tmp_path / "small.pth", photos.PUBLISHED)
     whole = timm.create_model("test_efficientnet", num_classes=7).eval()
     whole.load_state_dict(torch.load(file, weights_only=True))
-    found = pretrained(photos.BACKBONE, str(file))
+    found = pretrained(photos.PUBLISHED, str(file))
     images = torch.rand(2, 3, 160, 160)
     with torch.no_grad():
         torch.testing.assert_close(found.last(found.module(images)), whole(images))
@@ -121,7 +121,7 @@ def test_torchvisions_last_layer_may_have_any_number_of_classes(tmp_path):
 
 def test_a_folder_of_hugging_face_brings_its_own_preprocessing(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
-    state = torch.load(photos.write_weights(tmp_path / "small.pth"), weights_only=True)
+    state = torch.load(photos.write_weights(tmp_path / "small.pth", photos.PUBLISHED), weights_only=True)
     folder = tmp_path / "hub"
     folder.mkdir()
     safetensors.save_file(state, folder / "model.safetensors")
@@ -132,10 +132,10 @@ def test_a_folder_of_hugging_face_brings_its_own_preprocessing(tmp_path):
         "interpolation": "bilinear",
     }
     (folder / "config.json").write_text(json.dumps({"architecture": "x", "pretrained_cfg": config}))
-    wanted = pixel_format(photos.BACKBONE, str(folder))
+    wanted = pixel_format(photos.PUBLISHED, str(folder))
     assert wanted[:3] == (3, 96, (0.1, 0.2, 0.3))
     assert wanted[4:] == (128, "bilinear")
-    found = pretrained(photos.BACKBONE, str(folder)).module.state_dict()
+    found = pretrained(photos.PUBLISHED, str(folder)).module.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in found.items())
 
 
@@ -156,7 +156,7 @@ def test_what_cannot_be_downloaded_says_what_to_fetch(monkeypatch):
         ("torchvision:no_such_network", None, "torchvision has no classifier"),
         ("keras:resnet50", None, "timm:NAME or torchvision:NAME"),
         ("resnet18", "nowhere.pth", "there is no such file"),
-        (photos.BACKBONE, "nowhere.pth", "there is no file"),
+        (photos.PUBLISHED, "nowhere.pth", "there is no file"),
     ],
 )
 def test_wrong_names_get_a_sentence(name, weights, sentence):
@@ -177,7 +177,7 @@ def test_wrong_weights_get_a_sentence(content, sentence, tmp_path):
     file = tmp_path / "wrong.pth"
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
     with pytest.raises(UserError, match=sentence):
-        pretrained(photos.BACKBONE, str(file))
+        pretrained(photos.PUBLISHED, str(file))
 
 
 def test_without_timm_its_names_say_how_to_install_it(monkeypatch):
@@ -189,10 +189,10 @@ def test_without_timm_its_names_say_how_to_install_it(monkeypatch):
 
 
 def test_a_checkpoint_needs_no_weights_again(tmp_path):
-    file = photos.write_weights(tmp_path / "small.pth")
-    recipe = {"class_path": "Backbone", "init_args": {"name": photos.BACKBONE, "weights": str(file)}}
-    assert saved_recipe(recipe)["init_args"] == {"name": photos.BACKBONE, "weights": None}
-    network = build_network(saved_recipe(recipe), spec_of(pixel_format(photos.BACKBONE)))
+    file = photos.write_weights(tmp_path / "small.pth", photos.PUBLISHED)
+    recipe = {"class_path": "Backbone", "init_args": {"name": photos.PUBLISHED, "weights": str(file)}}
+    assert saved_recipe(recipe)["init_args"] == {"name": photos.PUBLISHED, "weights": None}
+    network = build_network(saved_recipe(recipe), spec_of(pixel_format(photos.PUBLISHED)))
     assert isinstance(network, Backbone)
     assert network.head[0].out_features == 2
 
@@ -204,7 +204,7 @@ def test_a_class_path_in_a_recipe_needs_trust():
 
 
 def test_the_direction_has_one_length_whatever_the_features():
-    network = Backbone(3, photos.BACKBONE, None)
+    network = Backbone(3, photos.PUBLISHED, None)
     features = torch.rand(5, network.body.width) * torch.tensor([[1e-3], [1.0], [1e3], [1.0], [2.0]])
     network.direction.mean.copy_(features.mean(0))
     lengths = network.direction(features).norm(dim=1)

@@ -271,8 +271,8 @@ def test_it_is_plain_json_and_the_same_twice(known):
 
 def test_a_checkpoint_of_the_small_backbone_explains_as_it_did(tmp_path):
     torch.manual_seed(0)
-    weights = photos.write_weights(tmp_path / "small.pth")
-    recipe = {"class_path": "Backbone", "init_args": {"name": photos.BACKBONE, "weights": str(weights)}}
+    weights = photos.write_weights(tmp_path / "small.pth", photos.PUBLISHED)
+    recipe = {"class_path": "Backbone", "init_args": {"name": photos.PUBLISHED, "weights": str(weights)}}
     recogniser = build(
         {"sampler": "single", "score": "entropy", "network": recipe, "fixed": 0.5},
         SPEC._replace(image_size=160),

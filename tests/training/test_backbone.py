@@ -47,7 +47,7 @@ def test_the_run_learns_its_classes_and_says_what_it_saw(run):
 def test_the_checkpoint_needs_neither_weights_nor_images(run, pictures):
     recogniser = load(run / "checkpoints" / "best.ckpt")
     spec = recogniser.spec
-    assert (spec.image_size, spec.channels, spec.interpolation) == (160, 3, "bicubic")
+    assert (spec.image_size, spec.channels, spec.interpolation) == (photos.SIDE, 3, "bicubic")
     found = recogniser.predict(str(pictures / "brick"))
     assert len(found) == 20
 
@@ -113,7 +113,7 @@ def test_the_checkpoint_keeps_features_of_its_known_images(run, pictures, tmp_pa
 
 
 def test_small_pictures_are_enlarged_whole(weights, tmp_path):
-    for size, resize in ((40, None), (72, 168)):
+    for size, resize in ((16, None), (72, 67)):
         folder = photos.write_photos(tmp_path / str(size), count=3, size=(size, size))
         tables = OpenSetDataModule(known=f"folder:{folder}").tables
         use_backbone(Backbone(3, photos.BACKBONE, str(weights)), None, tables)
@@ -126,7 +126,7 @@ def test_features_are_those_of_the_network(run, pictures, weights):
     use_backbone(network, None, datamodule.tables)
     table = datamodule.tables.load_training()[0]
     pixels = table.images[torch.arange(4)]
-    assert pixels.shape == (4, 3, 160, 160)
+    assert pixels.shape == (4, 3, photos.SIDE, photos.SIDE)
     spec = datamodule.spec
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
     with torch.no_grad():
@@ -142,7 +142,7 @@ def test_onnxruntime_and_torch_give_the_same_features(views, weights, tmp_path, 
 
     network = Backbone(3, photos.BACKBONE, str(weights), views=views)
     wanted = pixel_format(photos.BACKBONE)
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 160, 160)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, photos.SIDE, photos.SIDE)).astype(np.uint8)
     slow = BackboneExtractor(network.body, wanted, torch.device("cpu"))
     fast = BackboneExtractor(network.body, wanted, torch.device("cpu"))
     slow.begin(300)
@@ -172,14 +172,14 @@ def test_another_backbone_has_another_key(weights, tmp_path):
 
 def test_two_views_are_the_largest_square_and_its_middle(weights, pictures):
     once, twice = (Backbone(3, photos.BACKBONE, str(weights), views=views).body for views in (1, 2))
-    images = torch.rand(2, 3, 160, 160)
-    inner = torch.nn.functional.interpolate(images[..., 10:150, 10:150], size=160, mode="bilinear")
+    images = torch.rand(2, 3, photos.SIDE, photos.SIDE)
+    inner = torch.nn.functional.interpolate(images[..., 4:60, 4:60], size=photos.SIDE, mode="bilinear")
     with torch.no_grad():
         torch.testing.assert_close(twice(images), (once(images) + once(inner)) / 2)
         assert not torch.allclose(twice(images), once(images), rtol=0.01)
     tables = OpenSetDataModule(known=f"folder:{pictures}").tables
     use_backbone(Backbone(3, photos.BACKBONE, str(weights), views=2), None, tables)
-    assert (tables.pixel_format.image_size, tables.pixel_format.resize) == (160, 160)
+    assert (tables.pixel_format.image_size, tables.pixel_format.resize) == (photos.SIDE, photos.SIDE)
     with pytest.raises(UserError, match="views must be 1 or 2, got 3"):
         Backbone(3, photos.BACKBONE, str(weights), views=3)
 
@@ -188,7 +188,7 @@ def test_a_body_keeps_its_statistics_and_weights(weights):
     network = Backbone(3, photos.BACKBONE, str(weights)).train()
     before = {name: value.clone() for name, value in network.body.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1)
-    network(torch.rand(4, 3, 160, 160)).square().sum().backward()
+    network(torch.rand(4, 3, photos.SIDE, photos.SIDE)).square().sum().backward()
     optimizer.step()
     assert all(torch.equal(before[name], value) for name, value in network.body.state_dict().items())
     assert not any(module.training for module in network.body.modules())
