@@ -142,7 +142,7 @@ def test_every_config_runs(config, tiny_root, tmp_path, monkeypatch):
     if experiment == "near_far":
         place = tmp_path / "b.npz"
         np.savez(place, images=np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8))
-        sets = f"{{near: {{a: 'npz:{tiny_root}/unknown.npz', b: 'npz:{place}'}}, far: {{c: photo_patches}}}}"
+        sets = f"{{near: {{a: 'npz:{tiny_root}/unknown.npz', b: 'npz:{place}'}}, far: {{c: noise:uniform}}}}"
         command.append(f"--data.unknown={sets}")
     elif experiment == "my_images":
         command.append(f"--data.known=npz:{tiny_root}/known.npz")
@@ -166,7 +166,7 @@ def test_every_config_runs(config, tiny_root, tmp_path, monkeypatch):
             *SMALL_NETWORK,
         ]
     elif experiment.startswith("open_set_"):
-        command.append("--data.known=mnist")  # what is there
+        command += ["--data.known=mnist", "--data.image_size=16"]  # what is there, and less of it
     elif experiment not in ("quickstart", "notebook_baseline"):
         command.append(f"--data.unknown={{cifar10: 'npz:{tiny_root}/unknown.npz'}}")
     assert main(command) == 0

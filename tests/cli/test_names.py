@@ -77,11 +77,12 @@ def test_classes_named_by_numbers_and_truths_are_the_ones_that_are_named(
 
 
 def test_a_run_on_them_and_its_checkpoint_keep_the_names(numbered, small, tmp_path, capsys):
-    options = [option for option in small if not option.startswith(("--data.unknown", "--model.network"))]
+    options = [option for option in small if not option.startswith("--data.unknown")]
     options += [
         f"--data.known=folder:{numbered}",
         "--data.known_classes=[010, no]",
         "--data.val_fraction=0.5",
+        "--data.image_size=16",
     ]
     options += ["--data.unknown={2024: 'noise:uniform', no: 'noise:gaussian'}", "--model.alpha=0.2"]
     options += [f"--trainer.default_root_dir={tmp_path}", "--trainer.version=2024_11_29"]
