@@ -77,7 +77,7 @@ def test_every_kind_of_network_is_exported(recipe, tmp_path):
 
 def test_a_network_of_ones_own_is_exported(tmp_path):
     own = make({**SHARED, "network": None}, "entropy", network=DeepDropout(3, 3))
-    assert export(own, tmp_path / "a.pt2", IMAGES).difference < 2e-5
+    assert export(own, tmp_path / "a.pt2", FEW).difference < 2e-5
 
 
 def test_outputs_are_as_described(recogniser, exported):
@@ -134,7 +134,7 @@ def test_a_graph_of_before_has_no_pictures(exported, tmp_path):
     assert load(tmp_path / "before.onnx").examples == {}
 
 
-def test_a_graph_that_decides_otherwise_is_dropped(recogniser, tmp_path, monkeypatch):
+def test_a_graph_that_decides_otherwise_is_dropped(tmp_path, monkeypatch):
     path = tmp_path / "a.pt2"
     path.write_text("an earlier one")
     right = Graph.forward
@@ -145,7 +145,7 @@ def test_a_graph_that_decides_otherwise_is_dropped(recogniser, tmp_path, monkeyp
 
     monkeypatch.setattr(Graph, "forward", wrong)
     with pytest.raises(Failure, match=r"a.pt2 is not written: .* scores differ"):
-        export(recogniser, path, IMAGES)
+        export(make(SINGLE, "msp"), path, FEW)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.pt2", "an earlier one")]
 
 
