@@ -16,32 +16,36 @@ import numpy as np
 import pytest
 
 LONG_FIRST = (
-    "test_benchmarks.py",
-    "deploy/test_export.py",
     "cli/test_commands.py",
-    "training/test_distributed.py",
-    "test_own_images.py",
-    "recogniser/test_hostile_checkpoints.py",
+    "deploy/test_export.py",
+    "test_benchmarks.py",
+    "studies/test_search.py",
+    "test_notebooks.py",
     "training/test_backbone_commands.py",
+    "recogniser/test_hostile_checkpoints.py",
+    "recogniser/test_checkpoint.py",
     "evaluation/test_figures.py",
     "test_faults.py",
-    "studies/test_search.py",
-    "recogniser/test_checkpoint.py",
+    "training/test_distributed.py",
+    "test_sklearn.py",
+    "test_own_images.py",
+    "training/test_extend.py",
+    "training/test_resume.py",
     "studies/test_ensemble.py",
     "models/test_torchvision.py",
-    "cli/test_wrap.py",
+    "images/test_pixels.py",
+    "training/test_cross_calibration.py",
     "studies/test_study.py",
     "training/test_backbone.py",
-    "training/test_resume.py",
-    "training/test_cross_calibration.py",
-    "training/test_finetune.py",
+    "training/test_lightning.py",
+    "test_docs.py",
     "training/test_trainer.py",
+    "deploy/test_serve.py",
+    "cli/test_wrap.py",
+    "cli/test_names.py",
     "cli/test_help.py",
     "deploy/test_predict.py",
-    "deploy/test_serve.py",
     "deploy/test_serve_page.py",
-    "test_notebooks.py",
-    "test_sklearn.py",
     "deploy/test_page.py",
     "test_real_data.py",
 )
@@ -62,6 +66,7 @@ def pytest_collection():
     finally:
         gc.freeze()
         gc.enable()
+        gc.set_threshold(20_000, 20, 50)  # parsers and exporters make many objects, and few cycles
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -82,7 +87,7 @@ def no_sync():
 
 @pytest.fixture(autouse=True)
 def one_registry():
-    """What torch's exporter knows of ONNX is always the same, and a second's work to list: it is listed once."""
+    """What torch's exporter knows of ONNX never changes, and takes a second to list: it is listed once."""
     exporter = sys.modules.get("torch.onnx._internal.exporter._registration")
     if exporter is not None and not hasattr(exporter.ONNXRegistry.from_torchlib, "cache_info"):
         exporter.ONNXRegistry.from_torchlib = staticmethod(
