@@ -143,7 +143,7 @@ def test_every_config_runs(config, tiny_root, tmp_path, monkeypatch):
         place = tmp_path / "b.npz"
         np.savez(place, images=np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8))
         sets = f"{{near: {{a: 'npz:{tiny_root}/unknown.npz', b: 'npz:{place}'}}, far: {{c: noise:uniform}}}}"
-        command.append(f"--data.unknown={sets}")
+        command += [f"--data.unknown={sets}", *SMALL_NETWORK]
     elif experiment == "my_images":
         command.append(f"--data.known=npz:{tiny_root}/known.npz")
         command.append(f"--data.unknown={{others: 'npz:{tiny_root}/unknown.npz'}}")
