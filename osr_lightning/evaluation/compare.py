@@ -79,7 +79,8 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
     another training run.
 
     Args:
-        run_dirs: at least one run folder; the first is the one that the others are measured against.
+        run_dirs: at least one run folder; the first is the one that the others are measured against. One
+            that is named twice, as by patterns that overlap, counts once.
         output: folder of the two files, made where it is missing.
         resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -89,6 +90,8 @@ def compare(run_dirs: list[Path], output: Path, resamples: int = 1000, seed: int
     """
     if not run_dirs:
         raise UserError("there is nothing to compare: name at least one run folder")
+    places = [run_dir.resolve() for run_dir in run_dirs]
+    run_dirs = [run_dir for row, run_dir in enumerate(run_dirs) if places[row] not in places[:row]]
     results = [read_results(run_dir) for run_dir in run_dirs]
     first = PredictionTable.load(run_dirs[0])
     for run_dir, result in zip(run_dirs[1:], results[1:], strict=True):

@@ -256,6 +256,15 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line_with_every_unknown_se
     assert len(compare([copies[0], copies[0]], tmp_path / "out", resamples=5).groups) == 1
 
 
+def test_a_run_that_is_named_twice_counts_once(run, tmp_path, monkeypatch):
+    first, second = run("a", make_table()), run("b", make_table(1))
+    once = compare([first, second], tmp_path / "once")
+    monkeypatch.chdir(tmp_path)
+    again = compare([first, second, Path("b"), tmp_path / "b" / ".." / "a"], tmp_path / "again")
+    assert again.rows == once.rows
+    assert again.groups == once.groups
+
+
 def test_a_table_of_groups_has_each_number_once():
     """OpenAUC always equals OSCR: two columns of it look like two findings."""
     assert titles(["a"]) == ["closed set", "total", "OSCR (OpenAUC)", "AUROC a"]
