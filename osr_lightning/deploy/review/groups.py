@@ -15,7 +15,7 @@ FEWEST = 3  # images of a group
 # chosen on known classes, taken for unknown; benchmarks/review.py measures on others
 _NEIGHBOURS = 10
 _RESOLUTION = 0.3  # of communities: with less there are fewer
-_AT_ONCE = 1000  # images that make the groups, at most, which others join: of more there would be more groups
+_AT_ONCE = 1000  # images that make the groups, at most: of more there would be more
 
 
 class Groups(NamedTuple):
@@ -35,12 +35,12 @@ class Groups(NamedTuple):
 def group(features: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> Groups:
     """Group images by the directions of their features, the greatest coherence times size first.
 
-    Images are neighbours if one is among the 10 nearest of the other by cosine; what connects them weighs as
-    much as they have neighbours in common (Jaccard). Groups are the communities of that graph with the most
-    modularity at resolution 0.3 (Blondel et al., Fast unfolding of communities in large networks, 2008; for
-    such graphs Levine et al., PhenoGraph, Cell 2015): their number need not be known, and one may be much
-    nearer to another than to a third. Of more than 1,000 images, so many drawn at random make the groups, and
-    each of the others joins that of most of its nearest. Groups of fewer than 3 images are none.
+    A graph tells how many groups there are, and k-means finds so many. In the graph images are neighbours if
+    one is among the 10 nearest of the other by cosine; what connects them weighs as much as they have
+    neighbours in common (Jaccard). Its communities are those with the most modularity at resolution 0.3
+    (Blondel et al., Fast unfolding of communities in large networks, 2008; for such graphs Levine et al.,
+    PhenoGraph, Cell 2015). Of more than 1,000 images, so many drawn at random make the groups, which the
+    others join. Communities and groups of fewer than 3 images are none.
 
     Args:
         features: ``(N, D)``, of any length: what the last linear layer sees.
@@ -67,14 +67,13 @@ def group(features: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> Grou
 
 def _split(vectors: Floats) -> NDArray[np.int64]:
     """A number for each image's group, in no order."""
-    count = len(vectors)
-    drawn = np.sort(np.random.RandomState(0).permutation(count)[:_AT_ONCE])
-    labels = np.full(count, NONE)
-    labels[drawn] = _communities(vectors[drawn])
-    others = np.setdiff1d(np.arange(count), drawn)
-    if len(others):
-        nearest = _nearest(vectors[others], vectors[drawn])
-        labels[others] = [np.bincount(each).argmax() for each in labels[drawn][nearest]]
+    from sklearn.cluster import KMeans
+
+    drawn = vectors[np.sort(np.random.RandomState(0).permutation(len(vectors))[:_AT_ONCE])]
+    number = int((np.bincount(_communities(drawn)) >= FEWEST).sum())
+    if not number:
+        return np.full(len(vectors), NONE)
+    labels = KMeans(number, n_init=10, random_state=0).fit(drawn).predict(vectors)
     return np.where(np.bincount(labels)[labels] < FEWEST, NONE, labels)
 
 
@@ -83,7 +82,9 @@ def _communities(vectors: Floats) -> NDArray[np.int64]:
 
     count = len(vectors)
     near = np.zeros((count, count))
-    near[np.arange(count)[:, None], _nearest(vectors, vectors)] = 1  # each is near itself
+    number = min(_NEIGHBOURS + 1, count)  # each is near itself
+    nearest = np.argpartition(-(vectors @ vectors.T), number - 1, axis=1)[:, :number]
+    near[np.arange(count)[:, None], nearest] = 1
     common = near @ near.T
     weights = np.triu(
         np.where(near + near.T > 0, common / (near.sum(1)[:, None] + near.sum(1) - common), 0), 1
@@ -95,12 +96,6 @@ def _communities(vectors: Floats) -> NDArray[np.int64]:
     for number, members in enumerate(found):
         labels[list(members)] = number
     return labels
-
-
-def _nearest(vectors: Floats, others: Floats) -> NDArray[np.intp]:
-    """The places of the nearest others; an image that is among them is one."""
-    number = min(_NEIGHBOURS + 1, len(others))
-    return np.argpartition(-(vectors @ others.T), number - 1, axis=1)[:, :number]
 
 
 def _coherence(vectors: Floats) -> float:
