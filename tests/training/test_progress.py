@@ -2,6 +2,7 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from rich.console import Console
 from osr_lightning import BaselineClassifier, OpenSetDataModule, OpenSetTrainer
 from osr_lightning.__main__ import main
 from osr_lightning.training.callbacks.evaluator import Evaluator
-from osr_lightning.training.callbacks.progress import Progress
+from osr_lightning.training.callbacks.progress import Progress, _epochs_in_all
 from osr_lightning.training.console import epoch_line
 
 METRICS = {
@@ -30,6 +31,18 @@ def test_a_line_says_what_there_is_room_for():
     assert epoch_line(3, None, {}, None, 80) == "epoch 3"
     for width in range(11, 100):
         assert len(epoch_line(12, 15, METRICS, 3724.2, width)) <= width
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "max_steps", "epochs"),
+    # of five batches, each two of which are a step, and so is the last alone
+    [(3, -1, 3), (None, 6, 2), (None, 7, 3), (2, 9, 2), (9, 9, 3), (-1, -1, None)],
+)
+def test_steps_end_a_training_in_the_epoch_that_has_the_last(max_epochs, max_steps, epochs):
+    trainer = SimpleNamespace(
+        max_epochs=max_epochs, max_steps=max_steps, num_training_batches=5, accumulate_grad_batches=2
+    )
+    assert _epochs_in_all(trainer) == epochs
 
 
 def talking(small: list[str]) -> list[str]:

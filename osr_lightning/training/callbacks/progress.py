@@ -197,9 +197,10 @@ def _test_images(trainer: Trainer) -> int | None:
 def _epochs_in_all(trainer: Trainer) -> int | None:
     """How many epochs the training will have; None where it knows no end."""
     ends = [trainer.max_epochs] if trainer.max_epochs not in (None, -1) else []
-    steps = trainer.num_training_batches
-    if trainer.max_steps != -1 and not math.isinf(steps):
-        ends.append(math.ceil(trainer.max_steps * trainer.accumulate_grad_batches / steps))
+    batches = trainer.num_training_batches
+    if trainer.max_steps != -1 and not math.isinf(batches):
+        steps = math.ceil(batches / trainer.accumulate_grad_batches)  # the last of an epoch may be of fewer
+        ends.append(math.ceil(trainer.max_steps / steps))
     return min((end for end in ends if end is not None), default=None)
 
 
