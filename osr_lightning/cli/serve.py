@@ -108,7 +108,10 @@ def main(arguments: Sequence[str]) -> None:
         recogniser = load(path, trust=options.trust_checkpoint, device=options.device)
         with telling_calibrated(path, "osr serve --ckpt_path", options.score):
             recogniser.decide_by(options.score, options.threshold)
-        backend = open_backend(recogniser)
+        try:
+            backend = open_backend(recogniser)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         body = int(options.max_body * 2**20)
         limits = Limits(
             body_bytes=body,

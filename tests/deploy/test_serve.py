@@ -655,10 +655,12 @@ def test_hostile_class_names_are_text_everywhere(tmp_path):
         process.kill()
 
 
-def test_masks_that_are_drawn_anew_are_refused(tmp_path):
+def test_masks_that_are_drawn_anew_are_refused(tmp_path, capsys):
     save(recogniser("independent"), tmp_path / "any.ckpt")
     with pytest.raises(UserError, match="masks shared"):
         open_backend(load(tmp_path / "any.ckpt"))
+    assert main(["serve", "--ckpt_path", str(tmp_path / "any.ckpt"), "--port", "0"]) == 2
+    assert f"{tmp_path / 'any.ckpt'}: new dropout masks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
