@@ -64,11 +64,12 @@ def cells(
     """What follows ``label`` in the rows of ``N`` images.
 
     Args:
-        rows: ``prediction``, ``confidence`` and ``p_value``, see `write_rows`, as for the others.
-        scores: as there.
-        classes: as there.
-        deciding: as there.
-        threshold: as there.
+        rows: ``prediction`` in ``0 .. K``, ``confidence`` and ``p_value``, NaN where there is none; ``(N,)``
+            each, arrays of numpy or tensors.
+        scores: name -> ``(N,)``.
+        classes: names of the ``K`` known ones.
+        deciding: name of the score that decides.
+        threshold: above it an image is unknown.
     """
     names = [*class_cells(classes), UNKNOWN]
     further = [values.tolist() for name, values in scores.items() if name != deciding]
