@@ -44,7 +44,7 @@ REASONS = {
     "msp": "theirs is float32, in which probabilities near 1 tie; ours adds up the other classes",
     "entropy": "theirs is float32; p log p is NaN where a probability underflows to 0",
     "generalized_entropy": LIMITED,
-    "mahalanobis": "theirs is half of it, times N, by a pseudo-inverse; ours adds 1e-6 of the mean variance",
+    "mahalanobis": "theirs is half of it, times N; it adds 1e-6 to the sums, ours 1e-6 of the mean variance",
     "relative_mahalanobis": "the same",
     "knn": "ours keeps 10,000 of the training images",
     "openmax": "ours is the log-odds of theirs, which do not tie; theirs are fitted to images named rightly",
