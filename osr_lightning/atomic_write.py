@@ -147,9 +147,9 @@ def check_place(option: str, output: str | os.PathLike[str], endings: Sequence[s
         UserError: for another ending, a folder, or one in a folder that is not there.
     """
     path = Path(output).expanduser()
+    refuse_folder(path)
     if path.suffix.lower() not in endings:
         raise UserError(f"{option} {as_text(output)}: its name must end in {' or '.join(endings)}")
-    refuse_folder(path)
     if not path.absolute().parent.is_dir():
         raise UserError(f"{option} {as_text(output)}: there is no folder {as_text(path.absolute().parent)}")
     return path
