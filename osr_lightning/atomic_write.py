@@ -148,11 +148,20 @@ def check_place(option: str, output: str | os.PathLike[str], endings: Sequence[s
     """
     path = Path(output).expanduser()
     refuse_folder(path)
-    if path.suffix.lower() not in endings:
-        raise UserError(f"{option} {as_text(output)}: its name must end in {' or '.join(endings)}")
+    check_ending(option, path, endings)
     if not path.absolute().parent.is_dir():
         raise UserError(f"{option} {as_text(output)}: there is no folder {as_text(path.absolute().parent)}")
     return path
+
+
+def check_ending(option: str, path: str | os.PathLike[str], endings: Sequence[str]) -> None:
+    """Refuse a name that ends otherwise, in capitals or not.
+
+    Raises:
+        UserError: with the endings that there are.
+    """
+    if Path(path).suffix.lower() not in endings:
+        raise UserError(f"{option} {as_text(path)}: its name must end in {' or '.join(endings)}")
 
 
 def as_text(path: str | bytes | os.PathLike[str]) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from osr_lightning.atomic_write import check_place, replacing
+from osr_lightning.atomic_write import check_ending, replacing
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.deploy.onnx_runtime import (
     DECISION,
@@ -76,15 +76,15 @@ def export(
         quantised graph.
 
     Raises:
-        UserError: for what cannot be exported, another ending, or a folder that is not there.
+        UserError: for what cannot be exported, or another ending.
         Failure: where the two do not agree; nothing is written then.
     """
-    path = check_place("path", path, (".onnx", ".pt2"))
+    check_ending("path", path, (".onnx", ".pt2"))
     check_exportable(recogniser, path, int8)
     recogniser.eval()
     with replacing(path, follow=True) as target:
         program = _traced(recogniser, images[:3])
-        if path.suffix.lower() == ".pt2":
+        if Path(path).suffix.lower() == ".pt2":
             about = {"metadata.json": json.dumps(metadata(recogniser))}
             with quiet():
                 torch.export.save(program, target, extra_files=about)
