@@ -102,7 +102,7 @@ def verdict(why: Explanation) -> str:
     p = why.prediction.p_value
     told = "" if p is None else f"As odd as this are {share_in_words(p)}. "
     oddest = why.oddest
-    if len(why.parts) > 1 and oddest.p is not None:
+    if sum(part.p is not None for part in why.parts) > 1 and oddest.p is not None:
         told += f"Most unusual is the {oddest.says}: as large in {share_in_words(oddest.p)}."
     return told.strip()
 

@@ -28,6 +28,8 @@ _MOST = 7  # windows along an edge
 _SAME = 1e-12  # of the largest score, or of 1: what is rounding
 _POINTS: Floats = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE  # of a map along an edge, in shares of it
 _LAYER = "distance of the features from the class's"
+_BY_CLASS = "class_threshold"
+_OF_CLASS = "what the class's own threshold differs from the common one"
 # what a score looks at, for a person
 WORDS = {
     "msp": "probability of the other classes",
@@ -56,8 +58,9 @@ def parts_of(
     score: float,
     record: Calibration,
     p: float | None,
+    shift: float,
 ) -> tuple[Part, ...]:
-    """The statistics of an image's score.
+    """The statistics of an image's score, and what is added to it for the image's class.
 
     Args:
         name: of the score.
@@ -66,19 +69,23 @@ def parts_of(
         score: of the image.
         record: the score's calibration.
         p: the image's p-value; None where there is none.
+        shift: what the score has of the threshold of the image's class, see `Threshold.by_class`.
     """
+    of_class = [Part(_BY_CLASS, _OF_CLASS, shift, None, 0, 1.0, shift)] if shift else []
     if not isinstance(detector, Fisher):
-        return (Part(name, WORDS.get(name, name), score, p, record.count_known, 1.0, score),)
+        own = score - shift
+        return (Part(name, WORDS.get(name, name), own, p, record.count_known, 1.0, own), *of_class)
     statistics = detector.statistics(seen)
     surprises = detector.surprises(statistics)[:, 0].tolist()
     names = ("generalized_entropy", *detector.layers)
     count = detector.references.shape[1]
-    return tuple(
+    parts = (
         Part(layer, _in_words(layer), value, float(np.exp(-surprise)), count, weight, weight * surprise)
         for layer, value, surprise, weight in zip(
             names, statistics[:, 0].tolist(), surprises, detector.weights, strict=True
         )
     )
+    return (*parts, *of_class)
 
 
 def _in_words(layer: str) -> str:

@@ -19,13 +19,14 @@ _OPAQUE = 190  # of 255, there
 
 
 class Part(NamedTuple):
-    """One statistic of the score.
+    """One statistic of the score, or what is added to it for the image's class.
 
     Attributes:
         name: of the statistic or layer.
         says: what it is, in words.
         statistic: its value; larger is more unusual.
-        p: share of known images whose statistic is as large, in (0, 1]; None where none are kept.
+        p: share of known images whose statistic is as large, in (0, 1]; None where none are kept, or of
+            a class.
         references: known images that it is compared with.
         weight: that it has in the score.
         contribution: to the score; those of all parts add up to it.

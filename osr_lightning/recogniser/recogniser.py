@@ -280,12 +280,15 @@ class Recogniser(nn.Module, Predicting):
                 features = sampled.features[PENULTIMATE]
                 known = nearest(self.known_images, self.sampler, features, self.spec.classes)
             record, p = self.threshold.record, prediction.p_value
-            parts = parts_of(name, detector, seen, prediction.score, record, p)
+            resembled = answers.probabilities.argmax(1)
+            nothing = torch.zeros(1, dtype=torch.float64)
+            shift = float(self.threshold.by_class(name, nothing, torch.from_numpy(resembled)))
+            parts = parts_of(name, detector, seen, prediction.score, record, p, shift)
         return Explanation(
             prediction=prediction,
             score=name,
             parts=parts,
-            resembles=self.spec.classes[int(answers.probabilities[0].argmax())],
+            resembles=self.spec.classes[int(resembled[0])],
             probabilities=answers.probabilities[0],
             nearest=known,
             no_nearest=no_nearest,

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import photos
@@ -110,6 +111,32 @@ def test_another_score_is_its_own_one_part(score):
     assert part.statistic == part.contribution == why.prediction.score
     assert part.p is None
     assert part.says == WORDS[score]
+
+
+@pytest.mark.parametrize("score", ["fisher", "entropy"])
+def test_the_parts_add_up_to_a_score_that_is_shifted_by_its_class(score):
+    recogniser = make(SINGLE, score)
+    plain = [recogniser.explain_pixels(one) for one in pictures(4).numpy()]
+    classes = recogniser.spec.num_classes
+    shifts = tuple(0.25 * label for label in range(classes))
+    record = fixed_calibration(1.0)
+    recogniser.threshold.records[score] = replace(record, method="class_quantile", class_shifts=shifts)
+    recogniser.threshold.fixed = None
+    added = set()
+    for image, before in zip(pictures(4).numpy(), plain, strict=True):
+        why = recogniser.explain_pixels(image)
+        shift = shifts[recogniser.spec.classes.index(why.resembles)]
+        assert why.prediction.score == pytest.approx(before.prediction.score + shift)
+        assert sum(part.contribution for part in why.parts) == pytest.approx(why.prediction.score, rel=1e-6)
+        count = len(before.parts)
+        for one, other in zip(why.parts[:count], before.parts, strict=True):
+            assert one.contribution == pytest.approx(other.contribution)
+        further = why.parts[count:]
+        assert [(part.name, part.contribution, part.p) for part in further] == (
+            [("class_threshold", shift, None)] if shift else []
+        )
+        added.add(shift)
+    assert max(added) > 0
 
 
 def test_every_score_has_words():
