@@ -16,6 +16,7 @@ from osr_lightning.errors import UserError, one_line
 from osr_lightning.recogniser.rows import FORMATS
 
 if TYPE_CHECKING:
+    from osr_lightning.deploy.predict import Counts
     from osr_lightning.deploy.review.groups import Groups
     from osr_lightning.deploy.review.images import Answered, Chosen, Seen
     from osr_lightning.recogniser.recogniser import Recogniser
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(
             f"{path} gives no features, by which images are grouped: give the checkpoint that it was made of"
         )
+    from osr_lightning.deploy.predict import Counts
     from osr_lightning.deploy.review.groups import group
     from osr_lightning.deploy.review.images import choose, look
     from osr_lightning.deploy.review.page import render
@@ -74,9 +76,11 @@ def main(arguments: Sequence[str]) -> int:
     with telling_calibrated(path, "osr review --ckpt_path", options.score):
         recogniser.decide_by(options.score)
     _refuse_without_features(recogniser, path)
-    chosen = choose(_answered(options, recogniser), options.most)
+    counts = Counts()
+    chosen = choose(_answered(options, recogniser, counts), options.most)
     if not chosen.unknown:
-        print(f"none of {chosen.answers:,} images is called unknown: there is nothing to review, and no page")
+        said = f"none of {chosen.answers:,} images is called unknown: there is nothing to review, and no page"
+        print(" ".join([f"{said}." if counts.unreadable else said, *_unread(counts)]))
         return 0
     with progress(len(chosen.images), 0) as advance:
         seen = list(look(recogniser, chosen.images, workers=options.workers, advance=advance))
@@ -89,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{chosen.unknown:,} of {chosen.answers:,} images are called unknown: their {score} is above "
         f"{threshold:.6g}, the threshold of {path}."
     )
-    notes = _notes(chosen, seen)
+    notes = _notes(chosen, seen, counts)
     page = render(seen, groups, recogniser.spec, recogniser.threshold, about, " ".join(notes))
     write_text(options.output, page)
     _show(options.output, seen, groups, recogniser, [about, *notes])
@@ -110,14 +114,14 @@ def _is_table(path: str) -> bool:
     return Path(path).suffix.lower() == ".csv"
 
 
-def _answered(options: argparse.Namespace, recogniser: Recogniser) -> Iterator[Answered]:
+def _answered(options: argparse.Namespace, recogniser: Recogniser, counts: Counts) -> Iterator[Answered]:
     from osr_lightning.deploy.review.images import from_files, from_table
 
     for path in filter(_is_table, options.paths):
-        yield from from_table(path, recogniser)
+        yield from from_table(path, recogniser, counts)
     files = [path for path in options.paths if not _is_table(path)]
     if files:
-        yield from from_files(files, recogniser, options.workers)
+        yield from from_files(files, recogniser, options.workers, counts)
 
 
 def _refuse_without_features(recogniser: Recogniser, path: Path) -> None:
@@ -130,11 +134,17 @@ def _refuse_without_features(recogniser: Recogniser, path: Path) -> None:
         ) from error
 
 
-def _notes(chosen: Chosen, seen: Sequence[Seen]) -> list[str]:
+def _unread(counts: Counts) -> list[str]:
+    """A sentence about the images that nothing was said of, if there are any."""
+    count = counts.unreadable
+    return [f"{count:,} further image{'s' * (count != 1)} could not be read."] if count else []
+
+
+def _notes(chosen: Chosen, seen: Sequence[Seen], counts: Counts) -> list[str]:
     """Sentences about the images that are not shown."""
     from osr_lightning.deploy.review.images import missing
 
-    notes = []
+    notes = _unread(counts)
     if chosen.drawn < chosen.unknown:
         notes.append(f"Shown are {chosen.drawn:,} of them, drawn at random (--most).")
     if chosen.gone:

@@ -12,7 +12,7 @@ from osr_lightning.atomic_write import as_text
 from osr_lightning.data_spec import UNKNOWN, composed
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser.read_table import is_rounded, rows_of, text_of
-from osr_lightning.recogniser.rows import file_of_cell, name_of_cell
+from osr_lightning.recogniser.rows import find_file, name_of_cell
 
 IGNORED = ("", "ignore", UNKNOWN)  # labels of images that nothing is learned from
 
@@ -68,7 +68,7 @@ def read_labels(path: str | PathLike[str], threshold: float | None = None) -> La
                     continue
                 if not row["file"]:
                     raise UserError(f"{where}: the row names no file")
-                place = _place(file_of_cell(row["file"]), Path(path).expanduser())
+                place = find_file(row["file"], Path(path).expanduser())
                 if place is None:
                     gone.append(Path(row["file"]))
                     continue
@@ -95,10 +95,6 @@ def read_labels(path: str | PathLike[str], threshold: float | None = None) -> La
             "back, run from the folder that their paths begin in, or remove their rows"
         )
     return Labels(found, ignored)
-
-
-def _place(name: str, table: Path) -> Path | None:
-    return next((p for p in (Path(name), table.parent / name) if p.is_file()), None)
 
 
 def _refuse_other(cell: str | None, threshold: float | None, where: str, decimal_comma: bool) -> None:

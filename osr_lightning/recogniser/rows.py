@@ -202,6 +202,7 @@ _AFTER = r"(?<=[;\t\r\n])"
 _SIGN = r"(?='*[=+\-@\uff1d\uff0b\uff0d\uff20])"
 _BEGIN = re.compile(rf"^(?='*[{re.escape(''.join(_FORMULA))}])|{_AFTER}{_SIGN}")
 _UNGUARD = re.compile(rf"^'(?='*[{re.escape(''.join(_FORMULA))}])|{_AFTER}'{_SIGN}")
+_BYTE = re.compile(rb"\\x([89a-f][0-9a-f])")  # as `as_text` writes what is no UTF-8
 _GUARD = re.compile(rf"{_AFTER}'{_SIGN}")
 
 
@@ -227,6 +228,21 @@ def file_of_cell(cell: str) -> str:
     """The file whose cell this is, of a version that protects them or of an earlier one."""
     file = _GUARD.sub("", cell)
     return file[2:] if file.startswith("./") and file[2:].startswith(_FORMULA) else file
+
+
+def find_file(cell: str, table: Path) -> Path | None:
+    """Where the file of a cell is: seen from the working folder, or from the table's; None where it is gone.
+
+    A name that is no UTF-8 has backslashes in its cell, see `path_cell`.
+
+    Args:
+        cell: that tells the file.
+        table: the path of the table that it stands in.
+    """
+    file = file_of_cell(cell)
+    raw = os.fsdecode(_BYTE.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(file)))
+    named = [Path(name).expanduser() for name in dict.fromkeys((file, raw))]
+    return next((p for name in named for p in (name, table.parent / name) if p.is_file()), None)
 
 
 def places_of_cells(names: Iterable[str]) -> dict[str, int]:

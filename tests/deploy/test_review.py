@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 import shutil
 
@@ -217,6 +218,29 @@ def test_files_are_found_from_the_table_too_and_those_that_are_gone_are_named(he
         r"osr: (\d+) of \1 images are gone \(in/", capsys.readouterr().err.replace("error: ", "osr: ")
     )
     assert (elsewhere / "review.html").read_bytes() == before
+
+
+def test_a_file_is_found_again_whatever_its_name_is(here, capsys):
+    unknown = next(row["file"] for row in rows() if row["prediction"] == "unknown")
+    odd = [here / "odd" / os.fsdecode(name) for name in (b"bad\xff.png", b"a;'=b.png", b"c\\xffd.png")]
+    odd[0].parent.mkdir()
+    for path in odd:
+        shutil.copy(unknown, path)
+    assert main(["predict", "--ckpt_path", "any.ckpt", "odd", "--output", "odd.csv"]) == 0
+    for given in ("odd.csv", "odd"):
+        assert main([*REVIEW, given]) == 0
+        assert "gone" not in capsys.readouterr().out
+        cells = [image["cell"] for image in content()["images"]]
+        with open("labels.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("file", "label"), *((cell, "hat") for cell in cells)])
+        assert {path.resolve() for path in read_labels("labels.csv").files["hat"]} == {*odd}
+
+
+def test_images_that_could_not_be_read_are_counted(here, capsys):
+    for given in ("answers.csv", "in"):
+        assert main([*REVIEW, given]) == 0
+        assert "1 further image could not be read." in capsys.readouterr().out
+        assert "1 further image could not be read." in content()["notes"]
 
 
 def test_of_too_many_images_so_many_are_drawn(here, capsys):

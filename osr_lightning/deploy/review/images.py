@@ -18,7 +18,7 @@ from PIL import Image as Picture
 
 from osr_lightning.atomic_write import as_text
 from osr_lightning.data_spec import UNKNOWN
-from osr_lightning.deploy.answers import Answer, read_answers
+from osr_lightning.deploy.answers import read_answers
 from osr_lightning.deploy.predict import Counts, Image, classify, images, read
 from osr_lightning.errors import UserError
 from osr_lightning.images.ahead import ahead
@@ -27,7 +27,7 @@ from osr_lightning.models.modes import evaluating
 from osr_lightning.models.sampling import PENULTIMATE
 from osr_lightning.recogniser.prediction import AT_ONCE, batch_size
 from osr_lightning.recogniser.recogniser import Recogniser
-from osr_lightning.recogniser.rows import COLUMNS, Row, file_of_cell, places_of_cells
+from osr_lightning.recogniser.rows import COLUMNS, Row, file_of_cell, find_file, places_of_cells
 from osr_lightning.scoring.scores import mean_log_probability
 from osr_lightning.scoring.sweep import Floats
 
@@ -36,7 +36,7 @@ NEAR = 24  # known images that are shown
 _NAMED = 3  # of the images that are gone
 _QUALITY = 75  # of a JPEG
 _AHEAD = 4  # batches per worker that are read before they are needed
-_FILE, _PREDICTION, _SCORE, _ERROR = map(COLUMNS.index, ("file", "prediction", "score", "error"))
+_PREDICTION, _SCORE, _ERROR = map(COLUMNS.index, ("prediction", "score", "error"))
 
 
 class Answered(NamedTuple):
@@ -87,53 +87,64 @@ class Seen(NamedTuple):
     thumbnail: bytes
 
 
-def from_table(path: str, recogniser: Recogniser) -> Iterator[Answered]:
+def from_table(path: str, recogniser: Recogniser, counts: Counts | None = None) -> Iterator[Answered]:
     """The images of a table of ``osr predict``; a relative file may also lie beside the table.
+
+    Args:
+        path: of the table.
+        recogniser: what was asked.
+        counts: the images that could not be read, which are left out, are counted here.
 
     Raises:
         UserError: see `read_answers`; or where a row names no file, or a class that there is not.
     """
-    places = places_of_cells([*recogniser.spec.classes, UNKNOWN])
-    threshold = recogniser.threshold
+    place_of = places_of_cells([*recogniser.spec.classes, UNKNOWN])
+    threshold, table = recogniser.threshold, Path(path).expanduser()
     for answer in read_answers(path, threshold.score, threshold.value):
         if answer.score is None:
+            if counts is not None:
+                counts.unreadable += 1
             continue
         if not answer.file:
             raise UserError(
                 f"{path}: its images have no files, as they are of a source; predict files or folders"
             )
-        yield _answered(answer, places, Path(path).expanduser().parent, path)
+        if answer.prediction not in place_of:
+            raise UserError(
+                f"{path}: {answer.prediction!r} is no class of the checkpoint; predict again with this one"
+            )
+        file = find_file(answer.file, table) or Path(file_of_cell(answer.file)).expanduser()
+        yield _answered(file, answer.score, place_of[answer.prediction], recogniser)
 
 
-def from_files(paths: Sequence[str], recogniser: Recogniser, workers: int) -> Iterator[Answered]:
+def from_files(
+    paths: Sequence[str], recogniser: Recogniser, workers: int, counts: Counts | None = None
+) -> Iterator[Answered]:
     """The images of files, folders and globs, which are predicted now, without those that cannot be read.
+
+    Args:
+        paths: as a user names them.
+        recogniser: what to ask.
+        workers: threads that read files ahead.
+        counts: what becomes of the files is counted here.
 
     Raises:
         UserError: where there are none.
     """
-    counts = Counts()
-    rows: list[Row] = []
-    classify(recogniser, images(paths, counts), rows.extend, counts, workers=workers)
-    if not rows:
+    counts = Counts() if counts is None else counts
+    files = list(images(paths, counts))
+    if not files:
         raise UserError(f"there are no images in {', '.join(paths)}")
-    places = places_of_cells([*recogniser.spec.classes, UNKNOWN])
-    for row in rows:
+    rows: list[Row] = []
+    classify(recogniser, files, rows.extend, counts, workers=workers)
+    place_of = places_of_cells([*recogniser.spec.classes, UNKNOWN])
+    for file, row in zip(files, rows, strict=True):
         if not row[_ERROR]:
-            answer = Answer(row[_FILE], row[_PREDICTION], row[_SCORE])
-            yield _answered(answer, places, Path(), "the images")
+            yield _answered(file.path, row[_SCORE], place_of[row[_PREDICTION]], recogniser)
 
 
-def _answered(answer: Answer, places: dict[str, int], folder: Path, where: str) -> Answered:
-    place = places.get(answer.prediction)
-    if place is None:
-        raise UserError(
-            f"{where}: {answer.prediction!r} is no class of the checkpoint; predict again with this one"
-        )
-    path = Path(file_of_cell(answer.file)).expanduser()
-    if not path.is_file() and (folder / path).is_file():
-        path = folder / path
-    assert answer.score is not None
-    return Answered(path, answer.score, place if place < max(places.values()) else -1)
+def _answered(file: Path, score: float, place: int, recogniser: Recogniser) -> Answered:
+    return Answered(file, score, place if place < recogniser.spec.num_classes else -1)
 
 
 def choose(answered: Iterable[Answered], most: int) -> Chosen:
