@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from osr_lightning.errors import UserError
 
 UNKNOWN = "unknown"
+_NAMED_UNKNOWN = "a known class is named {!r}, which is what rejected images are called; rename it"
 LARGEST = 4096  # pixels a side of a network's input
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
@@ -109,9 +110,7 @@ class DataSpec(NamedTuple):
         if len(set(self.classes)) < len(self.classes):
             raise UserError("two known classes have the same name; rename one")
         if UNKNOWN in self.classes:
-            raise UserError(
-                f"a known class is named {UNKNOWN!r}, which is what rejected images are called; rename it"
-            )
+            raise UserError(_NAMED_UNKNOWN.format(UNKNOWN))
         if self.channels not in (1, 3) or not 1 <= self.image_size <= LARGEST:
             raise UserError(
                 f"known images need 1 or 3 channels and at most {LARGEST} pixels a side, "
@@ -149,6 +148,21 @@ class DataSpec(NamedTuple):
 def composed(names: Iterable[str]) -> tuple[str, ...]:
     """The names in Unicode's NFC: an accented letter is one character, as typed, and not two, as on a Mac."""
     return tuple(unicodedata.normalize("NFC", name) for name in names)
+
+
+def refuse_unknown(classes: Iterable[str]) -> None:
+    """Refuse a class to be learned that is named as rejected images are, in any case.
+
+    Checkpoints of earlier versions may have one that is spelled ``Unknown``.
+
+    Raises:
+        UserError: naming it.
+    """
+    for name in classes:
+        if name.casefold() == UNKNOWN:
+            raise UserError(
+                f"{_NAMED_UNKNOWN.format(name)}, or make its images an unknown set, which is not trained on"
+            )
 
 
 def same_classes(

@@ -25,7 +25,7 @@ from osr_lightning.data.leaks import (
 from osr_lightning.data.measure_spec import mean_and_std
 from osr_lightning.data.sources import class_names, is_published, is_small, load_source
 from osr_lightning.data.stream import Images, chain, kept
-from osr_lightning.data_spec import DataSpec, PixelFormat, composed, same_classes
+from osr_lightning.data_spec import DataSpec, PixelFormat, composed, refuse_unknown, same_classes
 from osr_lightning.errors import UserError
 
 UnknownSets = Mapping[str, "str | Mapping[str, str]"]
@@ -383,6 +383,7 @@ class ImageTables:
         return pool.take(torch.tensor(rows)), val
 
     def _measure(self, classes: tuple[str, ...], images: Images) -> DataSpec:
+        refuse_unknown(classes)
         channels, size = images.shape[1:3]
         if (wanted := self.pixel_format) is not None:
             spec = DataSpec(classes, *wanted)

@@ -14,7 +14,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.recogniser.read_table import is_rounded, rows_of, text_of
 from osr_lightning.recogniser.rows import find_file, name_of_cell
 
-IGNORED = ("", "ignore", UNKNOWN)  # labels of images that nothing is learned from
+IGNORED = ("", "ignore", UNKNOWN)  # labels of images that nothing is learned from, in any case
 
 
 class Labels(NamedTuple):
@@ -63,7 +63,7 @@ def read_labels(path: str | PathLike[str], threshold: float | None = None) -> La
                 where = f"{path}, line {reader.line_num}"
                 _refuse_other(row.get("threshold"), threshold, where, decimal_comma)
                 (label,) = composed([name_of_cell((row["label"] or "").strip())])
-                if label in IGNORED:
+                if label.casefold() in IGNORED:
                     ignored += 1
                     continue
                 if not row["file"]:

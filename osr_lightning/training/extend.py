@@ -243,8 +243,8 @@ def _check_names(classes: Sequence[str], added: Mapping[str, Sequence[Path]], re
             raise UserError(f"{name} is both added and removed; do one of them")
     spelled = {name.casefold(): name for name in classes}
     for name, files in added.items():
-        if name == UNKNOWN:
-            raise UserError(f"no class can be named {UNKNOWN!r}, which is what rejected images are called")
+        if name.casefold() == UNKNOWN:
+            raise UserError(f"no class can be named {name!r}, which is what rejected images are called")
         near = spelled.setdefault(name.casefold(), name)
         if near != name:
             raise UserError(f"{name!r} and {near!r} are one name but for capitals; write them alike")

@@ -221,6 +221,16 @@ def test_one_class_is_not_enough_to_learn(tmp_path):
         _ = OpenSetDataModule(known=colour_class_folders(tmp_path, "only")).spec
 
 
+@pytest.mark.parametrize("name", ["unknown", "Unknown", "UNKNOWN"])
+def test_a_class_named_as_rejected_images_are_is_not_learned(tmp_path, name):
+    known = colour_class_folders(tmp_path, "a", "b", name)
+    with pytest.raises(UserError, match=f"named '{name}', which is what rejected .* make its images an unkn"):
+        _ = OpenSetDataModule(known=known).spec
+    without = OpenSetDataModule(known=known, known_classes=["a", "b"], unknown={"rest": "rest"})
+    assert without.spec.classes == ("a", "b")
+    DataSpec(("a", "Unknown"), 3, 8, (0.5,) * 3, (0.5,) * 3).check()  # as earlier versions learned it
+
+
 def test_unknown_images_take_the_shape_of_the_known_ones(tmp_path, tiny_root):
     unknown = {"noise": f"npz:{tiny_root}/unknown.npz"}
     data = OpenSetDataModule(root=str(tiny_root), unknown=unknown)

@@ -30,6 +30,13 @@ def test_classes_and_what_is_ignored(table):
     assert found.ignored == 3
 
 
+@pytest.mark.parametrize("label", ["Unknown", " UNKNOWN ", "Ignore", "ignore"])
+def test_what_is_ignored_is_written_in_any_case(table, label):
+    found = read_labels(table(f"file,label\na.png,hat\nb.png,{label}\n"))
+    assert names(found) == {"hat": ["a.png"]}
+    assert found.ignored == 1
+
+
 def test_a_spreadsheets_table_is_read(table):
     text = "\ufefffile;label;threshold\r\na.png;hat;9,6927\r\nb.png;'=1+1;9,6927\r\n;;\r\n"
     assert names(read_labels(table(text), 9.69271)) == {"hat": ["a.png"], "=1+1": ["b.png"]}

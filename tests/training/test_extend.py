@@ -154,6 +154,7 @@ def test_other_commands_take_the_extended_checkpoint(extended, pictures, tmp_pat
         (["--add=night=NIGHT", "--add=night=NIGHT"], "names the class 'night' twice"),
         (["--add=Grass=NIGHT"], "'Grass' and 'grass' are one name but for capitals"),
         (["--add=unknown=NIGHT"], "no class can be named 'unknown'"),
+        (["--add=Unknown=NIGHT"], "no class can be named 'Unknown'"),
         (["--add=night=TWO"], "has 2 different images, and needs 3"),
         (["--add=night=GRASS"], "its very pixels are known as 'grass' already"),
         (["--remove=gras"], "did you mean grass?"),
