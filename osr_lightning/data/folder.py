@@ -186,7 +186,7 @@ def load_files(listed: FileList, request: Request) -> ImageSet:
         classes=listed.classes,
         files=shown,
         keys=tuple(keys),
-        note=copies(keys, shown),
+        note=copies(keys, shown, listed.labels),
         left_out=listed.left_out,
         own_validation=request.as_known and listed.own_validation,
     )

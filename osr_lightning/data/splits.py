@@ -94,19 +94,28 @@ def join_copies(keys: Sequence[bytes], pixels: Sequence[bytes]) -> list[bytes]:
     return [smallest[pixel] for pixel in pixels]
 
 
-def copies(keys: Sequence[bytes], files: Sequence[str], most: int = 3) -> str:
+def copies(keys: Sequence[bytes], files: Sequence[str], labels: Sequence[int], most: int = 3) -> str:
     """A sentence on the images that occur more than once; empty where there are none.
 
     Args:
         keys: ``N`` digests, equal for copies.
         files: ``N`` names.
+        labels: ``N`` classes; of a picture that has two, one is wrong.
         most: how many pairs to name.
     """
-    first: dict[bytes, str] = {}
-    pairs = [(first[k], f) for k, f in zip(keys, files, strict=True) if first.setdefault(k, f) != f]
+    first: dict[bytes, int] = {}
+    pairs = [(first[key], row) for row, key in enumerate(keys) if first.setdefault(key, row) != row]
     if not pairs:
         return ""
-    named = ", ".join(f"{a} = {b}" for a, b in pairs[:most]) + ", …" * (len(pairs) > most)
+
+    def named(some: Sequence[tuple[int, int]]) -> str:
+        return ", ".join(f"{files[a]} = {files[b]}" for a, b in some[:most]) + ", …" * (len(some) > most)
+
+    other = [(a, b) for a, b in pairs if labels[a] != labels[b]]
     if len(pairs) == 1:
-        return f"1 image is a copy of another and stays in the same part with it ({named})"
-    return f"{len(pairs):,} images are copies of others and stay in the same part with them ({named})"
+        said, whose = "1 image is a copy of another and stays in the same part with it", "it is"
+    else:
+        said = f"{len(pairs):,} images are copies of others and stay in the same part with them"
+        whose = f"{len(other):,} of them are"
+    said = f"{said} ({named(pairs)})"
+    return f"{said}; {whose} of another class ({named(other)}): remove what is wrong" if other else said

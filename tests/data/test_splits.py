@@ -184,12 +184,20 @@ def test_images_of_equal_pixels_get_the_smallest_of_their_keys():
     ],
 )
 def test_copies_are_counted_and_named(keys, sentence):
-    assert copies(keys, [f"f{row}" for row in range(len(keys))]) == sentence
+    assert copies(keys, [f"f{row}" for row in range(len(keys))], [0] * len(keys)) == sentence
+
+
+def test_copies_in_another_class_are_named_whatever_others_there_are():
+    keys = [b"1"] * 5 + [b"2"] * 2 + [b"3"] * 2
+    files = [f"f{row}" for row in range(9)]
+    said = copies(keys, files, [0, 0, 0, 0, 0, 1, 2, 2, 1])
+    assert said.startswith("6 images are copies of others and stay in the same part with them (f0 = f1, ")
+    assert said.endswith("; 2 of them are of another class (f5 = f6, f7 = f8): remove what is wrong")
 
 
 def test_as_many_pairs_are_named_as_was_asked():
-    assert copies([b"1"] * 4, "abcd", most=1).endswith("(a = b, …)")
-    assert copies([b"1"] * 4, "abcd", most=3).endswith("(a = b, a = c, a = d)")
+    assert copies([b"1"] * 4, "abcd", [0] * 4, most=1).endswith("(a = b, …)")
+    assert copies([b"1"] * 4, "abcd", [0] * 4, most=3).endswith("(a = b, a = c, a = d)")
 
 
 # files ------------------------------------------------------------------------------------------------
@@ -221,6 +229,7 @@ def test_pixel_equal_files_of_other_formats_share_a_key(tmp_path):
     assert found.keys[5] not in found.keys[:5]
     assert found.note.startswith("4 images are copies of others")
     assert "x/a.png = x/b.bmp" in found.note
+    assert "; 1 of them are of another class (x/a.png = y/e.png): remove what is wrong" in found.note
 
 
 def test_equal_files_share_a_key_when_they_stay_on_disk_too(tmp_path):
@@ -229,7 +238,10 @@ def test_equal_files_share_a_key_when_they_stay_on_disk_too(tmp_path):
         save(image, tmp_path / name)
     found = load_folder(tmp_path, size=12, channels=3, memory_limit=0)
     assert found.keys[0] == found.keys[2] != found.keys[1]
-    assert found.note.endswith("(x/a.png = y/c.png)")
+    assert found.note == (
+        "1 image is a copy of another and stays in the same part with it (x/a.png = y/c.png); "
+        "it is of another class (x/a.png = y/c.png): remove what is wrong"
+    )
 
 
 def test_neither_names_nor_places_decide_a_key(tmp_path):
