@@ -69,7 +69,8 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         unit_length: whether samples are centred and brought to one length first, as suits the features of a
             pretrained network (Mueller and Hein, Mahalanobis++, ICML 2025); other arrays lose by it.
         unknown_label: what ``predict`` calls unknown samples; None for "unknown" beside names, and beside
-            numbers -1, or one below the least class where a class is -1 itself.
+            numbers -1, or one below the least class where a class is -1 itself. A name beside numbers, or a
+            number beside names, gives an array of objects, so that classes stay themselves.
         random_state: of the folds.
 
     Attributes:
@@ -116,11 +117,11 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._check()
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UserError(f"y has one class, {self.classes_[0]!r}; a classifier needs two or more")
+            raise UserError(f"y has one class, {_plain(self.classes_[0])!r}; a classifier needs two or more")
         self.unknown_label_ = _unknown_label(self.classes_, self.unknown_label)
         fewest = int(np.bincount(labels).min())
         if fewest < 2:
-            name = self.classes_[np.bincount(labels).argmin()]
+            name = _plain(self.classes_[np.bincount(labels).argmin()])
             raise UserError(
                 f"the class {name!r} has 1 sample, and the threshold is chosen by samples that the "
                 "classifier was not fitted to: give it 2 or more"
@@ -152,7 +153,23 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         unknown = is_unknown(scores, self.threshold_)
         if not unknown.any():
             return cast("NDArray[Any]", named)
-        return np.where(unknown, np.asarray(self.unknown_label_), named)
+        label = np.asarray(self.unknown_label_)
+        if (label.dtype.kind == "U") != (named.dtype.kind == "U"):  # else numbers would become text
+            named = named.astype(object)
+        return np.where(unknown, label, named)
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The share of samples whose class, or ``unknown_label_``, is the given one.
+
+        scikit-learn's own refuses names beside numbers.
+
+        Args:
+            X: ``(N, D)`` samples.
+            y: ``(N,)`` what they are.
+            sample_weight: ``(N,)``; all 1 if not given.
+        """
+        right = self.predict(X) == np.asarray(y, dtype=object)
+        return float(np.average(right, weights=None if sample_weight is None else np.asarray(sample_weight)))
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Probabilities of the known classes, ``(N, K)``: the softmax of the classifier's outputs."""
@@ -199,7 +216,7 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise UserError(f"X has {len(seen[LOGITS]):,} samples and y {len(given):,} classes")
         if len(strange := np.setdiff1d(given, self.classes_)):
             raise UserError(
-                f"calibrate takes known samples, and y has {strange[0]!r}, which is no class of fit's"
+                f"calibrate takes known samples, and y has {_plain(strange[0])!r}, which is no class of fit's"
             )
         if len(given) < (needed := images_needed(self.alpha)):
             raise UserError(
@@ -374,6 +391,11 @@ def _last_layer(estimator: Any) -> nn.Linear | None:  # noqa: ANN401
         layer.weight.copy_(torch.from_numpy(weight))
         layer.bias.copy_(torch.from_numpy(np.broadcast_to(bias, len(weight)).copy()))
     return layer
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - of an array of any kind
+    """A value of an array as Python writes it: ``'a'``, not ``np.str_('a')``."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _unknown_label(classes: NDArray[Any], given: Any) -> Any:  # noqa: ANN401

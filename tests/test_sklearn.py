@@ -160,6 +160,31 @@ def test_names_and_numbers():
     assert model.predict(far)[0] == 99
 
 
+@pytest.mark.parametrize(
+    ("names", "label", "wanted"),
+    [
+        ([False, True], None, "unknown"),
+        ([0, 1], "unknown", "unknown"),
+        ([2.0, 3.0], "other", "other"),
+        (["cat", "dog"], -1, -1),
+        (["cat", "dog"], None, "unknown"),
+        ([0, 1], None, -1),
+    ],
+)
+def test_classes_stay_themselves_beside_unknown_samples(names, label, wanted):
+    rng = np.random.default_rng(0)
+    samples = np.concatenate([rng.normal(place, 0.1, (20, 2)) for place in (-1, 1)])
+    truth = np.repeat(names, 20)
+    model = OpenSetClassifier(score_name="mahalanobis", alpha=0.1, unknown_label=label).fit(samples, truth)
+    found = model.predict(np.concatenate([samples, [[40.0, -40.0]]]))
+    assert (found[:-1] == truth).mean() > 0.8
+    assert found[-1] == wanted
+    assert type(found.tolist()[-1]) is type(wanted)
+    assert model.score([*samples, [40.0, -40.0]], [*truth.tolist(), wanted]) == pytest.approx(
+        np.mean([*(found[:-1] == truth), True])
+    )
+
+
 @pytest.mark.parametrize("inner", [RandomForestClassifier(20, random_state=0), RidgeClassifier()])
 def test_other_classifiers(digits, inner):
     train, known, labels, truth, _ = digits
@@ -213,9 +238,12 @@ def test_a_threshold_of_held_out_samples_and_an_alarm(digits):
         ({"cv": 1}, [0, 1], "cv must be 2 or more folds, got 1"),
         ({"unknown_label": 1}, [0, 1], "y has the class 1, which is what unknown samples are called"),
         ({}, ["unknown", "dog"], "y has the class .*unknown.*, which is what unknown samples are called"),
-        ({}, [3, 3], "y has one class, .*3.*; a classifier needs two or more"),
-        ({"estimator": RandomForestClassifier(5), "score_name": "vim"}, [0, 1], "vim needs .* linear"),
-        ({"estimator": NamesAlone()}, [0, 1], "NamesAlone has neither decision_function nor predict_proba"),
+        ({}, [3, 3], "y has one class, 3; a classifier needs two or more"),
+        (
+            {"estimator": RandomForestClassifier(5), "score_name": "vim"},
+            [0, 1],
+            "vim needs .* linear classifier",
+        ),
     ],
 )
 def test_mistakes_get_a_sentence(options, labels, said):

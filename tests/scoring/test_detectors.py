@@ -390,7 +390,7 @@ def test_scores_without_a_bias_a_layer_or_room():
     without = nn.Linear(12, 4, bias=False)
     assert not fitted("vim", features, logits, labels, without).origin.any()
     for name in ("vim", "residual", "fdbd", "nci"):
-        with pytest.raises(UserError, match=f"{name} needs .* last linear layer"):
+        with pytest.raises(UserError, match=f"{name} needs a linear last layer"):
             fitted(name, features, logits, labels)
     with pytest.raises(UserError, match="below the 12 features"):
         fitted("vim", features, logits, labels, layer, dimension=12)

@@ -40,7 +40,10 @@ class Known(NamedTuple):
     def layer(self) -> nn.Linear:
         """The last layer, for scores that need it."""
         if self.last_layer is None:
-            raise UserError(f"The score {self.score} needs the network's last linear layer; pass last_layer.")
+            raise UserError(
+                f"The score {self.score} needs a linear last layer, as of a linear classifier, and there is "
+                "none; take another score."
+            )
         return self.last_layer
 
 
