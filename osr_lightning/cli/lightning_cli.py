@@ -25,7 +25,7 @@ from osr_lightning.cli.checkpoint_settings import (
     refuse_unfitted,
     same_split,
 )
-from osr_lightning.cli.config_loader import MODE
+from osr_lightning.cli.config_loader import MODE, SafeLoader
 from osr_lightning.cli.messages import check_network, read_options, sentence
 from osr_lightning.cli.options import METHODS
 from osr_lightning.data.counts import image_lines
@@ -289,7 +289,8 @@ class OpenSetCLI(LightningCLI):
         """Keep the config as the hyperparameters are told it."""
         if not hasattr(self, "config_dump"):
             dumped = plain_text(self.parser, self.config, skip_link_targets=False)
-            self.config_dump = yaml.safe_load(dumped)[self.config.subcommand]
+            read = yaml.load(dumped, Loader=SafeLoader)  # noqa: S506 - in C where there is one
+            self.config_dump = read[self.config.subcommand]
 
     def _parse_ckpt_path(self) -> None:
         """Done in `parse_arguments`; Lightning's own would overrule what the user says."""
