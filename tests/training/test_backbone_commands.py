@@ -291,11 +291,11 @@ def test_features_of_made_images_are_those_of_their_pixels(place):
 # in Python --------------------------------------------------------------------------------------------
 
 
-def model(place, kind):
+def model(place, kind, **more):
     name, weights = photos.BACKBONE, str(place / "small.pth")
     recipe = {"class_path": "Backbone", "init_args": {"name": name, "weights": weights}}
     network = Backbone(3, name, weights) if kind == "module" else recipe
-    return MCDropoutClassifier(network=network, alpha=0.2, keep_examples=False)
+    return MCDropoutClassifier(network=network, alpha=0.2, keep_examples=False, **more)
 
 
 def images(place, **more):
@@ -336,7 +336,9 @@ def test_a_resumed_training_equals_one_that_was_not_stopped(place, tmp_path):
         more = {"default_root_dir": str(tmp_path / name), "version": 0, "callbacks": list(callbacks)}
         trainer = OpenSetTrainer(max_epochs=3, **TRAINER, **more)
         torch.manual_seed(0)
-        trainer.fit(model(place, "recipe"), datamodule=images(place, num_workers=1), ckpt_path=ckpt_path)
+        # whose last layer is that of the training: others fit it again to all images
+        trained = model(place, "recipe", calibration="known_quantile")
+        trainer.fit(trained, datamodule=images(place, num_workers=1), ckpt_path=ckpt_path)
 
     def last(name):
         return tmp_path / name / "lightning_logs" / "default" / "version_0" / "checkpoints" / "last.ckpt"
