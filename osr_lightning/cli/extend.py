@@ -89,21 +89,31 @@ def main(arguments: Sequence[str]) -> int:
     if tested is not None:
         report["test"] = judge(old, done.recogniser, tested)
     checkpoints.write(done.checkpoint, target, follow=options.output is not None)
-    write_text(target.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
+    write_text(_report(target), json.dumps(report, indent=2) + "\n")
     _tell(report, target)
     return 0
 
 
 def _target(path: Path, output: str | None) -> Path:
-    """Where the new checkpoint goes: nowhere that something is already, unless that is named."""
+    """Where the new checkpoint goes, and its report beside: nowhere that something is, unless it is named."""
     if output is None:
         stem = path.name.removesuffix(".ckpt")
         names = (f"{stem}.extended{'' if number == 1 else number}.ckpt" for number in count(1))
-        return next(place for name in names if not (place := path.with_name(name)).exists())
+        places = map(path.with_name, names)
+        return next(place for place in places if not place.exists() and not _report(place).exists())
     target = check_place("--output", output, [".ckpt"])
     if target.exists() and target.samefile(path):
         raise UserError(f"--output {output} is the checkpoint that is extended: name another file")
+    if _report(target).exists() and not target.exists():  # else it is that of an earlier time
+        raise UserError(
+            f"--output {output}: its report would be written over {as_text(_report(target))}; name another"
+        )
     return target
+
+
+def _report(target: Path) -> Path:
+    """Where the numbers of a checkpoint go that is written there."""
+    return target.with_suffix(".json")
 
 
 def _folders(given: Iterable[str]) -> dict[str, list[Path]]:

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(build_parser(), arguments)
     output = check_place("--output", options.output, (".npz",))
     features, labels = read_features(options.features)
+    if output.exists() and output.samefile(Path(options.features).expanduser()):
+        raise UserError(f"--output {options.output} is the file of the features: name another file")
     if labels is None:
         wanted = "an array labels" if options.features.lower().endswith(".npz") else f"a column {_LABEL}"
         raise UserError(f"{options.features} has no labels, which calibration needs: add {wanted}")

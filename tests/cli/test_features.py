@@ -102,6 +102,11 @@ def test_mistakes_get_one_sentence(kept, place, capsys):
     assert main(["calibrate", f"--features={place}/train.npz", f"--output={place}/x.npz", "--score=x"]) == 2
     assert "there is no score_name 'x'" in capsys.readouterr().err
     assert not (place / "x.npz").exists()
+    before = (place / "train.npz").read_bytes()
+    for same in (f"{place}/train.npz", f"{place}/../{place.name}/train.npz"):
+        assert main(["calibrate", f"--features={place}/train.npz", f"--output={same}"]) == 2
+        assert "is the file of the features: name another file" in capsys.readouterr().err
+    assert (place / "train.npz").read_bytes() == before
     assert main(["drift", "--ckpt_path", kept, str(place / "narrow.npz")]) == 2
     assert "has 2 features a row, and" in capsys.readouterr().err
     assert main(["drift", "--ckpt_path", kept, "--score=msp", str(place / "train.npz")]) == 2

@@ -123,13 +123,22 @@ def test_a_test_of_known_images_is_refused(trained, extended, pictures):
         judge(load(trained), load(extended[0]), {"night": sorted((pictures / "night").glob("*.png"))})
 
 
-def test_nothing_is_written_over_by_itself(trained, pictures, tmp_path):
+def test_nothing_is_written_over_by_itself(trained, pictures, tmp_path, capsys):
     mine = tmp_path / "mine.ckpt"
     shutil.copy(trained, mine)
     for name in ("mine.extended", "mine.extended2"):
         assert main(["extend", f"--ckpt_path={mine}", f"--add=night={pictures}/night"]) == 0
         assert (tmp_path / f"{name}.ckpt").is_file()
         assert (tmp_path / f"{name}.json").is_file()
+    for kept in ("mine.extended3.json", "results.json"):
+        (tmp_path / kept).write_text("kept")
+    assert main(["extend", f"--ckpt_path={mine}", f"--add=night={pictures}/night"]) == 0
+    assert (tmp_path / "mine.extended4.ckpt").is_file()
+    words = [f"--ckpt_path={mine}", f"--add=night={pictures}/night", f"--output={tmp_path}/results.ckpt"]
+    assert main(["extend", *words]) == 2
+    assert "results.json; name another" in capsys.readouterr().err
+    assert not (tmp_path / "results.ckpt").exists()
+    assert {(tmp_path / kept).read_text() for kept in ("mine.extended3.json", "results.json")} == {"kept"}
 
 
 def test_other_commands_take_the_extended_checkpoint(extended, pictures, tmp_path, capsys):
