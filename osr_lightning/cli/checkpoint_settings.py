@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from osr_lightning.models.sampling import NOT_TRAINED
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training.module import CLASSIFIERS, EnsembleClassifier
+
+# options that one way to choose the threshold takes alone
+_OF_METHOD = {"threshold": "fixed", "costs": "min_cost", "few_share": "class_quantile"}
 
 
 def checkpoint_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +80,29 @@ def refuse_idle(checkpoint: dict[str, Any], options: Namespace, command: str) ->
             raise UserError(
                 f"{command} decides by the checkpoint's threshold, which model.{name} {options[name]} would "
                 f"not change: choose another one with osr calibrate --model.{name} {options[name]}"
+            )
+
+
+def refuse_unused(words: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Stop where an option belongs to another way to choose the threshold, and would decide nothing.
+
+    Args:
+        words: of the command line; files may hold more than a command needs.
+        options: of the classifier.
+
+    Raises:
+        UserError: naming the way.
+    """
+    for name, method in _OF_METHOD.items():
+        given = re.compile(rf"--model\.(init_args\.)?{name}\b")
+        if (
+            any(map(given.match, words))
+            and options.get(name) is not False
+            and options.get("calibration") != method
+        ):
+            raise UserError(
+                f"model.{name} is for model.calibration {method} alone, and would change nothing: add "
+                f"--model.calibration {method}, or leave model.{name} out"
             )
 
 

@@ -23,6 +23,7 @@ from osr_lightning.cli.checkpoint_settings import (
     refuse_ensemble,
     refuse_idle,
     refuse_unfitted,
+    refuse_unused,
     same_split,
 )
 from osr_lightning.cli.config_loader import MODE, SafeLoader
@@ -170,9 +171,12 @@ class OpenSetCLI(LightningCLI):
         if network is not None and re.fullmatch(r"\w+(\.\w+)+", network):
             find(network, trust=True)  # the parser forgets a name that cannot be imported
         try:
-            return parser.parse_args(arguments)
+            parsed = parser.parse_args(arguments)
         except ArgumentError as error:
             raise UserError(sentence(str(error), given, self.command)) from error
+        model = parsed[parsed.subcommand].model
+        refuse_unused(self.arguments, model.as_dict().get("init_args", {}))
+        return parsed
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer.

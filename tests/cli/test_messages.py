@@ -114,7 +114,7 @@ def test_names_that_yaml_reads_otherwise_are_told_of_quotes(tmp_path):
 )
 def test_what_an_option_may_hold_is_told(words, said, tmp_path):
     with pytest.raises(UserError) as caught:
-        Parsed(["fit", "--model.network=MCDropoutCNN", words])
+        Parsed(["fit", "--model.network=MCDropoutCNN", "--model.calibration=min_cost", words])
     assert said in str(caught.value)
     assert "Parser key" not in str(caught.value)
     # the same in a file
@@ -150,4 +150,4 @@ def test_options_of_a_class_stand_after_it():
 )
 def test_what_fits_is_taken(words):
     with pytest.raises(AssertionError, match="the parser refused nothing"):
-        Parsed(["fit", "--model.network=MCDropoutCNN", words])
+        Parsed(["fit", "--model.network=MCDropoutCNN", "--model.calibration=min_cost", words])
