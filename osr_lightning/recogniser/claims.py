@@ -34,7 +34,7 @@ _MOST_ACTIVATIONS = 2**30  # numbers that a layer may give for two images
 
 
 def refuse_packed(path: str | os.PathLike[str]) -> None:
-    """Stop where a checkpoint is no file, or unpacks to more than it is: torch packs nothing.
+    """Stop where a checkpoint is no file, arrays, or unpacks to more than it is: torch packs nothing.
 
     Raises:
         UserError: saying so.
@@ -46,8 +46,14 @@ def refuse_packed(path: str | os.PathLike[str]) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
+            arrays = archive.namelist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return  # torch's reader says what is wrong
+    if arrays and all(name.endswith(".npy") for name in arrays):
+        raise UserError(
+            f"{path} is no checkpoint but arrays: osr drift and osr_lightning.sklearn.load take those that "
+            "osr calibrate --features wrote"
+        )
     if unpacked > os.path.getsize(path):
         raise UserError(f"{path} would unpack to {unpacked:,} bytes; it is damaged, so train again")
 

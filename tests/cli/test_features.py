@@ -119,6 +119,15 @@ def test_mistakes_get_one_sentence(kept, place, capsys):
     assert "is no file of osr calibrate --features" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["predict", "a.png"], ["test"], ["explain", "a.png"], ["calibrate"]])
+def test_other_commands_say_what_takes_such_a_file(words, kept, place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "a.png").touch()
+    for name in (kept, f"{place}/train.npz"):
+        assert main([words[0], "--ckpt_path", name, *words[1:]]) == 2
+        assert "is no checkpoint but arrays: osr drift and" in capsys.readouterr().err
+
+
 def test_only_the_default_classifier_is_kept_as_arrays(place):
     from sklearn.naive_bayes import GaussianNB
 
