@@ -27,6 +27,9 @@ ImageLike: TypeAlias = Union[str, Path, Image.Image, NDArray[Any], "Tensor"]
 LONGEST = 4  # times the shorter side, of which a middle square is cut out
 _MOST_BITS = 22  # of a weight's fraction
 _STRIP = 2**20  # values that are 64 bits wide at once
+_HALF_LEVEL = (
+    0.5 / 255
+)  # by which a float may be outside, as in a file: what a filter gave is in no exact range
 # torch's weights of red, green and blue, as the 32 bits that it multiplies with
 _RED, _GREEN, _BLUE = (float(np.float32(weight)) for weight in (0.2989, 0.587, 0.114))
 
@@ -41,7 +44,7 @@ def to_pixels(image: ImageLike, size: int | None = None) -> NDArray[np.uint8]:
             ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)``; ``C`` is 1, 2 (grey and alpha), 3 or 4 (with alpha).
             Where both ends could be ``C``, an array has it last and a tensor first. Values are uint8; bool;
             uint16, scaled from ``[0, 65535]``; other whole numbers that lie in ``[0, 255]``, taken as
-            they are; or floats in ``[0, 1]``.
+            they are; or floats in ``[0, 1]``, where half a level outside lies in the range.
         size: the height and width it will be brought to, if it is known; see `pil_to_array`.
 
     Raises:
@@ -106,8 +109,8 @@ def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
         return np.asarray((values / 65535 * 255).round(), np.uint8)
     if values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
-        if low >= 0 and high <= 1:  # False for NaN
-            return np.asarray((values.astype(np.float64) * 255).round(), np.uint8)
+        if low >= -_HALF_LEVEL and high <= 1 + _HALF_LEVEL:  # False for NaN
+            return np.asarray((values.astype(np.float64).clip(0, 1) * 255).round(), np.uint8)
         raise UserError(f"Float images have values in [0, 1], not from {low:g} to {high:g}; rescale them.")
     if values.dtype.kind in "iu":
         least, most = int(values.min()), int(values.max())

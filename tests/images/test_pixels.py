@@ -274,6 +274,16 @@ def test_values_of_other_types_are_scaled(values, expected):
     assert found.flatten().tolist() == expected
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_a_float_that_is_half_a_level_outside_lies_in_the_range_as_in_a_file(kind, tmp_path):
+    values = np.array([[-0.0019, 0.5, 1.0000001, 1.0019]], dtype=np.float32)
+    Image.fromarray(values).save(tmp_path / "floats.tif")
+    found = to_pixels(kind(values))
+    assert found.tolist() == read_image(tmp_path / "floats.tif").tolist() == [[[0, 128, 255, 255]]]
+    with pytest.raises(UserError, match=r"not from 0 to 1\.01"):
+        to_pixels(kind(np.array([[0, 1.01]])))
+
+
 def test_every_level_survives_the_way_through_floats():
     levels = np.arange(256, dtype=np.uint8)[None]
     for kind in (np.float32, np.float64):
