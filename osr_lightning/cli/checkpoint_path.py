@@ -108,8 +108,20 @@ def not_calibrated(path: Path, score: str, command: str, *, own: bool) -> str:
     named = shlex.quote(str(path))
     further = "" if own else f" --model.score {score}"
     best = path.with_name("best.ckpt")
-    other = f", or {command} {shlex.quote(str(best))}" if own and best.is_file() and best != path else ""
+    decides = own and best != path and best.is_file() and _is_calibrated(best, score)
+    other = f", or {command} {shlex.quote(str(best))}" if decides else ""
     return (
         f"{path} was not calibrated with the score {score}: osr calibrate --ckpt_path {named}{further} "
         f"writes one that was{other}"
     )
+
+
+def _is_calibrated(path: Path, score: str) -> bool:
+    """Whether a checkpoint has a threshold of a score: that of a training which was stopped has none."""
+    from osr_lightning.recogniser import checkpoint as checkpoints
+
+    try:
+        kept = checkpoints.read(path)
+        return score in kept["state_dict"][f"{checkpoints.PREFIX}threshold._extra_state"]["records"]
+    except (UserError, KeyError, TypeError):  # it is no way out
+        return False

@@ -328,6 +328,9 @@ def test_a_checkpoint_of_an_epoch_asks_for_calibrate_or_for_the_best_one(
         assert main([*other, f"--ckpt_path={last}", "--score=knn"]) == 2
         said = capsys.readouterr().err
         assert said.endswith(f"osr calibrate --ckpt_path {last} --model.score knn writes one that was\n")
+    shutil.copy(last, best)  # as where a training was stopped
+    assert main(["predict", "x.png", f"--ckpt_path={last}"]) == 2
+    assert capsys.readouterr().err.endswith(f"osr calibrate --ckpt_path {last} writes one that was\n")
     assert main(["calibrate", *command[1:]]) == 0
     assert main(["test", f"--ckpt_path={last.with_suffix('')}.calibrated.ckpt", *command[2:]]) == 0
 
