@@ -133,6 +133,29 @@ def seeded():
 
 
 @pytest.fixture
+def quickly_drawn(monkeypatch):
+    """Of a tensor of random numbers the first 100,000 are drawn, and repeated: networks begin at once."""
+    import torch
+
+    count = 99_991  # a prime: no two rows of a matrix are the same
+
+    def repeating(draw):
+        def fill(tensor, *args, **options):
+            if tensor.numel() <= count or not tensor.is_contiguous():
+                return draw(tensor, *args, **options)
+            flat = tensor.detach().view(-1)
+            first, times = draw(flat[:count], *args, **options), len(flat) // count
+            flat[count : times * count].view(-1, count).copy_(first)
+            flat[times * count :] = first[: len(flat) - times * count]
+            return tensor
+
+        return fill
+
+    for name in ("normal_", "uniform_"):
+        monkeypatch.setattr(torch.Tensor, name, repeating(getattr(torch.Tensor, name)))
+
+
+@pytest.fixture
 def offline(monkeypatch):
     """There is no network."""
 

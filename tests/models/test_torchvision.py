@@ -19,7 +19,7 @@ from osr_lightning.models.split import split
 from osr_lightning.models.torchvision_networks import Torchvision, classifier_names
 from osr_lightning.recogniser.checkpoint import build, load, save
 
-pytestmark = pytest.mark.usefixtures("seeded")
+pytestmark = pytest.mark.usefixtures("seeded", "quickly_drawn")
 
 FAMILIES = ["resnet18", "mobilenet_v3_small", "vgg11", "squeezenet1_1", "efficientnet_b0"]
 LIGHT = [name for name in FAMILIES if name != "vgg11"]  # which has 129 million parameters
