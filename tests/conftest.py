@@ -9,6 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several test processes share th
 import struct
 import sys
 import tempfile
+import types
+import typing
 from pathlib import Path
 from urllib.error import URLError
 
@@ -87,12 +89,26 @@ def no_sync():
 
 @pytest.fixture(autouse=True)
 def one_registry():
-    """What torch's exporter knows of ONNX never changes, and takes a second to list: it is listed once."""
+    """What torch's exporters know of ONNX and of their own files never changes: it is looked up once."""
     exporter = sys.modules.get("torch.onnx._internal.exporter._registration")
     if exporter is not None and not hasattr(exporter.ONNXRegistry.from_torchlib, "cache_info"):
         exporter.ONNXRegistry.from_torchlib = staticmethod(
             functools.cache(exporter.ONNXRegistry.from_torchlib)
         )
+    serializer = sys.modules.get("torch._export.serde.serialize")
+    if getattr(serializer, "typing", None) is typing:
+        serializer.typing = types.ModuleType("typing")
+        vars(serializer.typing).update(vars(typing), get_type_hints=_type_hints)
+
+
+_HINTS: dict[type, dict[str, object]] = {}
+
+
+def _type_hints(kind: type, **names: object) -> dict[str, object]:
+    """The types of a class's fields; nobody changes what is given."""
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind, **names)
+    return _HINTS[kind]
 
 
 @pytest.fixture(scope="session", autouse=True)
