@@ -88,7 +88,7 @@ def download(name: str) -> str:
             raise UserError(f"{name}: the repository has no revision {place.revision}") from error
         except EntryNotFoundError:
             continue
-        except (HfHubHTTPError, OSError) as error:
+        except _of_the_network(HfHubHTTPError) as error:
             raise Failure(f"{name}: {error}") from error
     raise UserError(
         f"{name}: the repository has no {' or '.join(wanted)}; name its file as hf:{place.repo}:FILE"
@@ -131,9 +131,19 @@ def upload(name: str, files: Sequence[tuple[Path, str]], *, private: bool = Fals
         raise Failure(f"{name}: the Hub refused it ({error})") from error
     except ValueError as error:  # of the card's licence, say
         raise UserError(f"{name}: the Hub refuses the model card: {error}") from error
-    except OSError as error:
+    except _of_the_network(HfHubHTTPError) as error:
         raise Failure(f"{name}: the Hub cannot be reached ({error}); try again") from error
     return str(address)
+
+
+def _of_the_network(refusal: type[Exception]) -> tuple[type[Exception], ...]:
+    """What is raised where the Hub cannot be reached: its client's errors, of which a refusal is one, too.
+
+    Those are ``OSError`` by some clients only, and which client there is the library's version decides.
+    """
+    return OSError, *(
+        base for base in refusal.__mro__ if issubclass(base, Exception) and base is not Exception
+    )
 
 
 def _require(name: str) -> None:

@@ -196,15 +196,32 @@ def test_places_are_read():
     assert place_of("hf:a/b@v1:sub/x.ckpt") == Place("a/b", "v1", "sub/x.ckpt")
 
 
-def test_without_a_network_the_copy_of_this_machine_serves(hub, small_run, monkeypatch):
+@pytest.fixture
+def nowhere(hub, monkeypatch):
+    """The Hub where nobody listens."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library tries again for twenty seconds
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    return lambda: (
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address),
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", f"{address}/{TEMPLATE}"),
+    )
+
+
+def test_without_a_network_a_push_is_one_sentence(nowhere, small_run, tmp_path, capsys):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    nowhere()
+    assert main(["push", str(run), "hf:someone/digits"]) == 1
+    said = capsys.readouterr().err
+    assert "hf:someone/digits: the Hub cannot be reached (" in said
+    assert "Traceback" not in said
+
+
+def test_without_a_network_the_copy_of_this_machine_serves(hub, nowhere, small_run):
     hub.kept["someone/digits"] = {"best.ckpt": (small_run / "checkpoints" / "best.ckpt").read_bytes()}
     first = download("hf:someone/digits")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library tries again for twenty seconds
-    with socket.socket() as closed:  # a port that nobody listens at
-        closed.bind(("127.0.0.1", 0))
-        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nowhere)
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", f"{nowhere}/{TEMPLATE}")
+    nowhere()
     assert download("hf:someone/digits") == first
     with pytest.raises(Failure, match="the Hub cannot be reached, and this machine has no copy"):
         download("hf:someone/other")
