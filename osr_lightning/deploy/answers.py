@@ -43,7 +43,7 @@ def read_answers(path: str, score: str, threshold: float) -> Iterator[Answer]:
             header = tuple(reader.fieldnames or ())
             if missing := [name for name in COLUMNS if name not in header]:
                 raise UserError(
-                    f"{path}: its first line has no column {', '.join(missing)}; give what osr predict wrote"
+                    f"{path}: its first line has no column {', '.join(missing)}; give a CSV of osr predict"
                 )
             if score in header:
                 raise UserError(

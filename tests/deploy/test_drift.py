@@ -128,7 +128,7 @@ def test_all_files_are_read_and_rows_with_an_error_counted(tmp_path):
         ),
         ({"further": ("energy", "msp")}, r"x\.csv: another score than energy .*--score"),
         ({"header": ("a", "b")}, r"x\.csv: its first line has no column index, file, source, label, pred"),
-        ({"header": COLUMNS[:-1]}, r"x\.csv: its first line has no column error; give what"),
+        ({"header": COLUMNS[:-1]}, r"x\.csv: its first line has no column error; give a CSV of"),
         ({"threshold": 0.50001}, r"the threshold was 0\.50001, that of .* is 0\.5; predict"),
         ({"scores": []}, r"no predictions in .*x\.csv: predict"),
         ({"scores": [], "errors": 3}, r"only 3 rows with an error"),
