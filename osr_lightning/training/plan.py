@@ -81,7 +81,7 @@ def plan_training(network: NetworkLike | None, sampler: str, spec: DataSpec, ima
         return Plan(None, "photos", 0.0003, 0.02, 0.0, "one_cycle", 32, epochs)
     if isinstance(network, Backbone) or (recipe is not None and makes(recipe, Backbone)):
         batch_size = min(_LARGEST_BATCH, max(8, math.ceil(images * _HEAD_EPOCHS / _HEAD_STEPS)))
-        return Plan(None, "none", 0.003, None, 0.0, "one_cycle", batch_size, _HEAD_EPOCHS)
+        return Plan(None, "none", 0.001, None, 0.0, "one_cycle", batch_size, _HEAD_EPOCHS)
     many = images >= _MANY * spec.num_classes
     grey = spec.channels == 1
     small = grey and 16 <= spec.image_size <= 28
