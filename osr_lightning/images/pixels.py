@@ -27,9 +27,8 @@ ImageLike: TypeAlias = Union[str, Path, Image.Image, NDArray[Any], "Tensor"]
 LONGEST = 4  # times the shorter side, of which a middle square is cut out
 _MOST_BITS = 22  # of a weight's fraction
 _STRIP = 2**20  # values that are 64 bits wide at once
-_HALF_LEVEL = (
-    0.5 / 255
-)  # by which a float may be outside, as in a file: what a filter gave is in no exact range
+# by which a float may be outside, as in a file: what a filter gave is in no exact range
+_HALF_LEVEL = 0.5 / 255
 # torch's weights of red, green and blue, as the 32 bits that it multiplies with
 _RED, _GREEN, _BLUE = (float(np.float32(weight)) for weight in (0.2989, 0.587, 0.114))
 
