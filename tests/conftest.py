@@ -11,6 +11,7 @@ import sys
 import tempfile
 import types
 import typing
+import weakref
 from pathlib import Path
 from urllib.error import URLError
 
@@ -112,12 +113,26 @@ def _type_hints(kind: type, **names: object) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fast_parsing():
-    """A command's options are parsed in two thirds of the time."""
-    import fast_parsing
+def one_look_at_classes():
+    """The path by which a class is imported never changes: jsonargparse looks for it at every option."""
+    import jsonargparse._typehints
+    import jsonargparse._util
+
+    right = jsonargparse._util.get_import_path
+    paths = weakref.WeakKeyDictionary()
+
+    def get_import_path(value):
+        if not isinstance(value, type):
+            return right(value)
+        if value not in paths:
+            paths[value] = right(value)
+        return paths[value]
 
     with pytest.MonkeyPatch.context() as patch:
-        fast_parsing.remember(patch)
+        modules = [module for name, module in sys.modules.items() if name.startswith("jsonargparse.")]
+        for module in modules:
+            if getattr(module, "get_import_path", None) is right:
+                patch.setattr(module, "get_import_path", get_import_path)
         yield
 
 
