@@ -5,12 +5,15 @@ import logging
 import runpy
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import photos
 import published
 import pytest
 from quick import SMALL_NETWORK
+
+from osr_lightning.data.class_splits import ARPL
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -244,6 +247,20 @@ def test_recipes_are_trained_on_published_and_drawn_splits_once(tmp_path, benchm
     assert "### `cifar10_backbone`" in text.partition("\n## CIFAR-10's published splits")[2]
     assert found["unknown_sets"](tmp_path / "nothing") == {"near": {"rest": "rest"}}
     assert found["unknown_sets"](tmp_path)["far"] == {"fashion_mnist": "fashion_mnist"}
+
+
+def test_recipes_take_the_splits_of_a_config_s_images(tmp_path, benchmark):
+    """CIFAR-10's, whatever the config is called and whether its images are files."""
+    words = ["--configs", "--data-root", tmp_path, "--folder", tmp_path, "--json", tmp_path / "found.json"]
+    found = benchmark("recipes.py", *words, "--page", tmp_path / "page.md")
+    given = {"splits": ["arpl"], "numbers": [1, 2, 3, 4, 5], "steps": [], "drawn": 1}
+    for _ in range(2):
+        asked = Namespace(configs=["cifar10_backbone"], data_root=tmp_path, folder=tmp_path, **given)
+        runs = list(found["planned"](asked))
+        wanted = [f"--data.known_classes={list(known)}" for known in ARPL["cifar10"]]
+        assert [next(word for word in run.arguments if "known_classes" in word) for run in runs] == wanted
+        (tmp_path / "cifar10" / "train").mkdir(parents=True, exist_ok=True)  # the second time as files
+    assert f"--data.known=folder:{tmp_path / 'cifar10'}" in runs[0].arguments
 
 
 @pytest.mark.filterwarnings("ignore")
