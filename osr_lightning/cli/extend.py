@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "osr extend",
         usage="osr extend --ckpt_path CKPT [LABELS.csv] [--add NAME=FOLDER ...] [--remove NAME ...] "
-        "[options]",
+        "[--alpha SHARE] [options]",
         description="Add classes and images to a checkpoint of a frozen backbone, or take classes out, "
         "without the images that it was made of: their features are in it. The last layer and the detectors "
         "are fitted again, scores out of fold choose the threshold, and what changes for the old classes is "
@@ -44,7 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--remove", action="append", default=[], metavar="NAME", help="a class to take out; may be repeated"
     )
     parser.add_argument(
-        "--alpha", type=float, help="largest share of known images to reject; the checkpoint's if not given"
+        "--alpha",
+        type=float,
+        help="largest share of known images to reject, and may be all that changes; the checkpoint's if not "
+        "given",
     )
     parser.add_argument(
         "--test",
@@ -176,7 +179,8 @@ def _tell(report: Mapping[str, Any], target: Path) -> None:
     if (test := report.get("test")) is not None:
         for part in ("known", "unknown", "total"):
             shares = (percent(test[when][part]) for when in ("before", "after"))
-            table.add_row(f"test, {part}: right", f"{test['count']:,}", *shares)
+            counts = ", ".join(f"{count:,}" for count in dict.fromkeys(test["images"][part]))
+            table.add_row(f"test, {part}: right", counts, *shares)
     console.print(table)
     passed = [
         f"{number:,} {why}"

@@ -102,6 +102,10 @@ def extend(
     Raises:
         UserError: where the checkpoint keeps no images, or those that are given do not serve.
     """
+    if not added and not removed and alpha is None:
+        raise UserError(
+            "there is nothing to do: give labels.csv, --add NAME=FOLDER, --remove NAME or --alpha SHARE"
+        )
     checkpoint = checkpoints.read(path)
     old = checkpoints.load(path) if old is None else old
     known = _kept(old, path)
@@ -176,7 +180,7 @@ def judge(before: Recogniser, after: Recogniser, files: Mapping[str, Sequence[Pa
 
     Returns:
         ``count``; for ``before`` and ``after`` the shares ``right``, of ``known`` images and ``unknown`` ones
-        (None without any) and of ``total``.
+        (None without any) and of ``total``; and ``images``, the number of each, as ``[before, after]``.
 
     Raises:
         UserError: where an image is among those that the recogniser was made of.
@@ -188,7 +192,7 @@ def judge(before: Recogniser, after: Recogniser, files: Mapping[str, Sequence[Pa
     known = {row.tobytes() for row in after.known_images.digests.numpy()}
     if leaked := sum(row.tobytes() in known for row in found.digests.numpy()):
         raise UserError(f"{leaked:,} of the images of --test made the recogniser; test others")
-    report: dict[str, Any] = {"count": len(truth)}
+    report: dict[str, Any] = {"count": len(truth), "images": {}}
     for when, one in (("before", before), ("after", after)):
         rows = describe_part(one, found.features)
         wanted = torch.tensor([(*one.spec.classes, n).index(n) for n in names])[truth]
@@ -198,6 +202,8 @@ def judge(before: Recogniser, after: Recogniser, files: Mapping[str, Sequence[Pa
         is_known = wanted < one.spec.num_classes
         parts = {"known": is_known, "unknown": ~is_known, "total": torch.ones_like(is_known)}
         report[when] = {name: float(right[m].mean()) if bool(m.any()) else None for name, m in parts.items()}
+        for name, mask in parts.items():
+            report["images"].setdefault(name, []).append(int(mask.sum()))
     return report
 
 
@@ -233,8 +239,6 @@ def _options(
 
 
 def _check_names(classes: Sequence[str], added: Mapping[str, Sequence[Path]], removed: Sequence[str]) -> None:
-    if not added and not removed:
-        raise UserError("there is nothing to do: give labels.csv, --add NAME=FOLDER or --remove NAME")
     for name in removed:
         if name not in classes:
             hint = did_you_mean(name, classes)

@@ -111,6 +111,7 @@ def test_images_of_a_test_are_asked_before_and_after(trained, extended, tmp_path
     found = judge(load(trained), load(extended[0]), files)
     assert found["count"] == 24
     assert found["after"]["unknown"] is None
+    assert found["images"] == {"known": [18, 24], "unknown": [6, 0], "total": [24, 24]}
     rejected = [one.label == "unknown" for one in load(trained).predict(str(fresh / "night"))]
     assert found["before"]["unknown"] == pytest.approx(sum(rejected) / 6)
     answers = {name: load(extended[0]).predict(str(fresh / name)) for name in files}
@@ -121,6 +122,24 @@ def test_images_of_a_test_are_asked_before_and_after(trained, extended, tmp_path
 def test_a_test_of_known_images_is_refused(trained, extended, pictures):
     with pytest.raises(UserError, match="of the images of --test made the recogniser"):
         judge(load(trained), load(extended[0]), {"night": sorted((pictures / "night").glob("*.png"))})
+
+
+def test_another_alpha_alone_moves_the_threshold(extended, tmp_path, capsys):
+    """An extended checkpoint has no images left that osr calibrate could ask."""
+    before, target = load(extended[0]), tmp_path / "wider.ckpt"
+    assert main(["extend", f"--ckpt_path={extended[0]}", "--alpha=0.4", f"--output={target}"]) == 0
+    after = load(target)
+    assert after.spec.classes == before.spec.classes
+    assert len(after.known_images) == len(before.known_images)
+    record = after.threshold.record
+    assert (record.target, record.count_known) == (0.4, len(before.known_images))
+    assert after.threshold.value < before.threshold.value
+    report = json.loads(target.with_suffix(".json").read_text())
+    assert report["added"] == report["grown"] == {}
+    assert report["called_unknown_before"] is None
+    assert report["old"]["rejected"][0] < report["old"]["rejected"][1] <= 0.4 + 1 / len(before.known_images)
+    assert report["old"]["closed_set"][0] == report["old"]["closed_set"][1]
+    assert "of the new images" not in capsys.readouterr().out
 
 
 def test_nothing_is_written_over_by_itself(trained, pictures, tmp_path, capsys):
