@@ -121,7 +121,8 @@ class OpenSetClassifier(LightningModule):
         alpha: largest share of known images to reject, in (0, 1), by known_quantile.
         few_share: classes of few images share a threshold; those that have too few for class_quantile,
             which are refused otherwise.
-        threshold: above this score images are unknown; for calibration fixed, in units of the score.
+        threshold: above this score images are unknown; for calibration fixed, which needs it, in units of the
+            score.
         costs: costs of mistakes, for min_cost; of a wrong label, a false alarm and a missed unknown.
         unknown_prior: share of unknown images to expect; in (0, 1), for max_accuracy and min_cost.
         loss: what is minimised; cross_entropy: of the probabilities; logit_norm: of those of logits brought
@@ -180,7 +181,7 @@ class OpenSetClassifier(LightningModule):
         calibration: CalibrationMethod | None = None,
         alpha: float = 0.05,
         few_share: bool = False,
-        threshold: float = 0.5,
+        threshold: float | None = None,
         costs: Costs | None = None,
         unknown_prior: float = 0.5,
         learning_rate: float | None = None,

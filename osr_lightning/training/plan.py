@@ -126,6 +126,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     require("threshold", math.isfinite, "be a finite number")
     if score == "msp":
         require("threshold", lambda value: 0 <= value <= 1, "lie in [0, 1] for the score msp")
+    if calibration == "fixed" and options["threshold"] is None:
+        raise UserError("model.calibration fixed needs model.threshold, in units of the score: give it")
     if calibration == "optuna" and score != "msp":
         raise UserError(
             f"model.calibration optuna searches a threshold of the score msp only, not of {score}"

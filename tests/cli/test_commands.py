@@ -587,6 +587,10 @@ MISTAKES = {
         ["--model.score=msp", "--model.calibration=fixed", "--model.threshold=1.5"],
         "model.threshold must lie in [0, 1]",
     ),
+    "fixed without threshold": (
+        ["--model.calibration=fixed"],
+        "model.calibration fixed needs model.threshold",
+    ),
     "threshold without fixed": (["--model.threshold=0"], "add --model.calibration fixed, or leave model.th"),
     "costs without min_cost": (["--model.costs.false_alarm=2"], "model.costs is for model.calibration min_c"),
     "shared thresholds": (["--model.few_share=true"], "is for model.calibration class_quantile alone"),
