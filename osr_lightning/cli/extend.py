@@ -200,7 +200,8 @@ def _tell(report: Mapping[str, Any], target: Path) -> None:
         f"of those {old['count']:,} old images {percent(old['decisions_changed'])} are decided otherwise"
     )
     lost = old["accuracy"][0] - old["accuracy"][1] if old["count"] else 0.0
-    if lost > _LOST:
+    taught = report["added"] or report["grown"] or report["removed"]
+    if taught and lost > _LOST:  # else the new alpha asks for it
         console.print(
             f"warning: the old classes lose {100 * lost:.1f} points; more images of what they are "
             "mistaken for, or osr explain, may tell why",
