@@ -118,7 +118,7 @@ def from_table(path: str, recogniser: Recogniser, counts: Counts | None = None) 
 
 
 def from_files(
-    paths: Sequence[str], recogniser: Recogniser, workers: int, counts: Counts | None = None
+    paths: Sequence[str], recogniser: Recogniser, workers: int, counts: Counts
 ) -> Iterator[Answered]:
     """The images of files, folders and globs, which are predicted now, without those that cannot be read.
 
@@ -131,7 +131,6 @@ def from_files(
     Raises:
         UserError: where there are none.
     """
-    counts = Counts() if counts is None else counts
     files = list(images(paths, counts))
     if not files:
         raise UserError(f"there are no images in {', '.join(paths)}")
