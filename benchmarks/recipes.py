@@ -88,9 +88,9 @@ def drawn_splits(count: int) -> list[tuple[int, ...]]:
     return random.Random(DRAWN_BY).sample(others, 5)[:count]  # noqa: S311 - no secret
 
 
-def published(splits: str, config: str) -> list[tuple[int, ...]]:
-    """The known classes of each of five published splits."""
-    return [one.known for one in class_splits(splits, config) if one.known is not None]
+def published(splits: str, source: str) -> list[tuple[int, ...]]:
+    """The known classes of each of five published splits of a set."""
+    return [one.known for one in class_splits(splits, source) if one.known is not None]
 
 
 def planned(arguments: Namespace) -> Iterator[StudyRun]:
