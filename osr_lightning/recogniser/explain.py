@@ -27,7 +27,8 @@ _SHARES = (1 / 7, 2 / 7, 3 / 7)  # of the grid's edge that a window takes
 _MOST = 7  # windows along an edge
 _SAME = 1e-12  # of the largest score, or of 1: what is rounding
 _POINTS: Floats = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE  # of a map along an edge, in shares of it
-_LAYER = "distance of the features from the class's"
+_STYLED = "distance of the features and the style from the class's"
+_LAYERS = {PENULTIMATE: "distance of the features from the class's", "direction": _STYLED, "body": _STYLED}
 _BY_CLASS = "class_threshold"
 _OF_CLASS = "what the class's own threshold differs from the common one"
 # what a score looks at, for a person
@@ -93,7 +94,7 @@ def _in_words(layer: str) -> str:
         return WORDS[layer]
     own = own_name(layer)
     member = layer.removesuffix(own).rstrip(":")
-    told = _LAYER if own == PENULTIMATE else f"distance of the early features ({own}) from the class's"
+    told = _LAYERS.get(own, f"distance of the early features ({own}) from the class's")
     return f"{told}, of member {int(member) + 1}" if member else told
 
 
@@ -124,7 +125,7 @@ def nearest(
     own = F.normalize(features.double())
     distances = []
     for some in torch.split(known.features, _AT_ONCE):
-        directions = network.direction(some.to(features.device, features.dtype)).double()
+        directions = network.last_input(some.to(features.device, features.dtype)).double()
         distances.append(1 - (F.normalize(directions) @ own.T)[:, 0])
     found = torch.cat(distances).clamp(0, 2).topk(min(NEAREST, len(known)), largest=False)
     return tuple(

@@ -1,4 +1,4 @@
-"""Checkpoints and class paths of 0.1, brought to today's layout in one step."""
+"""Checkpoints of earlier layouts, and class paths of 0.1, brought to today's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from osr_lightning.errors import UserError
 from osr_lightning.models.networks import NETWORKS
 
-VERSION = 2
+VERSION = 3
+_WITHOUT_STYLE = 2  # its backbones gave features alone
 _MNIST = [
     f"{digit} - {name}"
     for digit, name in enumerate(
@@ -60,12 +61,38 @@ def migrate(checkpoint: object) -> dict[str, Any]:
         return _from_0_1(checkpoint)
     if not isinstance(found, Mapping) or not isinstance(found.get("recipe"), Mapping):
         raise UserError("the checkpoint has no recipe; it is damaged")
+    if found.get("version") == _WITHOUT_STYLE:
+        return _from_2(checkpoint)
     if found.get("version") != VERSION:
         raise UserError(
             f"the checkpoint is of version {found.get('version')!r}, this package reads {VERSION}; "
             "install a newer osr_lightning"
         )
     return checkpoint
+
+
+def _from_2(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    kept = checkpoint["recogniser"]
+    options = checkpoint.get("hyper_parameters") or {}
+    return {
+        **checkpoint,
+        "hyper_parameters": _without_style(options),
+        "recogniser": {**kept, "version": VERSION, "recipe": _without_style(kept["recipe"])},
+    }
+
+
+def _without_style(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe whose backbones, and those of its members, give no style."""
+    changed = dict(recipe)
+    network, members = recipe.get("network"), recipe.get("members")
+    path = network.get("class_path") if isinstance(network, Mapping) else network
+    if isinstance(path, str) and path.rpartition(".")[2] in ("Backbone", "Wrapped"):
+        given = network.get("init_args") if isinstance(network, Mapping) else None
+        if isinstance(given, (Mapping, type(None))):
+            changed["network"] = {"class_path": path, "init_args": {"style": False, **(given or {})}}
+    if isinstance(members, list):
+        changed["members"] = [_without_style(one) if isinstance(one, Mapping) else one for one in members]
+    return changed
 
 
 def _from_0_1(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -206,8 +206,9 @@ def choose_decay(
     def losses(part: Tensor) -> Tensor:
         direction = copy.deepcopy(_network(recogniser).direction)
         rest = known.where(~part)
-        direction.mean.copy_(rest.features.mean(0))
-        train, held_out = direction(rest.features), direction(known.features[part])
+        direction.begin_at_mean(rest.features)
+        width = len(direction.mean)
+        train, held_out = (direction(each)[:, :width] for each in (rest.features, known.features[part]))
         found = held_out_losses(
             train, rest.labels, held_out, known.labels[part], recogniser.spec.num_classes, class_weights
         )
@@ -226,8 +227,8 @@ def fit_part(
 ) -> None:
     """Fit mean, last layer and detectors to images, and take others as references."""
     network = _network(recogniser)
-    network.direction.mean.copy_(known.features.mean(0))
-    directions = network.direction(known.features)
+    network.direction.begin_at_mean(known.features)
+    directions = network.last_input(known.features)
     last = recogniser.sampler.last_layer
     weight, bias = (torch.zeros_like(value).requires_grad_() for value in (last.weight, last.bias))
     solve(weight, bias, directions, known.labels, decay, class_weights)

@@ -328,11 +328,11 @@ class OpenSetClassifier(LightningModule):
         features = [table.features for table in tables if table.features is not None]
         if len(features) < len(tables):
             return
-        network.direction.mean.copy_(features[0].mean(0))
+        network.direction.begin_at_mean(features[0])
         assert self.plan is not None
         if self.plan.weight_decay is not None and not tunes:
             return
-        train, held_out = (network.direction(part) for part in features)
+        train, held_out = (network.last_input(part) for part in features)
         labels, held_out_labels = (table.labels for table in tables)
         losses = held_out_losses(
             train, labels, held_out, held_out_labels, datamodule.spec.num_classes, self.class_weights

@@ -6,6 +6,7 @@ import numpy as np
 import photos
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
@@ -13,7 +14,7 @@ from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
 from osr_lightning.images.pixels import prepared, to_input
 from osr_lightning.models import backbones
-from osr_lightning.models.backbones import Backbone, pixel_format, pretrained
+from osr_lightning.models.backbones import Backbone, Body, pixel_format, pretrained
 from osr_lightning.models.factory import build_network, saved_recipe
 
 timm = pytest.importorskip("timm")
@@ -206,9 +207,90 @@ def test_a_class_path_in_a_recipe_needs_trust():
 def test_the_direction_has_one_length_whatever_the_features():
     network = Backbone(3, photos.PUBLISHED, None)
     features = torch.rand(5, network.body.width) * torch.tensor([[1e-3], [1.0], [1e3], [1.0], [2.0]])
-    network.direction.mean.copy_(features.mean(0))
-    lengths = network.direction(features).norm(dim=1)
-    torch.testing.assert_close(lengths, torch.full((5,), network.body.width**0.5))
+    network.direction.begin_at_mean(features)
+    lengths = network.last_input(features).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full((5,), network.head[0].in_features ** 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "channels"),
+    [
+        ("torchvision:resnet18", "layer2", 128),
+        ("torchvision:efficientnet_b0", "features.3", 40),
+        ("torchvision:squeezenet1_1", "", 0),  # its maps are 55, 27 and 13 pixels of 224
+        ("vit_tiny_patch16_224", "", 0),
+        ("tf_efficientnet_lite0", "blocks.2", 40),
+        ("convnextv2_atto", "stages.1", 80),
+        ("swin_tiny_patch4_window7_224", "", 0),
+    ],
+)
+def test_the_style_is_of_the_last_layer_that_leaves_an_eighth_of_the_side(name, layer, channels):
+    """Of stages by their names in both libraries; networks of patches have none."""
+    library, _, own = name.rpartition(":")
+    module = getattr(torchvision.models, own)(weights=None) if library else timm.create_model(name)
+    assert backbones._early_layer(module.eval()) == (layer, channels)
+
+
+def test_a_network_of_one_size_has_its_style_too():
+    class Strict(nn.Sequential):
+        def forward(self, images):
+            assert images.shape[2:] == (224, 224)
+            return super().forward(images)
+
+    module = Strict(nn.Conv2d(3, 4, 8, 8), nn.Flatten())
+    assert backbones._early_layer(module) == ("0", 4)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_style_is_mean_and_deviation_of_each_channel(views):
+    """By numpy, of the maps that torchvision's own extractor takes out."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    network = torchvision.models.resnet18(weights=None).eval()
+    network.fc = nn.Identity()
+    images = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        found = Body(network, 512, views=views, style=True)(images)
+        plain = Body(network, 512, views=views)(images)
+        seen = [images, backbones.middle(images)][:views]
+        maps = [create_feature_extractor(network, ["layer2"])(one)["layer2"].double().numpy() for one in seen]
+    torch.testing.assert_close(found[:, :512], plain)
+    each = [np.concatenate([one.mean((2, 3)), one.std((2, 3))], axis=1) for one in maps]
+    np.testing.assert_allclose(found[:, 512:], np.mean(each, axis=0), atol=1e-5)
+
+
+def test_of_many_channels_every_other_one_gives_the_style():
+    network = Body(torchvision.models.densenet121(weights=None), 1000, style=True)
+    assert backbones._early_layer(network.module) == ("features.denseblock2", 512)
+    assert (network.style, network.width) == (256, 1256)
+    seen = []
+    network.module.features.denseblock2.register_forward_hook(lambda *given: seen.append(given[2]))
+    with torch.no_grad():
+        found = network(torch.rand(2, 3, 64, 64))
+    torch.testing.assert_close(found[:, 1000:], backbones.style_of(seen[0][:, ::4]))
+
+
+def test_a_layer_of_one_value_has_no_deviation():
+    maps = torch.full((2, 3, 4, 4), 0.7)
+    torch.testing.assert_close(backbones.style_of(maps), torch.tensor([[0.7] * 3 + [0.0] * 3] * 2))
+
+
+def test_the_last_layer_sees_no_style():
+    network = Backbone(3, photos.PUBLISHED, None)
+    width, body = network.head[0].in_features, network.body
+    assert body.width == width + body.style
+    assert body.style > 0
+    features = torch.rand(5, body.width)
+    other = torch.cat([features[:, :width], torch.rand(5, body.style)], dim=1)
+    torch.testing.assert_close(network.eval()(features), network(other))
+    assert Backbone(3, photos.PUBLISHED, None, style=False).body.width == width
+    assert body.digest() != Backbone(3, photos.PUBLISHED, None, style=False).body.digest()
+
+
+def test_a_compiled_training_is_one_graph():
+    network, images = Backbone(3, photos.BACKBONE, None, finetune=True), torch.rand(2, 3, 64, 64)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), network(images))
 
 
 def test_a_network_of_ones_own_without_a_linear_layer_is_refused():

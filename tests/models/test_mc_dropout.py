@@ -15,7 +15,7 @@ from osr_lightning.models.dropout import active_dropouts
 from osr_lightning.models.ensemble import Ensemble
 from osr_lightning.models.mc_dropout import MCDropout
 from osr_lightning.models.networks import BaselineCNN, MCDropoutCNN, SplitNetwork
-from osr_lightning.models.sampling import Single
+from osr_lightning.models.sampling import Layers, Single
 from osr_lightning.models.split import split
 
 DEVICES = [
@@ -637,9 +637,10 @@ def test_an_ensembles_samples_stand_side_by_side():
 def test_layers_of_an_ensembles_networks():
     sampler, members = ensemble()
     nested = Ensemble([sampler, members[0]])
-    own = [*members[0].layers_by_network[0]]
-    assert nested.layers_by_network[1] == tuple(f"0:1:{name}" for name in own)
-    assert nested.layers_by_network[3] == tuple(f"1:{name}" for name in own)
+    blocks = members[0].network.blocks
+    for number, before in ((1, "0:1:"), (3, "1:")):
+        own = Layers(tuple(before + name for name in blocks), before + "penultimate", 0)
+        assert nested.layers_by_network[number] == own
     images = images_of(5)
     found = nested(images, ("0:1:penultimate", "1:penultimate")).features
     close(found["0:1:penultimate"], members[1](images, ("penultimate",)).features["penultimate"])

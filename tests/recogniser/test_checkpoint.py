@@ -173,7 +173,7 @@ def test_a_checkpoint_is_plain_data(tmp_path):
     save(make(ENSEMBLE, "knn"), tmp_path / "x.ckpt")
     kept = torch.load(tmp_path / "x.ckpt", weights_only=True)
     assert set(kept) == {"state_dict", "recogniser"}
-    assert kept["recogniser"]["version"] == 2
+    assert kept["recogniser"]["version"] == 3
     assert json.loads(json.dumps(kept["recogniser"])) == kept["recogniser"]
     assert kept["recogniser"]["facts"]["classes"] == list(SPEC.classes)
     assert all(name.startswith("recogniser.") for name in kept["state_dict"])
@@ -416,17 +416,42 @@ def test_the_thresholds_of_0_1_are_kept_exactly():
 def test_a_checkpoint_of_0_1_saves_as_one_of_today(tmp_path):
     recogniser = load(OLD)
     save(recogniser, tmp_path / "new.ckpt")
-    assert torch.load(tmp_path / "new.ckpt", weights_only=True)["recogniser"]["version"] == 2
+    assert torch.load(tmp_path / "new.ckpt", weights_only=True)["recogniser"]["version"] == 3
     assert_same(load(tmp_path / "new.ckpt"), recogniser)
 
 
 def test_a_later_version_says_to_install_it(tmp_path):
     save(make(SINGLE), tmp_path / "x.ckpt")
     kept = torch.load(tmp_path / "x.ckpt", weights_only=True)
-    kept["recogniser"]["version"] = 3
+    kept["recogniser"]["version"] = 4
     torch.save(kept, tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match=r"x\.ckpt.*version 3, this package reads 2; install a newer"):
+    with pytest.raises(UserError, match=r"x\.ckpt.*version 4, this package reads 3; install a newer"):
         load(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("members", [0, 2])
+def test_backbones_of_version_2_give_no_style(members, tmp_path):
+    pytest.importorskip("timm")
+    import photos
+
+    network = {"class_path": "Backbone", "init_args": {"name": photos.PUBLISHED, "weights": None}}
+    without = {**network, "init_args": {**network["init_args"], "style": False}}
+    recipe = {"sampler": "single", "network": without}
+    if members:
+        recipe = {"sampler": "ensemble", "members": [recipe] * members, "shared_body": True}
+    spec = DataSpec(("a", "b"), 3, 64, (0.5,) * 3, (0.5,) * 3)
+    made = build({**recipe, "score": "msp"}, spec).eval()
+    save(made, tmp_path / "x.ckpt")
+    kept = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    kept["recogniser"]["version"] = 2
+    written = kept["recogniser"]["recipe"]
+    for one in written.get("members", [written]):
+        assert one["network"]["init_args"].pop("style") is False
+    torch.save(kept, tmp_path / "x.ckpt")
+    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        found = load(tmp_path / "x.ckpt").describe(images)
+        torch.testing.assert_close(found["score/msp"], made.describe(images)["score/msp"])
 
 
 # writing at once or not at all ------------------------------------------------------------------------
@@ -599,9 +624,9 @@ PLAIN = {
     "None": None,
     "weights alone": {"weight": torch.zeros(2)},
     "a checkpoint of Lightning's": {"state_dict": {"w": torch.zeros(2)}, "hyper_parameters": {}},
-    "no recipe": {"state_dict": {}, "recogniser": {"version": 2, "facts": {}}},
-    "no facts": {"state_dict": {}, "recogniser": {"version": 2, "recipe": {**SINGLE, "score": "msp"}}},
-    "no state dict": {"recogniser": {"version": 2, "recipe": {}, "facts": {}}},
+    "no recipe": {"state_dict": {}, "recogniser": {"version": 3, "facts": {}}},
+    "no facts": {"state_dict": {}, "recogniser": {"version": 3, "recipe": {**SINGLE, "score": "msp"}}},
+    "no state dict": {"recogniser": {"version": 3, "recipe": {}, "facts": {}}},
     "no version": {"state_dict": {}, "recogniser": {"recipe": {}, "facts": {}}},
 }
 

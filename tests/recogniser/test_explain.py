@@ -176,7 +176,7 @@ def test_distances_are_those_of_a_loop(known):
     image = known.standardise(torch.from_numpy(coloured(1, 101)[None]))
     with torch.no_grad():
         own = known.sampler(image, (PENULTIMATE,)).features[PENULTIMATE][0].double()
-        others = known.sampler.network.direction(known.known_images.features.float()).double()
+        others = known.sampler.network.last_input(known.known_images.features.float()).double()
     expected = [1 - float(own @ other / (own.norm() * other.norm())) for other in others]
     assert [one.distance for one in why.nearest] == pytest.approx(sorted(expected)[:5], abs=1e-6)
 
@@ -211,7 +211,7 @@ def test_features_of_some_places_are_their_mean(known):
     masks = torch.cat([windows(7, 3, 7)[0], ~windows(7, 2, 7)[0]])
     found = places.sample(image, (PENULTIMATE,), masks).features[PENULTIMATE]
     for mask, own in zip(masks, found, strict=True):
-        expected = known.sampler.network.direction(grid[:, mask].mean(1)[None])[0]
+        expected = known.sampler.network.last_input(grid[:, mask].mean(1)[None])[0]
         assert torch.allclose(own, expected, atol=1e-5)
 
 

@@ -233,6 +233,46 @@ def test_a_layer_that_is_short_or_turned_raises_the_score():
         assert (detector({**seen, "0": change(seen["0"])}) > detector(seen)).all()
 
 
+def test_style_counts_in_units_of_a_direction():
+    """The distance by numpy, of direction, length, and style divided by sqrt(D) of its deviations."""
+    width, style = 5, 3
+    (seen, labels), (held_out, _) = (
+        images(widths=(width + style,)),
+        images(100, widths=(width + style,), seed=1),
+    )
+    for one in (seen, held_out):
+        one["0"][:, width:] = one["0"][:, width:] * torch.tensor([0.01, 1.0, 100.0]) + 7
+    detector = Fisher(("0",), styles=(style,))
+    detector.fit(seen, labels, None, held_out)
+
+    def inputs(one):
+        features = one["0"].double()
+        x = direction_and_length(features[:, :width]).numpy()
+        return np.concatenate([x, features[:, width:].numpy()], axis=1)
+
+    x, truth = inputs(seen), labels.numpy()
+    scale = np.ones(x.shape[1])
+    scale[-style:] = 1 / (x[:, -style:].std(0) * np.sqrt(width + 1))
+    _, own = numpy_covariances(x * scale, truth, 4)
+    predicted = held_out[LOG_PROBABILITY].argmax(1).numpy()
+    expected = []
+    for row, label in zip(inputs(held_out), predicted, strict=True):
+        away = (row - x[truth == label].mean(0)) * scale
+        expected.append(away @ np.linalg.solve(own[label], away))
+    np.testing.assert_allclose(detector.statistics(held_out)[1], expected, rtol=1e-9)
+
+
+def test_a_style_that_no_known_image_has_raises_the_score():
+    (seen, labels), (held_out, _) = images(widths=(7,)), images(100, widths=(7,), seed=1)
+    seen["0"][:, -1] = 0  # a channel that training images leave alone
+    detector = Fisher(("0",), styles=(2,))
+    detector.fit(seen, labels, None, held_out)
+    before = detector(held_out)
+    held_out["0"][:, -2] += 40
+    assert (detector(held_out) > before).all()
+    assert detector(held_out).isfinite().all()
+
+
 def test_features_that_a_gradient_flows_through():
     detector, (seen, _) = fitted(), images(40, seed=6)
     expected = detector(seen)

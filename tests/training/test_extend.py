@@ -60,7 +60,7 @@ def test_the_old_last_layer_is_that_of_the_joined_images(extended, pictures):
 
     recogniser = load(extended[0])
     known, network = recogniser.known_images, recogniser.sampler.network
-    directions = network.direction(known.features.float())
+    directions = network.last_input(known.features.float())
     last = recogniser.sampler.last_layer
     decays = []
     for decay in (0.3, 0.1, 0.03, 0.01):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from osr_lightning.errors import UserError
 from osr_lightning.models.backbones import Backbone
-from osr_lightning.models.ensemble import own_name
 from osr_lightning.models.sampling import PENULTIMATE, LogitSampler, pooled_name
 from osr_lightning.scoring.detectors.base import LOG_PROBABILITY, Activations, Buffers, Detector, Known
 from osr_lightning.scoring.detectors.surprise import surprise, tail_slopes
@@ -46,10 +45,15 @@ class Fisher(Detector):
     classes have in common. A class without training images has their common mean. Where the covariances of
     all classes would be more than 64 MB, all have the shared one.
 
+    What a layer gives of an image's style (see `osr_lightning.models.backbones.Body`) stands in ``x`` as it
+    is, in units in which it varies among training images as the parts of a direction do on average, by
+    ``1 / sqrt(D)``: near classes share their style, and what is no photograph does not.
+
     Args:
         layers: names for the sampler (see `osr_lightning.models.sampling.Sampled`) of layers of shape
             ``(B, D)``; none at all leaves generalized_entropy alone.
         weights: of generalized_entropy and each layer; all 1 if not given.
+        styles: how many of each layer's values, the last ones, are an image's style; 0 if not given.
     """
 
     name = "fisher"
@@ -62,7 +66,10 @@ class Fisher(Detector):
     slopes: Tensor  # (1 + L,), of -log p beyond the largest
 
     def __init__(
-        self, layers: Sequence[str] = (PENULTIMATE,), weights: Sequence[float] | None = None
+        self,
+        layers: Sequence[str] = (PENULTIMATE,),
+        weights: Sequence[float] | None = None,
+        styles: Sequence[int] | None = None,
     ) -> None:
         given = tuple(map(float, weights if weights is not None else (1,) * (1 + len(layers))))
         if len(given) != 1 + len(layers) or not all(0 <= weight < math.inf for weight in given):
@@ -70,6 +77,7 @@ class Fisher(Detector):
         super().__init__()
         self.layers = tuple(layers)
         self.weights = given
+        self._styles = tuple(styles if styles is not None else (0,) * len(layers))
 
     @classmethod
     def of(cls, sampler: LogitSampler) -> Fisher:
@@ -81,22 +89,27 @@ class Fisher(Detector):
         Of a backbone's features, which tell near classes apart less than its logits do, these count twice.
         """
         layers: list[str] = []
+        styles: list[int] = []
         weights = [2.0 if any(isinstance(part, Backbone) for part in sampler.modules()) else 1.0]
         networks = sampler.layers_by_network
-        for names in networks:
-            first = [pooled_name(name) for name in names[:1] if own_name(name) != PENULTIMATE]
-            own = [*first, *(name for name in names[-1:] if own_name(name) == PENULTIMATE)]
-            layers += own
+        for network in networks:
+            own = [(pooled_name(name), 0) for name in network.blocks[:1]]
+            own += [] if network.last is None else [(network.last, network.style)]
+            layers += [name for name, _ in own]
+            styles += [style for _, style in own]
             weights += [1 / len(networks)] * len(own)
-        return cls(layers, weights)
+        return cls(layers, weights, styles)
 
     def _fit(self, known: Known) -> Buffers:
         assert known.held_out is not None
         classes = known.held_out[LOG_PROBABILITY].shape[1]
-        inputs = [direction_and_length(known.seen[name]) for name in self.layers]
+        inputs = self._inputs(known.seen)
         width = max((x.shape[1] for x in inputs), default=0)
         shared = classes * width**2 > _OWN
-        fits = [gaussians(x, known.labels, classes, shared) for x in inputs]
+        fits = [
+            _in_units(_units(x, style), known.labels, classes, x, shared)
+            for x, style in zip(inputs, self._styles, strict=True)
+        ]
         means = known.labels.new_zeros(0, classes, width, dtype=torch.float64)
         whitening = means.new_zeros(0, 1 if shared else classes, width, width)
         if fits:
@@ -136,14 +149,39 @@ class Fisher(Detector):
         entropy = generalized_entropy(logits.unsqueeze(0)).unsqueeze(0)
         if not self.layers:
             return entropy
-        inputs = [direction_and_length(seen[name]) for name in self.layers]
-        return torch.cat([entropy, _distances(inputs, logits.argmax(1), means, whitening)])
+        return torch.cat([entropy, _distances(self._inputs(seen), logits.argmax(1), means, whitening)])
+
+    def _inputs(self, seen: Activations) -> list[Tensor]:
+        """``x`` of each layer, ``(B, D + 1 + S)``."""
+        found = []
+        for name, style in zip(self.layers, self._styles, strict=True):
+            features = seen[name]
+            width = features.shape[1] - style
+            x = direction_and_length(features[:, :width])
+            found.append(torch.cat([x, features[:, width:]], dim=1) if style else x)
+        return found
 
 
 def direction_and_length(features: Tensor) -> Tensor:
     """``(B, D)`` -> ``(B, D + 1)``: at unit length, and the logarithm of the length."""
     length = features.norm(dim=1, keepdim=True).clamp(min=_SHORT)
     return torch.cat([features / length, length.log()], dim=1)
+
+
+def _units(x: Tensor, style: int) -> Tensor:
+    """What to divide the parts of ``x`` ``(N, D)`` by, of which the last ``style`` are one; ``(D,)``."""
+    units = x.new_ones(x.shape[1])
+    if style:
+        deviation = x[:, -style:].std(0, correction=0)
+        # what does not vary at all has no unit
+        units[-style:] = torch.where(deviation > 0, deviation, 1.0) * (x.shape[1] - style) ** 0.5
+    return units
+
+
+def _in_units(units: Tensor, labels: Tensor, classes: int, x: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+    """`gaussians` of ``x`` in these units ``(D,)``, for ``x`` as it is."""
+    means, whitening = gaussians(x / units, labels, classes, shared)
+    return means * units, whitening / units[:, None]
 
 
 def gaussians(x: Tensor, labels: Tensor, classes: int, shared: bool) -> tuple[Tensor, Tensor]:
