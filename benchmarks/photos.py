@@ -2,11 +2,12 @@
 
 Known and unknown classes are those of clothing photographs (six and four, five draws) and of CIFAR-10's test
 images (airplane, cat, frog and truck; six and four, the five splits of neal; all ten against letters and
-clothes in grey). A fifth of each known class is tested; the rest, or 20 pictures a class, train and validate.
-Each run is what `osr run` does; for the tables of scores and sums with all detectors, and their thresholds by
-validation images alone, however few. No unknown image is seen before the test. Features are kept in
-OSR_CACHE_DIR. Sums add -log p of scores among validation images, as fisher does. Writes a section of
-docs/results.md; started again with the same --folder it goes on from where it was stopped.
+clothes in grey). All meet pictures that are no photographs: one colour, gradients and noise. A fifth of each
+known class is tested; the rest, or 20 pictures a class, train and validate. Each run is what `osr run` does;
+for the tables of scores and sums with all detectors, and their thresholds by validation images alone, however
+few. No unknown image is seen before the test. Features are kept in OSR_CACHE_DIR. Sums add -log p of scores
+among validation images, as fisher does. Writes a section of docs/results.md; started again with the same
+--folder it goes on from where it was stopped.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ TEST_SHARE = 0.2
 ALPHA = 0.05
 FEW, FEW_VALIDATE = 20, 5  # pictures a class, and how many of them validate: alpha needs 19 in all
 DRAWS = 5
+MADE_UP, MADE_SIDE = 50, 96  # pictures of each kind that are no photographs, and their pixels a side
 # what is added up; fisher's own two are generalized_entropy, twice, and direction
 SUMMED = (
     *("generalized_entropy", "direction", "mahalanobis", "relative_mahalanobis", "knn", "vim", "residual"),
@@ -85,7 +87,7 @@ class Task(NamedTuple):
         group: tasks that are averaged.
         name: of the run.
         known: class -> its pictures.
-        unknown: near and far, or names of grey sets -> pictures.
+        unknown: near, far and made_up, or names of grey sets -> pictures.
         shots: pictures of a class that train and validate; None for all that are not tested.
     """
 
@@ -135,16 +137,17 @@ def tasks(arguments: Namespace) -> Iterator[Task]:
     enlarged = [file for files in cifar.values() for file in files[: len(files) // 5]]
     photographs = [file for files in clothing.values() for file in files[::4]]
     names = sorted(clothing)
+    plain = made_up(arguments.folder)
     for shots, note in ((None, ""), (FEW, f", {FEW} a class")):
         for draw in range(DRAWS):
             drawn = np.random.RandomState(draw).permutation(names)[:6]
-            yield split(f"clothing 6/4{note}", f"clothing{draw}", clothing, drawn, enlarged, shots)
-        yield split(f"four of CIFAR-10{note}", "four", cifar, FOUR, photographs, shots)
+            yield split(f"clothing 6/4{note}", f"clothing{draw}", clothing, drawn, enlarged, plain, shots)
+        yield split(f"four of CIFAR-10{note}", "four", cifar, FOUR, photographs, plain, shots)
         for draw, places in enumerate(NEAL):
             known = [sorted(cifar)[place] for place in places]
-            yield split(f"CIFAR-10 6/4{note}", f"cifar{draw}", cifar, known, photographs, shots)
+            yield split(f"CIFAR-10 6/4{note}", f"cifar{draw}", cifar, known, photographs, plain, shots)
     if grey := grey_sets(arguments):
-        yield Task("ten of CIFAR-10", "ten", cifar, grey)
+        yield Task("ten of CIFAR-10", "ten", cifar, {**grey, "made_up": plain})
 
 
 def by_class(folder: Path) -> dict[str, list[Path]]:
@@ -158,12 +161,32 @@ def split(
     pictures: Mapping[str, Sequence[Path]],
     known: Iterable[str],
     far: Sequence[Path],
+    plain: Path,
     shots: int | None,
 ) -> Task:
     """Some classes as known, the others as near unknown ones."""
     chosen = {one: pictures[one] for one in sorted(map(str, known))}
     near = [file for one, files in pictures.items() if one not in chosen for file in files]
-    return Task(group, name, chosen, {"near": near, "far": far}, shots)
+    return Task(group, name, chosen, {"near": near, "far": far, "made_up": plain}, shots)
+
+
+def made_up(folder: Path) -> Path:
+    """A file of pictures of one colour, of gradients between two, and of fine and coarse noise."""
+    rng = np.random.RandomState(0)
+    ramp = np.linspace(0, 1, MADE_SIDE)[:, None, None]
+    pictures = []
+    for _ in range(MADE_UP):
+        first, last = rng.randint(0, 256, (2, 1, 1, 3))
+        coarse = rng.randint(0, 256, (MADE_SIDE // 8, MADE_SIDE // 8, 3))
+        pictures += [
+            np.broadcast_to(first, (MADE_SIDE, MADE_SIDE, 3)),
+            np.broadcast_to(first + ramp * (last - first), (MADE_SIDE, MADE_SIDE, 3)),
+            rng.randint(0, 256, (MADE_SIDE, MADE_SIDE, 3)),
+            coarse.repeat(8, 0).repeat(8, 1),
+        ]
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "made_up.npz", images=np.stack(pictures).astype(np.uint8))
+    return folder / "made_up.npz"
 
 
 def grey_sets(arguments: Namespace) -> dict[str, Path]:
@@ -409,9 +432,10 @@ def write(runs: Mapping[str, Sequence[Found]], arguments: Namespace) -> list[str
         "A fifth of each known class is tested; the rest train and validate, a fifth of them,",
         f"or {FEW} pictures a class do, of which {FEW_VALIDATE} validate. *Near* are all pictures of the",
         "other classes, *far* CIFAR-10's photographs where clothing is known, and clothing where CIFAR-10",
-        "is. All ten classes of CIFAR-10 are tested with a tenth of notMNIST and of Fashion-MNIST. No",
-        "unknown image is seen before the test. In percent, mean ± sample standard deviation over draws of",
-        "known classes.",
+        "is. All ten classes of CIFAR-10 are tested with a tenth of notMNIST and of Fashion-MNIST. *Made up*",
+        "are pictures of one colour, gradients, and fine and coarse noise; that an eighth of the side gives",
+        "the style was settled with such pictures in view. No unknown image is seen before the test. In",
+        "percent, mean ± sample standard deviation over draws of known classes.",
         "",
         f"### Decided as `osr run` does by itself: `fisher`, alpha {ALPHA:.0%}",
         "",
@@ -451,17 +475,18 @@ def write(runs: Mapping[str, Sequence[Found]], arguments: Namespace) -> list[str
         "",
         *left_out_table(runs),
         "",
-        "### AUROC near / far of every score",
+        "### AUROC near / far / made up of every score",
         "",
         "Of recognisers whose validation images alone choose the thresholds and the weight decay.",
         "",
         *score_table(runs, [one for one in first(runs)["scores"] if "+" not in one]),
         "",
-        f"### AUROC near / far of the {SHOWN_SUMS} best Fisher sums",
+        f"### AUROC near / far / made up of the {SHOWN_SUMS} best Fisher sums",
         "",
         "Of all two and three of " + ", ".join(f"`{one}`" for one in SUMMED),
         "and of two with one counted twice, by the mean of the near AUROC. *direction* is the distance that",
-        "`fisher` takes, of features at unit length; `fisher` is 2 generalized_entropy + direction.",
+        "`fisher` takes, of features at unit length and style; `fisher` is 2 generalized_entropy +",
+        "direction.",
         "",
     ]
     added = [one for one in first(runs)["scores"] if "+" in one]
