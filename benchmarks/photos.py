@@ -409,8 +409,10 @@ def sums(
 
 def scikit_learn(recogniser: Any, train: Any, val: Any, test: Any, table: PredictionTable) -> float:  # noqa: ANN401
     """Accuracy of scikit-learn's logistic regression on standardised features, its C by validation images."""
-    middle, spread = train.features.mean(0), train.features.std(0) + 1e-6
-    x, held_out, tested = (((part.features - middle) / spread).numpy() for part in (train, val, test))
+    width = recogniser.sampler.last_layer.in_features  # what stands behind is the style
+    middle, spread = train.features[:, :width].mean(0), train.features[:, :width].std(0) + 1e-6
+    parts = (train, val, test)
+    x, held_out, tested = (((part.features[:, :width] - middle) / spread).numpy() for part in parts)
     best: tuple[float, LogisticRegression] | None = None
     for inverse in INVERSE_PENALTIES:
         fitted = LogisticRegression(C=inverse, max_iter=300).fit(x, train.labels.numpy())
