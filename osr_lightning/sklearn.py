@@ -47,6 +47,7 @@ from osr_lightning.training.feature_extractor import BackboneExtractor
 Floats = NDArray[np.float64]
 Seen = dict[str, Tensor]
 _SHORT = 1e-12  # the shortest length
+_STYLED = "styled"  # what fisher looks at, of samples with style
 
 
 class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -68,6 +69,8 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         cv: number of folds, from 2 on; fewer where a class has fewer samples.
         unit_length: whether samples are centred and brought to one length first, as suits the features of a
             pretrained network (Mueller and Hein, Mahalanobis++, ICML 2025); other arrays lose by it.
+        style: how many of a sample's values, the last ones, are an image's style (see `BackboneFeatures`),
+            which ``fisher`` looks at and the inner classifier does not.
         unknown_label: what ``predict`` calls unknown samples; None for "unknown" beside names, and beside
             numbers -1, or one below the least class where a class is -1 itself. A name beside numbers, or a
             number beside names, gives an array of objects, so that classes stay themselves.
@@ -91,6 +94,7 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         alpha: float = 0.05,
         cv: int = 5,
         unit_length: bool = False,
+        style: int = 0,
         unknown_label: Any = None,  # noqa: ANN401 - a name or a number
         random_state: int | None = 0,
     ) -> None:
@@ -99,6 +103,7 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.alpha = alpha
         self.cv = cv
         self.unit_length = unit_length
+        self.style = style
         self.unknown_label = unknown_label
         self.random_state = random_state
 
@@ -115,6 +120,11 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         samples, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self._check()
+        if self.style >= samples.shape[1]:
+            raise UserError(
+                f"style {self.style:,} leaves none of the {samples.shape[1]:,} values of a sample for the "
+                "classifier; it counts the last ones, n_style_ of BackboneFeatures"
+            )
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise UserError(f"y has one class, {_plain(self.classes_[0])!r}; a classifier needs two or more")
@@ -253,6 +263,8 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise UserError(f"alpha must lie between 0 and 1, got {self.alpha!r}")
         if self.cv < 2:
             raise UserError(f"cv must be 2 or more folds, got {self.cv!r}")
+        if self.style < 0:
+            raise UserError(f"style must be 0 or more values, got {self.style!r}")
 
     def _look(self, X: ArrayLike) -> Seen:
         check_is_fitted(self)
@@ -284,10 +296,11 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return whole, scores, predicted
 
     def _fit(self, samples: Floats, labels: NDArray[np.int64]) -> _Fit:
-        mean = samples.mean(0) if self.unit_length else None
+        features = samples[:, : samples.shape[1] - self.style]
+        mean = features.mean(0) if self.unit_length else None
         estimator = LogisticRegression(max_iter=1000) if self.estimator is None else clone(self.estimator)
-        estimator.fit(_directions(samples, mean), labels)
-        fit = _Fit(estimator, mean, self._detector())
+        estimator.fit(_directions(features, mean), labels)
+        fit = _Fit(estimator, mean, self.style, self._detector())
         if fit.detector is not None:
             seen = fit.look(samples)
             one = {name: value[:1] for name, value in seen.items()}  # a passing reference
@@ -299,7 +312,8 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.score_name not in DETECTORS:
             return None
         if DETECTORS[self.score_name] is Fisher:  # as `Fisher.of` weighs a backbone's features
-            return Fisher(weights=(2.0, 1.0) if self.unit_length else None)
+            weights = (2.0, 1.0) if self.unit_length else None
+            return Fisher((_STYLED if self.style else PENULTIMATE,), weights, (self.style,))
         return DETECTORS[self.score_name]()
 
     def _record(
@@ -325,18 +339,23 @@ class _Fit(NamedTuple):
     Attributes:
         estimator: of labels ``0 .. K-1``.
         mean: ``(D,)`` that samples are centred by before they are brought to one length; None leaves them.
+        style: how many values of a sample come after these ``D``.
         detector: the fitted score; None for one of the outputs alone.
     """
 
     estimator: Any
     mean: Floats | None
+    style: int
     detector: Detector | None
 
     def look(self, samples: Floats) -> Seen:
-        """What scores look at, of samples ``(n, D)``."""
-        directions = _directions(samples, self.mean)
+        """What scores look at, of samples ``(n, D + style)``."""
+        features, style = np.split(samples, [samples.shape[1] - self.style], axis=1)
+        directions = _directions(features, self.mean)
         logits = torch.tensor(_logits(self.estimator, directions))
         seen = {PENULTIMATE: torch.tensor(directions), LOGITS: logits}
+        if self.style:
+            seen[_STYLED] = torch.tensor(np.concatenate([directions, style], axis=1))
         return seen | {LOG_PROBABILITY: F.log_softmax(logits, dim=1)}
 
     def score(self, name: str, seen: Seen) -> Floats:
@@ -418,12 +437,21 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         name: of the network, see `osr_lightning.models.backbones.Backbone`.
         weights: of the network, see there.
         views: 1 or 2, see there.
+        style: whether an image's style stands behind its features, see
+            `osr_lightning.models.backbones.Body`: give `OpenSetClassifier` its ``n_style_`` as ``style``.
+
+    Attributes:
+        n_features_out_: ``D``, with the style.
+        n_style_: how many of these are the style, the last ones.
     """
 
-    def __init__(self, name: str = DEFAULT_NAME, weights: str = "DEFAULT", views: int = 1) -> None:
+    def __init__(
+        self, name: str = DEFAULT_NAME, weights: str = "DEFAULT", views: int = 1, style: bool = False
+    ) -> None:
         self.name = name
         self.weights = weights
         self.views = views
+        self.style = style
 
     def fit(self, X: Sequence[ImageLike], y: object = None) -> BackboneFeatures:
         """Load the network; the images change nothing.
@@ -431,7 +459,8 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: where there is no such network, or its weights are missing.
         """
-        self.n_features_out_ = _extractor(self.name, self.weights, self.views).width
+        extractor = _extractor(self.name, self.weights, self.views, self.style)
+        self.n_features_out_, self.n_style_ = extractor.width, extractor.body.style
         return self
 
     def transform(self, X: Sequence[ImageLike]) -> NDArray[np.float32]:
@@ -441,7 +470,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: naming the first that is no image or cannot be read.
         """
         check_is_fitted(self)
-        extractor = _extractor(self.name, self.weights, self.views)
+        extractor = _extractor(self.name, self.weights, self.views, self.style)
         wanted = extractor.pixel_format
         images = list(X)
         if not images:
@@ -459,16 +488,18 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return cast("NDArray[np.float32]", found.features.numpy())
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[Any]:
-        """``feature0 …``."""
+        """``feature0 …``, and ``style0 …``."""
         check_is_fitted(self)
-        return np.array([f"feature{place}" for place in range(self.n_features_out_)], dtype=object)
+        counts = {"feature": self.n_features_out_ - self.n_style_, "style": self.n_style_}
+        names = [f"{name}{place}" for name, count in counts.items() for place in range(count)]
+        return np.array(names, dtype=object)
 
 
 @functools.lru_cache(maxsize=2)
-def _extractor(name: str, weights: str, views: int) -> BackboneExtractor:
+def _extractor(name: str, weights: str, views: int, style: bool) -> BackboneExtractor:
     made = pretrained(name, weights)
     wanted = in_views(pixel_format(name, weights, made.channels), views)
-    return BackboneExtractor(Body(made.module, made.width, views=views), wanted)
+    return BackboneExtractor(Body(made.module, made.width, views=views, style=style), wanted)
 
 
 def save(model: OpenSetClassifier, path: str | Path) -> None:
@@ -490,7 +521,7 @@ def save(model: OpenSetClassifier, path: str | Path) -> None:
     for name in () if fit.detector is None else fit.detector.state:
         arrays[f"detector/{name}"] = getattr(fit.detector, name).numpy()
     record = None if model.calibration_ is None else dict(vars(model.calibration_))
-    told = {name: getattr(model, name) for name in ("score_name", "alpha", "unit_length")}
+    told = {name: getattr(model, name) for name in ("score_name", "alpha", "unit_length", "style")}
     arrays["told"] = np.array(json.dumps(told | {"calibration": record}))
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
@@ -515,12 +546,13 @@ def load(path: str | Path) -> OpenSetClassifier:
         inner = LogisticRegression(max_iter=1000)
         inner.coef_, inner.intercept_ = arrays["coef"], arrays["intercept"]
         inner.classes_ = np.arange(len(model.classes_))
-        model.n_features_in_ = inner.n_features_in_ = inner.coef_.shape[1]
+        inner.n_features_in_ = inner.coef_.shape[1]
+        model.n_features_in_ = inner.n_features_in_ + model.style
         detector = model._detector()
         for name in () if detector is None else detector.state:
             setattr(detector, name, torch.from_numpy(arrays[f"detector/{name}"]))
         model.estimator_ = inner
-        model._fitted = _Fit(inner, arrays.get("mean"), detector)
+        model._fitted = _Fit(inner, arrays.get("mean"), model.style, detector)
         model.calibration_ = None if record is None else read_record(record)
         model.threshold_ = math.inf if model.calibration_ is None else model.calibration_.value
         model.predict(np.zeros((1, model.n_features_in_)))  # arrays of other shapes do not go together

@@ -112,6 +112,30 @@ def test_every_score_serves(digits, score, unit_length):
     assert (model.predict(known) == -1).mean() < 0.2
 
 
+@pytest.mark.parametrize("score", ["fisher", "knn", "vim", "msp"])
+def test_style_is_for_fisher_alone(digits, score):
+    train, known, labels, _, _ = digits
+    plain = OpenSetClassifier(score_name=score, unit_length=True, alpha=0.1, cv=3).fit(train, labels)
+    rng = np.random.default_rng(0)
+
+    def styled(samples, at=0.0):
+        return np.concatenate([samples, rng.normal(at, 3, (len(samples), 4))], axis=1)
+
+    model = OpenSetClassifier(score_name=score, unit_length=True, style=4, alpha=0.1, cv=3)
+    model.fit(styled(train), labels)
+    assert np.allclose(model.predict_proba(styled(known)), plain.predict_proba(known))
+    assert np.allclose(model.score_samples(styled(known)), plain.score_samples(known)) == (score != "fisher")
+    assert (model.predict(styled(known)) == -1).mean() < 0.2
+    assert (model.predict(styled(known, at=40)) == -1).all() == (score == "fisher")
+
+
+def test_samples_of_style_alone_are_refused():
+    with pytest.raises(UserError, match=r"style 2 leaves none of the 2 values of a sample"):
+        OpenSetClassifier(style=2).fit(np.zeros((40, 2)), [0, 1] * 20)
+    with pytest.raises(UserError, match=r"style must be 0 or more values, got -1"):
+        OpenSetClassifier(style=-1).fit(np.zeros((40, 2)), [0, 1] * 20)
+
+
 def test_about_alpha_of_known_samples_is_called_unknown():
     """Over 60 draws of training and test samples, whose mean has a deviation of 0.4 points."""
     rng = np.random.default_rng(0)
@@ -286,6 +310,11 @@ def test_features_are_the_backbones_own(backbone, tmp_path):
     assert np.array_equal(found, backbone.transform([np.asarray(image) for image in images]))
     assert found.shape == (6, backbone.n_features_out_) == (6, len(backbone.get_feature_names_out()))
     assert backbone.transform([]).shape == (0, backbone.n_features_out_)
+    styled = BackboneFeatures(backbone.name, backbone.weights, style=True).fit(files)
+    assert (backbone.n_style_, styled.n_style_) == (0, styled.n_features_out_ - backbone.n_features_out_)
+    assert styled.n_style_ > 0
+    assert styled.get_feature_names_out()[-1] == f"style{styled.n_style_ - 1}"
+    assert np.allclose(styled.transform(files)[:, : -styled.n_style_], found, atol=1e-5)
 
 
 def test_photographs_go_through_a_pipeline(backbone, tmp_path):
@@ -306,7 +335,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "scikit-learn.md"
 
 
 def test_the_page_prints_what_it_says(capsys):
-    (first, _), (said,) = (
+    (first, *_), (said,) = (
         re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(), re.DOTALL) for kind in ("python", "text")
     )
     exec(first, {})  # noqa: S102 - our own page

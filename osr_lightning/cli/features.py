@@ -49,6 +49,14 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="centre features and bring them to one length, as suits those of a pretrained network",
     )
+    parser.add_argument(
+        "--style",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how many of the last values are an image's style, which fisher alone looks at "
+        "(default: %(default)s)",
+    )
     return parser
 
 
@@ -74,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
             f"{len(labels):,}; raise it"
         )
     given = {"score_name": options.score, "alpha": options.alpha, "unit_length": options.unit_length}
-    model = OpenSetClassifier(**given).fit(features, labels)
+    model = OpenSetClassifier(**given, style=options.style).fit(features, labels)
     assert model.calibration_ is not None
     save(model, output)
     print(

@@ -54,16 +54,19 @@ def test_what_is_written_answers_as_the_estimator(kept):
     assert "unknown" in found.predict(new)
 
 
-@pytest.mark.parametrize("options", [["--unit_length"], ["--score=msp"], ["--score=vim"]])
+@pytest.mark.parametrize("options", [["--unit_length"], ["--score=msp"], ["--score=vim"], ["--style=2"]])
 def test_a_table_in_a_csv_file_is_the_same(options, place, capsys):
     features, labels = blobs(0)
     table = write_csv(place / "train.csv", features, labels)
     assert main(["calibrate", f"--features={table}", f"--output={place}/other.npz", *options]) == 0
     assert "3 classes, 120 samples, threshold" in capsys.readouterr().out
     score = next((word[8:] for word in options if word.startswith("--score=")), "fisher")
-    expected = OpenSetClassifier(score_name=score, unit_length="--unit_length" in options)
+    style = 2 * ("--style=2" in options)
+    expected = OpenSetClassifier(score_name=score, unit_length="--unit_length" in options, style=style)
     expected.fit(features, labels)
-    assert load(place / "other.npz").threshold_ == pytest.approx(expected.threshold_)
+    found = load(place / "other.npz")
+    assert found.threshold_ == pytest.approx(expected.threshold_)
+    assert np.allclose(found.score_samples(features), expected.score_samples(features))
 
 
 def test_drift_is_told_of_features(kept, place, capsys):
