@@ -145,6 +145,26 @@ def same_split(checkpoint: dict[str, Any], data: Namespace, command: str) -> Non
             )
 
 
+def refuse_forgotten(checkpoint: dict[str, Any], data: Namespace, config: Path) -> None:
+    """Stop where a training that goes on is given no images, and its own are not those of the defaults.
+
+    Args:
+        checkpoint: to go on from.
+        data: the datamodule's options, none of which was given.
+        config: of the checkpoint's run, which may not be there.
+
+    Raises:
+        UserError: naming the run's config.
+    """
+    trained = (checkpoint.get("datamodule_hyper_parameters") or {}).get("known")
+    if isinstance(trained, str) and trained != data.known:
+        own = f"with --config {config}" if config.is_file() else "with the --config of its run"
+        raise UserError(
+            f"the checkpoint was trained on {trained}, and nothing here says so: go on {own}, or name the "
+            "images with --data.known"
+        )
+
+
 def _is_plain(value: object) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())

@@ -21,6 +21,7 @@ from osr_lightning.cli.checkpoint_path import existing, newest
 from osr_lightning.cli.checkpoint_settings import (
     checkpoint_settings,
     refuse_ensemble,
+    refuse_forgotten,
     refuse_idle,
     refuse_unfitted,
     refuse_unused,
@@ -223,6 +224,8 @@ class OpenSetCLI(LightningCLI):
         if command in TRAINING:
             self.kept = checkpoints.read(path)
             refuse_ensemble(self.kept)
+            if not any(value_of(self.arguments, option) for option in ("--config", "--data", "--data.known")):
+                refuse_forgotten(self.kept, config.data, run_folder / "config.yaml")
             same_split(self.kept, config.data, command)
         return str(path)
 

@@ -558,6 +558,23 @@ def test_another_split_than_the_training_is_refused(trained, tmp_path, capsys):
     assert "data.seed 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("config", [True, False])
+def test_a_training_that_goes_on_without_its_images_names_its_config(config, trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    kept = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    kept["datamodule_hyper_parameters"]["known"] = "folder:mine"
+    torch.save(kept, last := run / "checkpoints" / "last.ckpt")
+    if config:
+        (run / "config.yaml").touch()
+    assert main(["fit", f"--ckpt_path={last}", f"--trainer.default_root_dir={tmp_path}", *QUIET]) == 2
+    own = f"with --config {run}/config.yaml" if config else "with the --config of its run"
+    said = (
+        f"trained on folder:mine, and nothing here says so: go on {own}, or name the images with --data.known"
+    )
+    assert said in capsys.readouterr().err
+
+
 def test_a_fit_that_starts_from_another_experiment_leaves_that_alone(trained, tiny_root, tmp_path):
     before = (trained / "checkpoints" / "best.ckpt").read_bytes()
     command = ["fit", f"--config={CONFIGS}/mc_dropout.yaml", "--data.unknown={}", "--model.alpha=0.1"]
