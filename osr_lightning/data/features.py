@@ -28,6 +28,7 @@ THUMBNAIL = 32  # pixels a side
 _SHARD = 1024  # images whose features are written together: what an interruption loses
 _KEY = 16  # bytes of an image's key, and of the digest of its prepared pixels
 _AHEAD = 4  # batches that are decoded before they are needed
+_UNWRITTEN: dict[Path, list[tuple[Pixels, NDArray[np.float32], Pixels]]] = {}  # of folders that refuse them
 
 
 class FeatureExtractor(Protocol):
@@ -167,6 +168,8 @@ class _Store:
             # an entry that is damaged, or of another process that is just removing it, is looked at again
             with suppress(Exception):
                 self._enter(*self._open(file))
+        for part in _UNWRITTEN.get(folder, []):
+            self._enter(*part)
 
     def _open(self, file: Path) -> tuple[Pixels, NDArray[np.float32], Pixels]:
         name = file.name.removesuffix(".keys.npy")
@@ -194,16 +197,18 @@ class _Store:
         return key in self._place
 
     def add(self, rows: Sequence[_Row]) -> None:
-        """Keep what was found of some images, on disk where the cache folder can be written."""
+        """Keep what was found of some images: on disk, or in memory where the cache cannot be written."""
         keys = np.stack([np.frombuffer(key + digest.tobytes(), np.uint8) for key, digest, _, _ in rows])
         features = np.stack([feature for _, _, feature, _ in rows]).astype(np.float32)
         thumbnails = np.stack([small for _, _, _, small in rows])
         name = digest_of(keys).hex()
-        with suppress(Failure, OSError):  # a run does without its cache
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for part, values in (("features", features), ("thumbnails", thumbnails), ("keys", keys)):
                 with replacing(self.folder / f"{name}.{part}.npy") as partial:
                     np.save(partial, values, allow_pickle=False)
+        except (Failure, OSError):
+            _UNWRITTEN.setdefault(self.folder, []).append((keys, features, thumbnails))
         self._enter(keys, features, thumbnails)
 
     def rows(self, keys: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,7 +68,15 @@ class BackboneExtractor:
 
     def begin(self, images: int) -> None:
         """Get ready for so many more images: export the backbone once that pays, and say what is to come."""
-        say(f"features: {images:,} images go through the backbone once, and are kept in {cache_folder()}")
+        place = f"are kept in {cache_folder()}"
+        try:
+            (cache_folder() / "features" / self.key).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            place = (
+                f"are kept for this process alone, as {cache_folder()} cannot be written ({error.strerror}): "
+                "set OSR_CACHE_DIR to another folder"
+            )
+        say(f"features: {images:,} images go through the backbone once, and {place}")
         self._images += images
         worth = self._images >= _WORTH_EXPORTING or self._graph.is_file()
         if self.device.type == "cpu" and self._session is None and worth:

@@ -158,6 +158,24 @@ def test_onnxruntime_and_torch_give_the_same_features(views, weights, tmp_path, 
     assert again._session is not None
 
 
+def test_a_cache_that_cannot_be_written_is_told_and_looked_at_once(weights, tmp_path, monkeypatch, capsys):
+    (tmp_path / "cache").touch()  # a file where a folder belongs
+    monkeypatch.setenv("OSR_CACHE_DIR", str(tmp_path / "cache"))
+    from osr_lightning.data.folder import featured_files
+    from osr_lightning.models.backbones import pixel_format
+
+    files = sorted(photos.write_photos(tmp_path / "pictures", count=2).glob("*/*.png"))
+    wanted = pixel_format(photos.BACKBONE)
+    found = []
+    for _ in range(2):
+        body = Backbone(3, photos.BACKBONE, str(weights)).body
+        found.append(featured_files(files, wanted, BackboneExtractor(body, wanted, torch.device("cpu"))))
+    said = capsys.readouterr().out
+    assert said.count("features: 6 images go through the backbone once, and are kept for this process") == 1
+    assert f"{tmp_path}/cache cannot be written (Not a directory): set OSR_CACHE_DIR" in said
+    assert torch.equal(found[0].features, found[1].features)
+
+
 def test_another_backbone_has_another_key(weights, tmp_path):
     from osr_lightning.models.backbones import pixel_format
 
