@@ -293,7 +293,8 @@ class ImageTables:
         others = [name for name in found.classes if name not in resolve(wanted, found.classes, known)]
         if not others:
             raise UserError(
-                f"data.known_classes names all classes of {known}, so that none is left as {REST}"
+                f"data.known_classes names all classes of {known}, so that none is left as {REST}: leave one "
+                "out, or name others with data.unknown"
             )
         return found.only(others)
 
@@ -353,7 +354,7 @@ class ImageTables:
             raise UserError(
                 f"data.val_fraction {fraction} leaves {len(train)} training and {len(val)} "
                 f"validation images of the {len(pool.labels)} in {self.options['known']}; choose another "
-                "share"
+                "share, or give more images"
             )
         return pool.take(train), pool.take(val)
 

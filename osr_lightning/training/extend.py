@@ -162,6 +162,9 @@ def extend(
     whole = {name: value for name, value in checkpoint.items() if name not in _OF_TRAINING}
     state = {checkpoints.PREFIX + name: value for name, value in work.state_dict().items()}
     whole |= {"state_dict": state, "recogniser": checkpoints.content(work)}
+    data = checkpoint.get("datamodule_hyper_parameters")
+    if data and classes != old.spec.classes:  # what a test or a calibration reads of a folder
+        whole["datamodule_hyper_parameters"] = {**data, "known_classes": list(classes)}
     if seen is not None:
         whole["images"] = seen.trained_on_too(joined.digests)._asdict()
     provenance = {name: report[name] for name in ("added", "grown", "removed")} | {"of": Path(path).name}

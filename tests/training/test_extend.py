@@ -36,6 +36,17 @@ def extended(trained, pictures, tmp_path_factory):
     return target, json.loads(target.with_suffix(".json").read_text())
 
 
+def test_its_classes_are_those_that_a_folder_is_asked_for(extended, pictures, tmp_path, capsys):
+    """The checkpoint said that it knows three of the folder's four, and a calibration lacked the fourth."""
+    words = [f"--ckpt_path={extended[0]}", f"--data.known=folder:{pictures}"]
+    words += [f"--trainer.default_root_dir={tmp_path}"]
+    again = tmp_path / "again.ckpt"
+    assert main(["calibrate", *words, "--data.unknown={}", f"--output={again}"]) == 0
+    assert load(again).spec.classes == load(extended[0]).spec.classes
+    assert main(["test", *words]) == 2
+    assert "so that none is left as rest: leave one out, or name others" in capsys.readouterr().err
+
+
 def test_the_new_class_is_known_and_the_old_ones_stay(trained, extended, pictures):
     target, report = extended
     before, after = load(trained), load(target)
