@@ -364,9 +364,7 @@ class Backbone(OnBackbone):
         factory: Callable[..., nn.Module] | None = None,
         in_channels: int = 3,
     ) -> None:
-        check_dropout(dropout)
-        if views not in (1, 2):
-            raise UserError(f"views must be 1 or 2, got {views}.")
+        check_backbone(dropout, views)
         found = pretrained(name, weights, factory, in_channels)
         body = Body(found.module, found.width, finetune, views, style)
         last = nn.Linear(found.width, num_classes)
@@ -379,6 +377,17 @@ class Backbone(OnBackbone):
     def direction(self) -> Direction:
         """What brings features to one length."""
         return cast(Direction, self.trunk.direction)
+
+
+def check_backbone(dropout: float, views: int) -> None:
+    """Refuse what a `Backbone` cannot have, which its images would be looked at for in vain.
+
+    Raises:
+        UserError: naming the value.
+    """
+    check_dropout(dropout)
+    if views not in (1, 2):
+        raise UserError(f"views must be 1 or 2, got {views}.")
 
 
 @register

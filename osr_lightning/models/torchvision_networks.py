@@ -108,7 +108,10 @@ def read_weights(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise UserError(f"{path} needs safetensors: pip install safetensors") from error
     except Exception as error:  # a damaged file can fail anywhere in a reader
-        raise UserError(f"{path} is no readable file of weights ({type(error).__name__})") from error
+        raise UserError(
+            f"{path} is no readable file of weights ({type(error).__name__}); give a state dict that "
+            "torch.save or safetensors wrote"
+        ) from error
     for name in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]

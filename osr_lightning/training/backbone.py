@@ -18,6 +18,7 @@ from osr_lightning.models.backbones import (
     Backbone,
     Body,
     OnBackbone,
+    check_backbone,
     in_views,
     installed,
     is_class_path,
@@ -82,6 +83,7 @@ def use_backbone(
         given = recipe["init_args"]
         name, weights = given.get("name", DEFAULT_NAME), given.get("weights", "DEFAULT")
         made = pretrained(name, weights, find(name, trust=True) if is_class_path(name) else None)
+        check_backbone(given.get("dropout", 0.0), given.get("views", 1))
         options = {"finetune": given.get("finetune", False), "views": given.get("views", 1)}
         body = Body(made.module, made.width, style=given.get("style", True), **options)
         channels = made.channels

@@ -202,6 +202,16 @@ def test_two_views_are_the_largest_square_and_its_middle(weights, pictures):
         Backbone(3, photos.BACKBONE, str(weights), views=3)
 
 
+@pytest.mark.parametrize(
+    ("option", "said"), [({"views": 3}, "views must be 1 or 2, got 3"), ({"dropout": 1.5}, r"got 1\.5")]
+)
+def test_options_are_refused_before_an_image_is_looked_at(option, said, weights, pictures):
+    tables = OpenSetDataModule(known=f"folder:{pictures}").tables
+    given = {"name": photos.BACKBONE, "weights": str(weights), **option}
+    with pytest.raises(UserError, match=said):
+        use_backbone({"class_path": "Backbone", "init_args": given}, None, tables)
+
+
 def test_a_body_keeps_its_statistics_and_weights(weights):
     network = Backbone(3, photos.BACKBONE, str(weights)).train()
     before = {name: value.clone() for name, value in network.body.state_dict().items()}
