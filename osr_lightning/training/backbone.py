@@ -83,9 +83,9 @@ def use_backbone(
         given = recipe["init_args"]
         name, weights = given.get("name", DEFAULT_NAME), given.get("weights", "DEFAULT")
         made = pretrained(name, weights, find(name, trust=True) if is_class_path(name) else None)
-        check_backbone(given.get("dropout", 0.0), given.get("views", 1))
-        options = {"finetune": given.get("finetune", False), "views": given.get("views", 1)}
-        body = Body(made.module, made.width, style=given.get("style", True), **options)
+        tunes, views = given.get("finetune", False), given.get("views", 1)
+        check_backbone(given.get("dropout", 0.0), views)
+        body = Body(made.module, made.width, tunes, views, given.get("style", True))
         channels = made.channels
     wanted = tables.wanted_format(pixel_format(name, weights, channels))
     _serve(body, in_views(wanted, body.views), tables)
