@@ -257,12 +257,19 @@ def fits(value: Any, option: Option) -> bool:  # noqa: ANN401
 
 
 def check_network(given: Sequence[Given]) -> None:
-    """Refuse arguments that a network does not take: for the parser they make it another one.
+    """Refuse arguments that a network does not take, or of none: for the parser they make it another one.
 
     Raises:
         UserError: naming the first.
     """
-    for kind, arguments in _classes("model.network", given)[-1:]:
+    networks = _classes("model.network", given)
+    alone = [one for one in given if one.name.startswith("model.network.")]
+    if alone and not any(kind.value for kind, _ in networks):
+        raise UserError(
+            f"{alone[0].where}{alone[0].name} is an option of a network, and none is named: name it, as "
+            "--model.network MCDropoutCNN or Backbone"
+        )
+    for kind, arguments in networks[-1:]:
         taken = _network_options(kind.value) if isinstance(kind.value, str) else {}
         for key, one in arguments.items() if taken else ():
             option = taken.get(key.partition(".")[0])

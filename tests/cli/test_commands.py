@@ -622,6 +622,14 @@ MISTAKES = {
     "few for alpha": (["--model.alpha=0.002"], "alpha 0.002 needs 499 validation images, there are 80"),
     "prior": (["--model.unknown_prior=1"], "unknown_prior"),
     "network": (["--model.network=MCDropuotCNN"], "MCDropoutCNN"),
+    "options of no network": (
+        ["--model.network.style=false"],
+        "model.network.style is an option of a network",
+    ),
+    "options of no network's": (
+        ["--model.network.init_args.views=1"],
+        "model.network.views is an option of a",
+    ),
     "mean": (["--data.mean=[0.1,0.2]"], "data.mean"),
     "workers": (["--data.num_workers=-1"], "num_workers"),
     "detector": (["--model.detectors=[mahalonobis]"], "mahalonobis"),
