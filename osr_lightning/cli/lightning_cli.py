@@ -272,6 +272,8 @@ class OpenSetCLI(LightningCLI):
         if self.trainer.global_rank == 0:
             if self.kept is not None:
                 self.datamodule.tables.expect(DataSpec.from_dict(self.kept["recogniser"]["facts"]))
+            if "test" in stages:
+                self.datamodule.tables.refuse_missing()
             for stage in stages:
                 self.datamodule.setup(stage)
             for line in image_lines(self.datamodule.tables):

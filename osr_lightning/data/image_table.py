@@ -23,7 +23,7 @@ from osr_lightning.data.leaks import (
     refuse_leaks,
 )
 from osr_lightning.data.measure_spec import mean_and_std
-from osr_lightning.data.sources import class_names, is_published, is_small, load_source
+from osr_lightning.data.sources import class_names, is_published, is_small, load_source, refuse_missing
 from osr_lightning.data.stream import Images, chain, kept
 from osr_lightning.data_spec import DataSpec, PixelFormat, composed, refuse_unknown, same_classes
 from osr_lightning.errors import UserError
@@ -321,6 +321,16 @@ class ImageTables:
         found = [phrase for phrase, count in shared.items() if count > few and phrase not in self.leaks]
         refuse_leaks(found, self.options["allow_overlap"])
         self.leaks += found
+
+    def refuse_missing(self) -> None:
+        """Stop where an unknown set is not there, before any image is read: many take long.
+
+        Raises:
+            UserError: naming the first.
+        """
+        for source in (*self.sets.values(), *self.calibration_unknown.values()):
+            if source != REST:
+                refuse_missing(source, root=Path(self.options["root"]), download=self.download)
 
     def load_training(self) -> tuple[ImageTable, ImageTable]:
         """The known training and validation images.

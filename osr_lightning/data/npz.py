@@ -17,6 +17,12 @@ from osr_lightning.errors import UserError
 MOST_CLASSES = 2**16  # a name is made for every number up to the largest label
 
 
+def refuse_no_file(path: Path) -> None:
+    """Stop where an archive is not there."""
+    if not path.is_file():
+        raise UserError(f"There is no file {path.absolute()}: put it there, or name another with npz:PATH.")
+
+
 def load_npz(path: Path) -> ImageSet:
     """Load ``images`` and, where the archive has them, ``labels``.
 
@@ -34,8 +40,7 @@ def load_npz(path: Path) -> ImageSet:
     Raises:
         UserError: The file is missing or damaged, or its arrays are not as above.
     """
-    if not path.is_file():
-        raise UserError(f"There is no file {path.absolute()}: put it there, or name another with npz:PATH.")
+    refuse_no_file(path)
     try:
         # opened here, as numpy leaves the file open when it is damaged
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:

@@ -22,7 +22,7 @@ from osr_lightning.data.folder import folder_files, load_files
 from osr_lightning.data.image_set import ImageSet, Request, Split, resolve
 from osr_lightning.data.leaks import pixel_digests
 from osr_lightning.data.measure_spec import LARGEST, natural_file_shape, natural_shape
-from osr_lightning.data.npz import load_npz
+from osr_lightning.data.npz import load_npz, refuse_no_file
 from osr_lightning.data.stream import Images, StreamedImages
 from osr_lightning.data.torchvision_sets import TORCHVISION_SETS, open_torchvision_set
 from osr_lightning.data_spec import PixelFormat
@@ -170,6 +170,23 @@ def _some(request: Request, classes: tuple[str, ...]) -> tuple[str, ...]:
     return resolve(wanted, classes, request.kind, option=f"the source {request.name}", least=1)
 
 
+def refuse_missing(name: str, **options: Any) -> None:  # noqa: ANN401
+    """Stop where a source is not there, before its images or others' are read.
+
+    Args:
+        name: see `load_source`.
+        options: see `load_source`; of its test images.
+
+    Raises:
+        UserError: There is no such source, or its files or lists of files are missing.
+    """
+    request = Request(name=name, split="test", **options)
+    _reader(request)
+    if request.kind == "npz":
+        refuse_no_file(request.path)
+    _file_list(request)
+
+
 @contextmanager
 def shared_sets() -> Iterator[None]:
     """Keep every set that is loaded within the block, so that several runs of a process load it once."""
@@ -180,27 +197,40 @@ def shared_sets() -> Iterator[None]:
         _shared.reset(token)
 
 
-def _load(request: Request) -> ImageSet:
-    name, kind, size, channels = request.name, request.kind, request.size, request.channels
+def _reader(request: Request) -> Source:
+    """The function that gives a source's images.
+
+    Raises:
+        UserError: There is no such source.
+    """
+    name, kind = request.name, request.kind
     if name in SOURCES:
-        found = SOURCES[name](request)
-    elif (kind in SOURCES_OF or kind in LISTS) and request.argument:
-        found = (SOURCES_OF.get(kind) or SOURCES[kind])(request)
-    elif kind in SOURCES and request.argument:
-        found = SOURCES[kind](replace(request, name=kind))
-        found = found.only(_some(request, found.classes))
-    elif kind in SOURCES_OF and name == f"{kind}:":
+        return SOURCES[name]
+    if (kind in SOURCES_OF or kind in LISTS) and request.argument:
+        return SOURCES_OF.get(kind) or SOURCES[kind]
+    if kind in SOURCES and request.argument:
+        return _some_classes
+    if kind in SOURCES_OF and name == f"{kind}:":
         raise UserError(f"{name} names no path; write {kind}:PATH")
-    elif name.startswith("{"):  # a mapping that the parser could not read
+    if name.startswith("{"):  # a mapping that the parser could not read
         raise UserError(
             f"{name!r} is no mapping of names to sources; write {{name: source}}, with a space after each "
             "colon"
         )
-    else:
-        known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]
-        hint = did_you_mean(name, known, repr)
-        the = "The" if hint else "the"
-        raise UserError(f"There is no source {name!r}; {hint}{the} sources are {', '.join(known)}.")
+    known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]
+    hint = did_you_mean(name, known, repr)
+    the = "The" if hint else "the"
+    raise UserError(f"There is no source {name!r}; {hint}{the} sources are {', '.join(known)}.")
+
+
+def _some_classes(request: Request) -> ImageSet:
+    found = SOURCES[request.kind](replace(request, name=request.kind))
+    return found.only(_some(request, found.classes))
+
+
+def _load(request: Request) -> ImageSet:
+    kind, size, channels = request.kind, request.size, request.channels
+    found = _reader(request)(request)
     if not isinstance(found.images, Tensor):
         return found  # each image is converted when it is read
     if request.pixel_format is not None and kind in LISTS:

@@ -261,6 +261,30 @@ def test_run_says_before_a_training_what_would_end_it(options, said, small, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--data.unknown={others: folder:/no/such}", "There is no folder /no/such: name another"),
+        ("--data.unknown={far: {others: npz:/no/such.npz}}", "There is no file /no/such.npz: put it there"),
+        ("--data.unknown={others: list:/no/such.txt}", "Cannot read /no/such.txt"),
+        ("--data.unknown={others: foldr:photos}", "There is no source 'foldr:photos'"),
+        ("--data.calibration_unknown={others: folder:/no/such}", "There is no folder /no/such: name another"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "test"])
+def test_unknown_sets_that_are_missing_are_told_before_known_images_are_read(
+    command, option, said, small, small_run, tmp_path, capsys, monkeypatch
+):
+    loaded: list[str] = []
+    monkeypatch.setattr(
+        "osr_lightning.data.image_table.load_source", lambda name, *_, **__: loaded.append(name)
+    )
+    place = [] if command == "run" else [f"--ckpt_path={small_run}/checkpoints/best.ckpt"]
+    assert main([command, *small, *place, f"--trainer.default_root_dir={tmp_path}", option]) == 2
+    assert said in capsys.readouterr().err
+    assert loaded == []
+
+
 def test_a_training_is_the_same_whether_it_was_looked_at_or_not(tiny_root, tmp_path, monkeypatch):
     weights = []
     for looks in (True, False):
