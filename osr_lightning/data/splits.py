@@ -116,6 +116,6 @@ def copies(keys: Sequence[bytes], files: Sequence[str], labels: Sequence[int], m
         said, whose = "1 image is a copy of another and stays in the same part with it", "it is"
     else:
         said = f"{len(pairs):,} images are copies of others and stay in the same part with them"
-        whose = f"{len(other):,} of them are"
+        whose = f"{len(other):,} of them {'is' if len(other) == 1 else 'are'}"
     said = f"{said} ({named(pairs)})"
     return f"{said}; {whose} of another class ({named(other)}): remove what is wrong" if other else said

@@ -229,7 +229,7 @@ def test_pixel_equal_files_of_other_formats_share_a_key(tmp_path):
     assert found.keys[5] not in found.keys[:5]
     assert found.note.startswith("4 images are copies of others")
     assert "x/a.png = x/b.bmp" in found.note
-    assert "; 1 of them are of another class (x/a.png = y/e.png): remove what is wrong" in found.note
+    assert "; 1 of them is of another class (x/a.png = y/e.png): remove what is wrong" in found.note
 
 
 def test_equal_files_share_a_key_when_they_stay_on_disk_too(tmp_path):
