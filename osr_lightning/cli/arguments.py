@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, NoReturn
 
 from osr_lightning.errors import UserError
 from osr_lightning.yaml_files import ENDINGS, check_yaml
@@ -75,6 +76,26 @@ def names(parser: argparse.ArgumentParser) -> list[str]:
     return [word.lstrip("-") for action in parser._actions for word in action.option_strings]
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser of one command, which takes no abbreviations and whose mistakes are one sentence.
+
+    Args:
+        prog: ``osr`` and the command.
+        options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, prog: str, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(prog, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Stop with a sentence.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """What a command with all its options in one parser is given.
 
@@ -86,7 +107,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
         UserError: for an option that there is not, with the nearest one.
     """
     known = [f"--{name}" for name in names(parser) if len(name) > 1]
-    for word in arguments:
+    for word in takewhile(lambda word: word != "--", arguments):
         name = word.partition("=")[0]
         if word.startswith("--") and name not in known:
             raise UserError(f"there is no option {name}; {nearest(name, known)}")

@@ -6,16 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from osr_lightning.cli.arguments import parse, run_folder
+from osr_lightning.cli.arguments import CommandParser, parse, run_folder
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.compare import compare, print_comparison
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser."""
-    parser = argparse.ArgumentParser(
-        "osr compare", description="Put finished runs side by side.", allow_abbrev=False
-    )
+    parser = CommandParser("osr compare", description="Put finished runs side by side.")
     parser.add_argument("run", nargs="+", help="run folders; the others are measured against the first")
     parser.add_argument(
         "--output",

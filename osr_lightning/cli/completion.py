@@ -8,7 +8,7 @@ from importlib import import_module
 
 import shtab
 
-from osr_lightning.cli.arguments import parse
+from osr_lightning.cli.arguments import CommandParser, parse
 from osr_lightning.cli.main import COMMANDS, OWN
 from osr_lightning.cli.options import Option, names_of, options_of
 
@@ -25,12 +25,11 @@ _PATHS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr completion",
         description="Print a script that completes commands, options and values. For bash: "
         "osr completion bash > ~/.local/share/bash-completion/completions/osr; for zsh: into a file _osr in "
         "a folder of $fpath. Print it again after an update.",
-        allow_abbrev=False,
     )
     parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
     return parser

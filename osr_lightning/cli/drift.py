@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from osr_lightning.atomic_write import replacing, write_text
-from osr_lightning.cli.arguments import add_checkpoint, nearest, parse
+from osr_lightning.cli.arguments import CommandParser, add_checkpoint, nearest, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.deploy import sequential
 from osr_lightning.deploy.drift import Distribution, Drift, Scores, Share, drift, read, to_dict
@@ -114,12 +114,11 @@ def _of_graph(path: str, score: str | None) -> Reference:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; it imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr drift",
         description="Compare predictions with the known images that chose the threshold: the share called "
         "unknown, and the distribution of the scores.",
         epilog="Exit status: 0 without, 3 with an alarm, 2 after a mistake. docs/deploy.md says more.",
-        allow_abbrev=False,
     )
     parser.add_argument("predictions", nargs="+", metavar="CSV", help="of osr predict; all files together")
     add_checkpoint(parser, "the checkpoint that was asked", required=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from osr_lightning.atomic_write import refuse_folder
-from osr_lightning.cli.arguments import names, split_words
+from osr_lightning.cli.arguments import CommandParser, names, split_words
 from osr_lightning.cli.checkpoint_path import existing
 from osr_lightning.cli.lightning_cli import OpenSetCLI
 from osr_lightning.cli.messages import read_options
@@ -105,7 +105,7 @@ def ensemble(
 
 def build_parser() -> argparse.ArgumentParser:
     """The ensemble's own options; all others are those of ``osr calibrate``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr ensemble",
         usage="osr ensemble CKPT [CKPT ...] [--output FILE] [options of osr calibrate]",
         description="Join trained checkpoints (CKPT, the first words) into one that asks all of them: their "
@@ -116,7 +116,6 @@ def build_parser() -> argparse.ArgumentParser:
         "first checkpoint unless given (as --model.alpha 0.01, --data.root DATA). The threshold is chosen on "
         "its validation images, and refused where another member was trained on one of them. test, predict, "
         "validate and calibrate then take the ensemble as any checkpoint.",
-        allow_abbrev=False,
     )
     parser.add_argument("--output", metavar="FILE", help=f"default: checkpoints/{NAME} in a new run folder")
     return parser

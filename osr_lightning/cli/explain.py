@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from osr_lightning.atomic_write import as_text, check_place, write_bytes
-from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_trust, parse
+from osr_lightning.cli.arguments import CommandParser, add_checkpoint, add_decision, add_trust, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError, one_line
 
@@ -24,11 +24,10 @@ _PAGE = "explain.html"
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; it imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr explain",
         description="Say of each image why it is known or unknown: the score's parts, the nearest known "
         "images, and a map of where the unusual is.",
-        allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="IMAGE", help="files, folders (with all below), globs")
     add_checkpoint(parser, "the checkpoint to ask", required=True)

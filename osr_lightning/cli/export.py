@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from osr_lightning.atomic_write import check_place
-from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_trust, parse
+from osr_lightning.cli.arguments import CommandParser, add_checkpoint, add_decision, add_trust, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError
 
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; it imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr export",
         description="Write a trained recogniser as one file: standardisation, samples, score, threshold and "
         "decision in one graph, with uint8 images as its input.",
         epilog="The graph is asked about images before it gets its name, and dropped where it does not "
         "decide as the checkpoint does.",
-        allow_abbrev=False,
     )
     add_checkpoint(parser, "the checkpoint to export", required=True)
     parser.add_argument(

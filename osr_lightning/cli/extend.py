@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from osr_lightning.atomic_write import as_text, check_place, write_text
-from osr_lightning.cli.arguments import add_checkpoint, add_trust, parse
+from osr_lightning.cli.arguments import CommandParser, add_checkpoint, add_trust, parse
 from osr_lightning.cli.checkpoint_path import existing
 from osr_lightning.errors import UserError, one_line
 
@@ -19,7 +19,7 @@ _LOST = 0.005  # of the old classes' accuracy: more is said aloud
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; it imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr extend",
         usage="osr extend --ckpt_path CKPT [LABELS.csv] [--add NAME=FOLDER ...] [--remove NAME ...] "
         "[--alpha SHARE] [options]",
@@ -29,7 +29,6 @@ def build_parser() -> argparse.ArgumentParser:
         "told. Another checkpoint is written.",
         epilog="LABELS.csv has the columns file and label, as osr review gives it or written by hand; images "
         "labelled unknown, ignore or nothing are passed over. A class that is known gets more images.",
-        allow_abbrev=False,
     )
     parser.add_argument("labels", nargs="?", metavar="LABELS.csv", help="which image is what: file,label")
     add_checkpoint(parser, "what to extend", required=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osr_lightning.atomic_write import check_place
-from osr_lightning.cli.arguments import parse
+from osr_lightning.cli.arguments import CommandParser, parse
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.scoring.quantile import images_needed
 from osr_lightning.sklearn import OpenSetClassifier, save
@@ -22,11 +22,10 @@ _LABEL = "label"
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr calibrate",
         description="Fit a linear classifier, a score and a threshold to features of known images, and write "
         "them as one file, with which osr drift compares features that come later. docs/scikit-learn.md.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         OPTION,

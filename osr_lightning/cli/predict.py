@@ -8,7 +8,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust, names, parse
+from osr_lightning.cli.arguments import (
+    CommandParser,
+    add_checkpoint,
+    add_decision,
+    add_machine,
+    add_trust,
+    names,
+    parse,
+)
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.recogniser.rows import check_output, columns, open_rows
@@ -26,14 +34,13 @@ def build_parser(*, files: bool = True) -> argparse.ArgumentParser:
     Args:
         files: whether it takes the paths of files.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr predict",
         description="Name what is in each image, or call it unknown: one row per image.",
         epilog="With --data.predict SOURCE in place of PATH, the images of a source (mnist, npz:FILE, "
         "folder:DIR with labels ...) are classified, into predictions.csv of a run folder unless --output "
         "names a file; osr predict --help-all has the further options. Under torchrun, processes share the "
         "images.",
-        allow_abbrev=False,
     )
     if files:
         parser.add_argument("paths", nargs="*", metavar="PATH", help="files, folders (with all below), globs")

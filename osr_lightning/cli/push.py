@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from osr_lightning.cli.arguments import parse, run_folder
+from osr_lightning.cli.arguments import CommandParser, parse, run_folder
 from osr_lightning.deploy.hub import FILES, is_hub, place_of, upload
 from osr_lightning.errors import UserError
 from osr_lightning.evaluation.model_card import NAME, write_card
@@ -19,13 +19,12 @@ from osr_lightning.evaluation.report.render import read_results
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr push",
         description="Put a run's tested checkpoint, results.json and model card into a repository of the "
         "Hugging Face Hub, from where load('hf:USER/NAME') and --ckpt_path hf:USER/NAME take it. The "
         "checkpoint holds small pictures of known images (model.keep_examples, model.keep_features); "
         "images, predictions and the report stay here.",
-        allow_abbrev=False,
     )
     parser.add_argument("run", help="a run folder, such as lightning_logs/NAME/version_0")
     parser.add_argument(

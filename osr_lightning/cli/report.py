@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from osr_lightning.cli.arguments import parse, run_folder
+from osr_lightning.cli.arguments import CommandParser, parse, run_folder
 from osr_lightning.evaluation.report.write import write_report
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser."""
-    parser = argparse.ArgumentParser(
-        "osr report", description="Write report.html of run folders again.", allow_abbrev=False
-    )
+    parser = CommandParser("osr report", description="Write report.html of run folders again.")
     parser.add_argument("run", nargs="+", help="a run folder, such as lightning_logs/NAME/version_0")
     return parser
 

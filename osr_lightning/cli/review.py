@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from osr_lightning.atomic_write import check_place, write_text
-from osr_lightning.cli.arguments import add_checkpoint, add_machine, add_trust, parse
+from osr_lightning.cli.arguments import CommandParser, add_checkpoint, add_machine, add_trust, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.cli.predict import progress
 from osr_lightning.deploy.load import is_exported
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; it imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr review",
         description="Group the images that were called unknown by how they look, and write one page on which "
         "a person names the groups, sorts images and downloads labels.csv, which osr extend takes.",
         epilog="The page needs no server and loads nothing. docs/review.md says more.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "paths",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from osr_lightning.atomic_write import folder_name
-from osr_lightning.cli.arguments import add_name, names
+from osr_lightning.cli.arguments import CommandParser, add_name, names
 from osr_lightning.cli.lightning_cli import OpenSetCLI, plain_text
 from osr_lightning.cli.messages import read_options
 from osr_lightning.data.counts import image_lines
@@ -34,12 +34,11 @@ epochs a trial is pruned where it is below the median of earlier trials at that 
 
 def build_parser() -> argparse.ArgumentParser:
     """The search's own options; all others are those of ``osr run``."""
-    options = argparse.ArgumentParser(
+    options = CommandParser(
         "osr search",
         description=_ABOUT,
         epilog="All further options are those of osr run, as --config; osr run --help explains them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = options.add_argument
     ranges = "options of osr run with low/high/log/step or choices"

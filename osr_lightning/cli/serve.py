@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from osr_lightning.cli.arguments import add_checkpoint, add_decision, add_machine, add_trust, parse
+from osr_lightning.cli.arguments import (
+    CommandParser,
+    add_checkpoint,
+    add_decision,
+    add_machine,
+    add_trust,
+    parse,
+)
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.errors import UserError, one_line
 
@@ -25,11 +32,10 @@ _LAST_SECONDS = 2  # that a thread has for what it is at, once all is answered o
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; it imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr serve",
         description="Answer POST /predict with the rows of `osr predict`, with a page to try it at GET /.",
         epilog="SIGTERM and Ctrl-C end it after the requests that it has begun, with exit status 0.",
-        allow_abbrev=False,
     )
     add_checkpoint(parser, "the checkpoint to ask, or an .onnx file of osr export")
     parser.add_argument(

@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from osr_lightning.cli.arguments import add_name, beginning_with, names, split_words, value_of
+from osr_lightning.cli.arguments import CommandParser, add_name, beginning_with, names, split_words, value_of
 from osr_lightning.data.class_splits import NAMES
 from osr_lightning.errors import UserError
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The study's own options; all others are those of ``osr run``."""
-    options = argparse.ArgumentParser(
+    options = CommandParser(
         "osr study",
         usage="osr study CONFIG [CONFIG ...] [--seeds SEED ...] [--splits NAME] [--shard I/N] "
         "[--ensemble] [--name NAME] [options of osr run]",
@@ -21,7 +21,6 @@ def build_parser() -> argparse.ArgumentParser:
         "each run in a folder of its own below lightning_logs/NAME, and one table of means and standard "
         "deviations, study.csv and study.html. Started again, it skips finished runs and goes on with one "
         "that was stopped. All further options are those of osr run, and hold for every run.",
-        allow_abbrev=False,
     )
     options.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="0 if not given")
     options.add_argument(

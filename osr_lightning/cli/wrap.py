@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
-from osr_lightning.cli.arguments import names
+from osr_lightning.cli.arguments import CommandParser, names
 from osr_lightning.cli.help import SECTIONS
 from osr_lightning.cli.lightning_cli import OpenSetCLI
 from osr_lightning.cli.messages import read_options
@@ -90,7 +90,7 @@ def _source(name: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's own options; all others are those of ``osr run``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "osr wrap",
         usage="osr wrap --network NAME --weights FILE --known FOLDER [--unknown FOLDER] [--classes FILE] "
         "[options of osr run]",
@@ -102,7 +102,6 @@ def build_parser() -> argparse.ArgumentParser:
         "(--model.score, --model.alpha, --model.detectors, --data.image_size, --data.mean, --data.std). The "
         "images of FOLDER should be none that the classifier was trained on: it is more certain of those "
         "than of new ones, and the threshold would reject more than alpha of these.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--network",

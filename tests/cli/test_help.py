@@ -209,6 +209,11 @@ def test_model_help_lists_our_classes_and_their_options(capsys):
         ),
         ("run --data.mean.0 1", "data.mean is given as a whole"),
         ("run --trainer.logger=Foo", "trainer.logger: there is no 'Foo'; there are CSVLogger"),
+        ("push RUN", "osr push: the following arguments are required: hf:USER/NAME; see osr push --help"),
+        ("extend", "osr extend: the following arguments are required: --ckpt_path; see osr extend --help"),
+        ("serve --port x", "osr serve: argument --port: invalid int value: 'x'; see osr serve --help"),
+        ("study --seeds 1", "osr study: name the configs first, as in osr study CONFIG ..."),
+        ("explain --ckpt_path no.ckpt -- -a.png", "there is no checkpoint no.ckpt"),
     ],
 )
 def test_a_mistake_gets_one_sentence_with_the_nearest_names(words, sentence, capsys):
