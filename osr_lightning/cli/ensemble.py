@@ -19,8 +19,7 @@ from osr_lightning.data.leaks import read_digests
 from osr_lightning.errors import UserError
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.studies.ensemble import NAME, join
-from osr_lightning.training.calibration import say_threshold
-from osr_lightning.training.console import say
+from osr_lightning.training.console import say, say_threshold
 from osr_lightning.training.loggers import run_folder
 from osr_lightning.training.module import OpenSetClassifier
 from osr_lightning.training.trainer import OpenSetTrainer

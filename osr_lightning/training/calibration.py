@@ -24,14 +24,11 @@ from osr_lightning.scoring.calibration import (
     CalibrationMethod,
     calibrate,
     fixed_calibration,
-    misgivings,
 )
 from osr_lightning.scoring.class_quantile import Predicted, refuse_few
 from osr_lightning.scoring.detectors import DETECTORS, Detector
 from osr_lightning.scoring.quantile import check_alpha, images_needed
 from osr_lightning.scoring.sweep import Costs
-from osr_lightning.scoring.threshold import Threshold
-from osr_lightning.training.console import say
 
 _AT_ONCE = 512  # references that are looked at together
 _REJECTED = 5  # validation images above the threshold: with fewer it lies where chance puts it
@@ -282,17 +279,3 @@ def calibrated_path(ckpt_path: str | None, output: str | None, in_place: bool) -
         return None if ckpt_path is None else Path(ckpt_path)
     source = Path(ckpt_path)
     return source.with_name(f"{source.stem.removesuffix('.calibrated')}.calibrated.ckpt")
-
-
-def say_threshold(threshold: Threshold, target: Path | None) -> None:
-    """Say of a threshold its value, where it is, and what is wrong with it."""
-    chosen = threshold.record
-    flattered = "; optimistic: test images chose it" if chosen.optimistic else ""
-    where = "" if target is None else f" ({target})"
-    say(
-        f"threshold {chosen.value:.6g} on {threshold.score} by {chosen.method}, from {chosen.calibrated_on}"
-        f"{flattered}{where}"
-    )
-    unknown = {"the unknown sets": chosen.rejected_unknown}
-    for warning in misgivings(chosen.rejected_known, unknown, "calibration images"):
-        say(f"warning: {warning}")

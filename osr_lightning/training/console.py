@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from osr_lightning.training.precision import TrainingBFloat16
+from osr_lightning.scoring.calibration import misgivings
+from osr_lightning.scoring.threshold import Threshold
 
 NOT_FOR_USERS = (
     ".*does not have many workers.*",  # the images are in memory
@@ -61,7 +62,12 @@ def silence() -> Iterator[None]:
         _silent[0] = before
 
 
-@rank_zero_only
+def is_another() -> bool:
+    """Whether this is not the first of several processes; there is one where Lightning is not loaded."""
+    lightning = sys.modules.get("lightning.pytorch.utilities")
+    return lightning is not None and bool(getattr(lightning.rank_zero_only, "rank", 0))
+
+
 def say(text: str, *, always: bool = False) -> None:
     """Print a line, on the first process; at once, as a pipe would keep it until the end.
 
@@ -69,20 +75,13 @@ def say(text: str, *, always: bool = False) -> None:
         text: the line.
         always: even within `silence`.
     """
-    if always or not _silent[0]:
+    if not is_another() and (always or not _silent[0]):
         print(text, flush=True)  # above the progress bar, which stands in for sys.stdout
 
 
 def device_name(device: torch.device) -> str:
     """A GPU's own name, or the kind of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def precision_name(trainer: Trainer) -> str:
-    """In which precision a trainer's steps are."""
-    if isinstance(trainer.precision_plugin, TrainingBFloat16):
-        return "training steps in bf16-mixed (trainer.precision 32-true makes them float32)"
-    return {"32-true": "float32"}.get(str(trainer.precision), str(trainer.precision))
 
 
 def epoch_line(
@@ -127,3 +126,17 @@ def time_left(seconds: float | None) -> str:
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
+
+
+def say_threshold(threshold: Threshold, target: Path | None) -> None:
+    """Say of a threshold its value, where it is, and what is wrong with it."""
+    chosen = threshold.record
+    flattered = "; optimistic: test images chose it" if chosen.optimistic else ""
+    where = "" if target is None else f" ({target})"
+    say(
+        f"threshold {chosen.value:.6g} on {threshold.score} by {chosen.method}, from {chosen.calibrated_on}"
+        f"{flattered}{where}"
+    )
+    unknown = {"the unknown sets": chosen.rejected_unknown}
+    for warning in misgivings(chosen.rejected_known, unknown, "calibration images"):
+        say(f"warning: {warning}")

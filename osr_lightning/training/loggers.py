@@ -16,7 +16,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from osr_lightning.atomic_write import refuse_outside, replacing_rows, report_write_errors
-from osr_lightning.training.console import say
+from osr_lightning.training.console import is_another, say
 
 
 def run_folder(trainer: Trainer) -> Path | None:
@@ -88,7 +88,7 @@ class ClaimingTensorBoardLogger(TensorBoardLogger):
 
     def withdraw(self) -> None:
         """Remove the run folder if it was made here, and those above if nothing else is in them."""
-        if not self._makes or self._version is None or _is_another():
+        if not self._makes or self._version is None or is_another():
             return
         with suppress(OSError):
             if self._experiment is not None:
@@ -136,18 +136,13 @@ def claim_version(experiment: Path) -> int:
         while True:
             taken = [int(n) for p in experiment.glob("version_*") if (n := p.name[8:]).isdecimal()]
             number = max(taken, default=-1) + 1
-            if _is_another():
+            if is_another():
                 return number
             try:
                 (experiment / f"version_{number}").mkdir(parents=True)
             except FileExistsError:
                 continue  # another process was first
             return number
-
-
-def _is_another() -> bool:
-    """Whether this is not the first of several processes."""
-    return bool(getattr(rank_zero_only, "rank", 0))
 
 
 class ResumableCSVLogger(CSVLogger):
@@ -169,7 +164,7 @@ class ResumableCSVLogger(CSVLogger):
     @property
     def experiment(self) -> Any:  # noqa: ANN401
         """The writer, holding the rows that the run folder has."""
-        if self._experiment is None and not _is_another():
+        if self._experiment is None and not is_another():
             with report_write_errors(self.log_dir):
                 self._experiment = RowsWriter(self.log_dir)
         return super().experiment  # processes other than rank 0 get a dummy

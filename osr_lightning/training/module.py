@@ -59,7 +59,7 @@ from osr_lightning.training.calibration import (
     fit_detectors,
     references,
 )
-from osr_lightning.training.console import device_name, precision_name, say
+from osr_lightning.training.console import device_name, say
 from osr_lightning.training.cross_calibration import KnownFeatures, choose_decay, deal_folds, fit_all
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.examples import choose_examples, known_images_of
@@ -69,7 +69,7 @@ from osr_lightning.training.losses import LOSSES
 from osr_lightning.training.metrics import EpochMetrics, OpenSetMetrics
 from osr_lightning.training.optimizers import OwnOptimizer, Schedule, configure, refuse_to_stretch
 from osr_lightning.training.plan import Plan, check_options, plan_training
-from osr_lightning.training.precision import train_in_float32
+from osr_lightning.training.precision import precision_name, train_in_float32
 from osr_lightning.training.resume import EpochSteps, accept, resume, training_state
 
 if TYPE_CHECKING:

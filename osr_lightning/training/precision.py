@@ -50,6 +50,13 @@ def train_in_float32(trainer: Trainer) -> None:
         trainer.strategy.precision_plugin = Precision()
 
 
+def precision_name(trainer: Trainer) -> str:
+    """In which precision a trainer's steps are."""
+    if isinstance(trainer.precision_plugin, TrainingBFloat16):
+        return "training steps in bf16-mixed (trainer.precision 32-true makes them float32)"
+    return {"32-true": "float32"}.get(str(trainer.precision), str(trainer.precision))
+
+
 class TrainingBFloat16(Precision):
     """Mixed precision on a CPU while training; all other passes, and so every score, stay in float32.
 

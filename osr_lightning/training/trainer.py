@@ -32,17 +32,13 @@ from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser.rows import P_VALUE, Sink, write_rows
 from osr_lightning.scoring.calibration import CROSS, QUANTILES
 from osr_lightning.scoring.p_values import check_rate, p_values
-from osr_lightning.training.calibration import (
-    calibrated_path,
-    require_unknowns,
-    say_threshold,
-)
+from osr_lightning.training.calibration import calibrated_path, require_unknowns
 from osr_lightning.training.callbacks.checkpointing import WholeCheckpointIO, checkpoint_callbacks
 from osr_lightning.training.callbacks.evaluator import Evaluator
 from osr_lightning.training.callbacks.loader_watch import LoaderWatch
 from osr_lightning.training.callbacks.plain_layout import PlainLayout
 from osr_lightning.training.callbacks.progress import Progress, begin_stage
-from osr_lightning.training.console import hush, say
+from osr_lightning.training.console import hush, say, say_threshold
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.loggers import WithdrawUnused, run_folder, with_run_folder
 from osr_lightning.training.module import OpenSetClassifier
