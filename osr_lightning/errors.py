@@ -2,7 +2,9 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 _PACKAGE = re.compile(r"pip install (?:-U )?['\"]?([^'\"`\s]+)")  # as Lightning ends its sentences
@@ -49,6 +51,15 @@ def missing_package(error: BaseException) -> str | None:
     """What to install, where an import failed and its error says so."""
     found = _PACKAGE.search(str(error)) if isinstance(error, ImportError) else None
     return None if found is None else found[1]
+
+
+def missing_module(error: BaseException) -> str | None:
+    """What is not installed, where an import of it failed for no other reason."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    name = error.name.partition(".")[0]
+    there = sys.modules.get(name) is not None or find_spec(name) is not None
+    return None if there else name
 
 
 def needs(package: str) -> str:

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, TextIO, TypeVar
 
 from osr_lightning.atomic_write import ELSEWHERE, as_text, cannot_write
-from osr_lightning.errors import Failure, UserError, missing_package, needs
+from osr_lightning.errors import Failure, UserError, missing_module, missing_package, needs
 
 _Stream = TypeVar("_Stream")
 _MARK = "OSR_FIRST_FAILURE"  # environment variable: a file that the first process to fail makes
@@ -193,6 +193,11 @@ def sentence(error: BaseException) -> tuple[int, str] | None:
             return 1, f"there is not enough memory for this: {_LESS}; what was written is whole"
         if (package := missing_package(cause)) is not None:
             return 2, f"{_whose(error)} {needs(package)}"
+        if (module := missing_module(cause)) is not None:
+            return 2, (
+                f"{module} is not installed: pip install osr_lightning brings what commands and checkpoints "
+                "need; without it, osr predict and serve take a graph of osr export (--ckpt_path NAME.onnx)"
+            )
         cause = cause.__cause__
     return None
 

@@ -46,7 +46,8 @@ def defer_torchmetrics() -> None:
         return
     for name in ("torchmetrics", "torchmetrics.functional"):
         spec = find_spec(name)
-        assert spec is not None
+        if spec is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         module = module_from_spec(spec)
         module.__class__ = _Deferred
         sys.modules[name] = module

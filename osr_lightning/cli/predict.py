@@ -18,6 +18,7 @@ from osr_lightning.cli.arguments import (
     parse,
 )
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
+from osr_lightning.deploy.load import is_exported
 from osr_lightning.errors import UserError, one_line
 from osr_lightning.recogniser.rows import check_output, columns, open_rows
 
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.ckpt_path is None:
         raise UserError("predict needs a trained checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
     refuse_both(options)
+    if not options.paths and is_exported(options.ckpt_path):
+        raise UserError(f"name the images after it: osr predict --ckpt_path {options.ckpt_path} PATH …")
     return _files(options) if options.paths else _sources(arguments)
 
 
@@ -132,7 +135,7 @@ def _files(options: argparse.Namespace) -> int:
     if not any(os.path.lexists(os.path.expanduser(p)) or any(c in p for c in "*?[") for p in options.paths):
         raise UserError(f"there is no {' and no '.join(options.paths[:3])}; name files, folders or globs")
 
-    from osr_lightning.deploy.load import is_exported, load
+    from osr_lightning.deploy.load import load
     from osr_lightning.deploy.predict import Counts, classify, deciding_together, images
     from osr_lightning.scoring.p_values import check_rate
 

@@ -84,6 +84,33 @@ def test_the_cause_within_another_error_is_told(capsys):
     assert capsys.readouterr().err == "osr: error: the true reason\n"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["drift", "rows.csv", "--ckpt_path", "model.onnx"],
+        ["predict", "--ckpt_path", "best.ckpt", "."],
+        ["export", "--ckpt_path", "best.ckpt"],
+        ["run", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_a_package_that_is_not_installed_is_named(words, tmp_path, capsys, monkeypatch):
+    def missing(*_: object) -> None:
+        import no_such_package.part  # noqa: F401
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best.ckpt").touch()
+    monkeypatch.setitem(sys.modules, "no_such_package", None)
+    monkeypatch.setattr("osr_lightning.cli.main._run", missing)
+    with pytest.raises(ModuleNotFoundError, match="no_such_part"):
+        main(words)  # of a package that is there: a bug
+    monkeypatch.setitem(sys.modules, "numpy.no_such_part", sys)
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("osr: error: no_such_package is not installed: pip install osr_lightning brings")
+    assert told.count("\n") == 1
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 @pytest.mark.parametrize("buffering", [-1, 1], ids=["at the end", "line by line"])
 @pytest.mark.parametrize(
