@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ _OTHERS = """
 .heic .heif .jxl .svg .psd .ico .tga .pcx .dds .exr .hdr .raw .dng .cr2 .nef .arw .dcm .xbm .xpm .icns .eps
 .wmf .emf .qoi .fits
 """
+_NO_LISTS = (Image.Image, bytes, io.IOBase, Mapping)  # though they can be gone through
 _DEEPEST = 64  # folders in one another; more are no one's order, and a recursion has its limit
 _PICTURES = {*EXTENSIONS, *_OTHERS.split()}
 
@@ -147,7 +149,7 @@ def expand(
     the images. An array of strings is a list of paths.
 
     Args:
-        images: paths, arrays, pictures, or lists of these, in one another.
+        images: paths, files, arrays, pictures, or lists of these, in one another.
         recursive: whether folders below a folder are opened.
         above: how many lists this is in.
 
@@ -169,7 +171,7 @@ def expand(
         yield from images if several else [images]
     elif is_tensor(images):
         yield from images if images.ndim == 4 else [images]
-    elif isinstance(images, Iterable) and not isinstance(images, (Image.Image, bytes)):
+    elif isinstance(images, Iterable) and not isinstance(images, _NO_LISTS):
         for image in images:
             yield from expand(image, recursive, above + 1)
     else:

@@ -6,10 +6,11 @@ the same to images in bulk, many times as fast.
 
 from __future__ import annotations
 
+import io
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, Union, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from osr_lightning.images.decode import check_size, pil_to_array, read_image, re
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImageLike: TypeAlias = Union[str, Path, Image.Image, NDArray[Any], "Tensor"]
+ImageLike: TypeAlias = Union[str, Path, bytes, BinaryIO, Image.Image, NDArray[Any], "Tensor"]
 
 LONGEST = 4  # times the shorter side, of which a middle square is cut out
 _MOST_BITS = 22  # of a weight's fraction
@@ -39,11 +40,12 @@ def to_pixels(image: ImageLike, size: int | None = None) -> NDArray[np.uint8]:
     A path, its bytes, the PIL image, the array and the tensor of one picture give the same pixels.
 
     Args:
-        image: a path; a PIL image; an array ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)``; or a tensor
-            ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)``; ``C`` is 1, 2 (grey and alpha), 3 or 4 (with alpha).
-            Where both ends could be ``C``, an array has it last and a tensor first. Values are uint8; bool;
-            uint16, scaled from ``[0, 65535]``; other whole numbers that lie in ``[0, 255]``, taken as
-            they are; or floats in ``[0, 1]``, where half a level outside lies in the range.
+        image: a path; the bytes of an image file, or that file open for reading them; a PIL image; an array
+            ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)``; or a tensor ``(H, W)``, ``(C, H, W)`` or
+            ``(H, W, C)``; ``C`` is 1, 2 (grey and alpha), 3 or 4 (with alpha). Where both ends could be
+            ``C``, an array has it last and a tensor first. Values are uint8; bool; uint16, scaled from
+            ``[0, 65535]``; other whole numbers that lie in ``[0, 255]``, taken as they are; or floats in
+            ``[0, 1]``, where half a level outside lies in the range and NaN is 0.
         size: the height and width it will be brought to, if it is known; see `pil_to_array`.
 
     Raises:
@@ -51,13 +53,20 @@ def to_pixels(image: ImageLike, size: int | None = None) -> NDArray[np.uint8]:
     """
     if isinstance(image, (str, Path)):
         return read_image(image, size)
+    if isinstance(image, bytes):
+        return read_image(io.BytesIO(image), size, "in the bytes")
+    if isinstance(image, io.IOBase):
+        return read_image(cast(BinaryIO, image), size, str(getattr(image, "name", "in the open file")))
     if isinstance(image, Image.Image):
         try:
             return pil_to_array(image, size)
         except Exception as error:  # PIL decodes late
             raise UserError(f"Cannot read the PIL image ({reason(error)}).") from error
     if not isinstance(image, np.ndarray) and not is_tensor(image):
-        raise UserError(f"An image is a path, a PIL image, an array or a tensor, not {type(image).__name__}.")
+        raise UserError(
+            "An image is a path, the bytes of a file or an open one, a PIL image, an array or a tensor, not "
+            f"{type(image).__name__}; numbers in lists become one by numpy.array."
+        )
     channels_first = not isinstance(image, np.ndarray)
     array = image if isinstance(image, np.ndarray) else _to_numpy(image)
     if array.ndim == 2:
@@ -107,10 +116,14 @@ def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
     if values.dtype.newbyteorder("=") == np.uint16:
         return np.asarray((values / 65535 * 255).round(), np.uint8)
     if values.dtype.kind == "f":
-        low, high = float(values.min()), float(values.max())
-        if low >= -_HALF_LEVEL and high <= 1 + _HALF_LEVEL:  # False for NaN
-            return np.asarray((values.astype(np.float64).clip(0, 1) * 255).round(), np.uint8)
-        raise UserError(f"Float images have values in [0, 1], not from {low:g} to {high:g}; rescale them.")
+        found = np.nan_to_num(values.astype(np.float64), posinf=np.inf, neginf=-np.inf)  # as in a file
+        low, high = float(found.min()), float(found.max())
+        if low >= -_HALF_LEVEL and high <= 1 + _HALF_LEVEL:
+            return np.asarray((found.clip(0, 1) * 255).round(), np.uint8)
+        raise UserError(
+            f"Float images have values in [0, 1], not from {low:g} to {high:g}: give uint8, or divide by the "
+            "value of white, as 255."
+        )
     if values.dtype.kind in "iu":
         least, most = int(values.min()), int(values.max())
         if least >= 0 and most <= 255:

@@ -144,7 +144,8 @@ class Predicting:
         """Name what is in each image, or call it unknown.
 
         Args:
-            images: one image or a list: a path of a file, a folder or a glob; a PIL image; an array
+            images: one image or a list: a path of a file, a folder or a glob; the bytes of an image file, or
+                one that is open for reading them; a PIL image; an array
                 ``(H, W)`` or ``(H, W, C)`` with ``C`` from 1 to 4, or several as ``(N, H, W)``,
                 ``(N, H, W, C)`` or ``(N, C, H, W)``; a tensor ``(H, W)``, ``(C, H, W)`` or
                 ``(N, C, H, W)``. An array of three axes has its channels last, so ``(3, 28, 28)`` is three

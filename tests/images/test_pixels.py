@@ -311,10 +311,18 @@ def test_what_is_returned_is_a_copy():
         assert np.array_equal(image, before)
 
 
-def test_paths_are_read(tmp_path):
+def test_paths_bytes_and_open_files_are_read(tmp_path):
     Image.fromarray(COLOUR).save(tmp_path / "a.png")
-    for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
-        assert np.array_equal(to_pixels(path), FIRST)
+    content = (tmp_path / "a.png").read_bytes()
+    with open(tmp_path / "a.png", "rb") as file:
+        for given in (tmp_path / "a.png", str(tmp_path / "a.png"), content, io.BytesIO(content), file):
+            assert np.array_equal(to_pixels(given), FIRST)
+
+
+def test_a_float_that_is_no_number_is_black():
+    for kind in (np.array, torch.tensor, Image.fromarray):
+        found = to_pixels(kind(np.array([[0.0, 1.0], [np.nan, 0.5]], np.float32)))
+        assert found.tolist() == [[[0, 255], [0, 128]]]
 
 
 @pytest.mark.parametrize(
@@ -322,7 +330,9 @@ def test_paths_are_read(tmp_path):
     [
         (None, "not NoneType"),
         ([[0, 1]], "not list"),
-        (b"png", "not bytes"),
+        ({"a": GREY}, "not dict"),
+        (b"png", r"Cannot read the image in the bytes \(it is no image"),
+        (io.BytesIO(b"png"), r"Cannot read the image in the open file \(it is no image"),
         (np.zeros(4, np.uint8), r"not \(4,\)"),
         (np.zeros((2, 3, 4, 4), np.uint8), r"not \(2, 3, 4, 4\)"),
         (np.zeros((5, 7, 5), np.uint8), r"not \(5, 7, 5\)"),
@@ -330,9 +340,9 @@ def test_paths_are_read(tmp_path):
         (np.zeros((0, 4), np.uint8), r"not \(0, 4\)"),
         (np.zeros((4, 0, 3), np.uint8), r"not \(4, 0, 3\)"),
         (np.zeros((), np.uint8), r"not \(\)"),
-        (np.array([[0.0, 255.0]]), r"in \[0, 1\], not from 0 to 255; rescale"),
+        (np.array([[0.0, 255.0]]), r"in \[0, 1\], not from 0 to 255: give uint8, or divide"),
         (np.array([[-0.5, 1.0]]), "from -0.5 to 1"),
-        (np.array([[0.0, np.nan]]), "from nan"),
+        (np.array([[255.0, np.nan]]), "from 0 to 255"),
         (np.array([[0.0, np.inf]]), "to inf"),
         (torch.tensor([[-1.0, 1.0]]), "from -1 to 1"),
         (
