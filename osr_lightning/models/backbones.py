@@ -738,7 +738,7 @@ def _of_factory(
         module = factory()
     except Exception as error:  # whatever a user's code raises
         raise UserError(
-            f"the backbone {name} cannot be built without arguments ({error}); give them defaults"
+            f"the backbone {name} cannot be built by {name}() ({error}); mend it, or give defaults"
         ) from error
     layer = _last_linear(name, module)
     last = cast(nn.Linear, module.get_submodule(layer))

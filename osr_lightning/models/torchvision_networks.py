@@ -93,33 +93,42 @@ def published(name: str, weights: str) -> dict[str, Any]:
         ) from error
 
 
-def read_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in a file of weights; nothing in the file is run.
 
     Raises:
-        UserError: if it holds none, or needs safetensors, which is not installed.
+        UserError: if it holds none, or NaN, or needs safetensors, which is not
+            installed.
     """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError as error:
-        raise UserError(f"{path} needs safetensors: pip install safetensors") from error
-    except Exception as error:  # a damaged file can fail anywhere in a reader
-        raise UserError(
-            f"{path} is no readable file of weights ({type(error).__name__}); give a state dict that "
-            "torch.save or safetensors wrote"
-        ) from error
+    state = _content(path)
     for name in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path} holds no state dict of weights")
-    if odd := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise UserError(f"{path} does not fit the network: {odd[0]!r} is no tensor")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{path} does not fit the network: {name!r} is no tensor")
+        if value.is_floating_point() and value.isnan().any():
+            raise UserError(f"{path}: {name} has values that are no numbers (NaN); give other weights")
     return {str(name): value for name, value in state.items()}
+
+
+def _content(path: Path) -> object:
+    """What a file of weights holds."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise UserError(f"{path} needs safetensors: pip install safetensors") from error
+    except Exception as error:  # a damaged file can fail anywhere in a reader
+        raise UserError(
+            f"{path} is no readable file of weights ({type(error).__name__}); give a state dict, as "
+            "torch.save(model.state_dict(), FILE) or safetensors write it"
+        ) from error
 
 
 def own_names(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:

@@ -231,7 +231,14 @@ WRONG = {
     "text": (lambda path: path.write_text("weights"), "no readable file of weights"),
     "empty": (lambda path: path.touch(), "no readable file of weights"),
     "code": (lambda path: torch.save(Code(), path), "no readable file of weights"),
-    "a whole network": (lambda path: torch.save(nn.Linear(2, 2), path), "no readable file of weights"),
+    "a whole network": (
+        lambda path: torch.save(nn.Linear(2, 2), path),
+        r"UnpicklingError\); give a state dict, as torch.save\(model.state_dict",
+    ),
+    "no number": (
+        lambda path: torch.save({"a": torch.ones(2), "b": torch.tensor([1, torch.nan])}, path),
+        r"w.pth: b has values that are no numbers \(NaN\); give other weights",
+    ),
     "a tensor": (lambda path: torch.save(torch.zeros(3), path), "holds no state dict"),
     "another network's": (
         lambda path: torch.save(models.squeezenet1_1(weights=None).state_dict(), path),
