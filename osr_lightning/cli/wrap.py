@@ -74,7 +74,8 @@ class WrapCLI(OpenSetCLI):
         trainer = self.trainer
         assert isinstance(trainer, OpenSetTrainer)
         model.prepare(datamodule, "calibrate")
-        check_order(model.trained, datamodule.tables)
+        check_order(model.trained, datamodule.tables, self.names)
+        model.check_alpha(datamodule)  # before there is a run folder
         model.images_seen = datamodule.tables.seen(None)
         if (folder := run_folder(trainer)) is None:
             raise UserError("osr wrap writes its checkpoint into a run folder: leave trainer.logger as it is")

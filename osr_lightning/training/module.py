@@ -842,6 +842,13 @@ class OpenSetClassifier(LightningModule):
                 val, classes = datamodule.tables.load_training()[1], datamodule.spec.classes
                 check_classes(alpha, self._calibrated, val, classes)
 
+    def check_alpha(self, datamodule: OpenSetDataModule) -> None:
+        """Stop where the images that are to calibrate are too few for alpha; see `check_images`."""
+        method = self.calibration_method(datamodule)
+        if method in QUANTILES:
+            images = datamodule.tables.load_calibration()
+            self.check_images(method, datamodule, int((images.labels < self.num_classes).sum()))
+
     def completes(self, datamodule: OpenSetDataModule) -> bool:
         """Whether something is fitted, or chosen of known images, once a training is done."""
         method = self.calibration_method(datamodule)

@@ -30,7 +30,7 @@ from osr_lightning.evaluation.prediction_table import CSV_NAME
 from osr_lightning.evaluation.run_results import RunResults
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser.rows import P_VALUE, Sink, write_rows
-from osr_lightning.scoring.calibration import CROSS, QUANTILES
+from osr_lightning.scoring.calibration import CROSS
 from osr_lightning.scoring.p_values import check_rate, p_values
 from osr_lightning.training.calibration import calibrated_path, require_unknowns
 from osr_lightning.training.callbacks.checkpointing import WholeCheckpointIO, checkpoint_callbacks
@@ -366,9 +366,7 @@ class OpenSetTrainer(Trainer):
         method = model.calibration_method(datamodule)
         if method != CROSS:  # which fits what learned anew
             tables.refuse_seen(model.images_seen, "calibrate")
-        if method in QUANTILES:
-            known = int((tables.load_calibration().labels < model.num_classes).sum())
-            model.check_images(method, datamodule, known)
+        model.check_alpha(datamodule)
         fitted = len(tables.load_training()[0]) if model.trained.detectors else 0
         begin_stage(self, "calibrate", fitted + len(tables.load_calibration()))
         device = self.strategy.root_device

@@ -32,8 +32,10 @@ def read_names(path: Path) -> tuple[str, ...]:
     """
     try:
         text = path.expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--classes {path} cannot be read ({error})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--classes {path} is no text: write a name a line, in UTF-8") from error
+    except OSError as error:
+        raise UserError(f"--classes {path} cannot be read ({error.strerror}); name another file") from error
     if text.lstrip().startswith(("[", "{")):
         names = _of_json(text, path)
     else:
@@ -97,7 +99,7 @@ def choose_outputs(classes: Sequence[str], names: Sequence[str] | None, outputs:
 
 
 @torch.no_grad()
-def check_order(recogniser: Recogniser, tables: ImageTables) -> float:
+def check_order(recogniser: Recogniser, tables: ImageTables, names: Sequence[str] | None = None) -> float:
     """See how many known images the classifier names rightly, and stop where it names hardly any.
 
     A share of 1 / K is chance. Below twice that, or below the middle between it and 1, as 3 in 4 of two
@@ -106,6 +108,7 @@ def check_order(recogniser: Recogniser, tables: ImageTables) -> float:
     Args:
         recogniser: with the classifier.
         tables: of the images.
+        names: of its outputs, in their order; those of the classes if not given.
 
     Returns:
         The mean of the classes' shares.
@@ -130,11 +133,13 @@ def check_order(recogniser: Recogniser, tables: ImageTables) -> float:
     told = ", ".join(f"{classes[label]} -> {classes[answers[label]]}" for label in others[:5])
     told += ", …" * (len(others) > 5)
     if right < min(2 / count, (1 + 1 / count) / 2):
+        order = [*(names or classes)[:5], *(["…"] if len(names or classes) > 5 else [])]
+        way_out = f"give {_CLASSES}" if names is None else "see to the order in --classes"
         raise UserError(
-            f"the classifier names {right:.1%} of the known images rightly, where chance is {1 / count:.1%}: "
-            f"its outputs are not the classes in the order {', '.join(classes[:5])}{', …' * (count > 5)}, or "
-            f"its images are prepared otherwise (it answers {told}); give {_CLASSES}, or its data.mean, "
-            "data.std and data.image_size"
+            f"the classifier names {right:.1%} of the known images rightly, where chance is {1 / count:.1%} "
+            f"(it answers {told}): its outputs were taken for {', '.join(order)} in "
+            f"this order, and if that is wrong, {way_out}; if its images are prepared otherwise, give its "
+            "data.mean, data.std and data.image_size; else it has learned too little of them to be wrapped"
         )
     if others:
         say(f"warning: most images of a class are called another ({told}): see to the order in --classes")

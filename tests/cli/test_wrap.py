@@ -172,7 +172,15 @@ def test_outputs_that_are_other_classes_are_refused(places, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "the classifier names 0.0% of the known images rightly, where chance is 33.3%" in error
     assert "brick -> grass, grass -> sky, sky -> brick" in error
-    assert "--classes FILE" in error
+    assert "its outputs were taken for grass, sky, brick in this order" in error
+    assert "if that is wrong, see to the order in --classes" in error
+    assert not list(tmp_path.glob("lightning_logs/*/*"))
+
+
+def test_images_that_are_too_few_for_alpha_leave_no_folder(places, tmp_path, capsys):
+    told = [*words(places), *OPTIONS, f"--trainer.default_root_dir={tmp_path}", "--model.alpha=0.001"]
+    assert main(told) == 2
+    assert "alpha 0.001 needs 999" in capsys.readouterr().err
     assert not list(tmp_path.glob("lightning_logs/*/*"))
 
 

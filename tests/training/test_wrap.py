@@ -37,8 +37,11 @@ def test_names_that_are_none_are_refused(content, sentence, tmp_path):
     (tmp_path / "names").write_text(content)
     with pytest.raises(UserError, match=sentence):
         read_names(tmp_path / "names")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"cannot be read \(No such file or directory\); name another file"):
         read_names(tmp_path / "nowhere")
+    (tmp_path / "binary").write_bytes(b"\x80\x02")
+    with pytest.raises(UserError, match="is no text: write a name a line, in UTF-8"):
+        read_names(tmp_path / "binary")
 
 
 def test_outputs_are_found_by_name():
