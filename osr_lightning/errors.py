@@ -33,6 +33,18 @@ class NotCalibrated(UserError):
         self.score = score
 
 
+class UnreadableImage(UserError):
+    """A file that is no image, or a damaged one.
+
+    Attributes:
+        why: in a few words.
+    """
+
+    def __init__(self, message: str, why: str = "") -> None:  # a worker's error is made again of its text
+        super().__init__(message)
+        self.why = why
+
+
 class Failure(RuntimeError):
     """What went wrong without a mistake: a full disk, a loss that is no number.
 

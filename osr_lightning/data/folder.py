@@ -29,8 +29,8 @@ from osr_lightning.data.measure_spec import natural_file_shape
 from osr_lightning.data.splits import copies, join_copies
 from osr_lightning.data.stream import Images, StreamedImages
 from osr_lightning.data_spec import PixelFormat
-from osr_lightning.errors import UserError
-from osr_lightning.images.decode import EXTENSIONS, read_image
+from osr_lightning.errors import UnreadableImage, UserError
+from osr_lightning.images.decode import EXTENSIONS, read_image, reason
 from osr_lightning.images.find import find
 from osr_lightning.images.pixels import to_input
 from osr_lightning.images.tensors import to_uint8_images
@@ -40,6 +40,7 @@ _SPLIT_NAMES: dict[str, Split] = {
     **{"val": "validation", "valid": "validation", "validation": "validation"},
 }
 _NAMED = 3  # of what is left out
+_UNREADABLE = 20  # files that are named
 _ENDS = 2**23  # bytes of a huge file's beginning and end that tell it from others
 
 
@@ -154,8 +155,36 @@ def load_files(listed: FileList, request: Request) -> ImageSet:
         The images ``(N, channels, size, size)`` in that order, and the files relative to the list's root.
 
     Raises:
-        UserError: A file cannot be read.
+        UserError: Files cannot be read; all of them are named, as none may be missing.
     """
+    try:
+        return _loaded(listed, request)
+    except UnreadableImage as first:
+        raise _all_unreadable(listed.files, first) from first
+
+
+def _all_unreadable(files: Sequence[Path], first: UnreadableImage) -> UserError:
+    """The sentence about every file that cannot be read, after one of them was found."""
+
+    def why(file: Path) -> str:
+        try:
+            read_image(file)
+        except UnreadableImage as error:
+            return error.why
+        return ""
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        found = [(file, told) for file, told in zip(files, pool.map(why, files), strict=True) if told]
+    if len(found) < 2:
+        return first
+    named = ", ".join(f"{as_text(file)} ({told})" for file, told in found[:_UNREADABLE])
+    more = ", …" * (len(found) > _UNREADABLE)
+    return UserError(
+        f"Cannot read {len(found):,} of {len(files):,} images: {named}{more}; remove or replace them."
+    )
+
+
+def _loaded(listed: FileList, request: Request) -> ImageSet:
     files, wanted, extractor = listed.files, request.pixel_format, request.extractor
     size, channels = request.size, request.channels
     if wanted is not None:
@@ -277,7 +306,8 @@ def _reading(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"Cannot read the image {file} ({error}): remove or replace it.") from error
+        why = reason(error)
+        raise UnreadableImage(f"Cannot read the image {file} ({why}): remove or replace it.", why) from error
 
 
 def _find_images(folder: Path, path: Path, *, as_known: bool) -> tuple[list[Path], list[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UnreadableImage, UserError
 
 # what is read, for training and for predicting: PIL's name of each format, and the endings of its files; PIL
 # knows thirty more, whose decoders take any time (a FITS of 400 KB: 51 s) or run other programs
@@ -67,7 +67,7 @@ def read_image(
         ``(C, H, W)`` uint8, with ``C`` 1 for grey images and 3 for all others.
 
     Raises:
-        UserError: if the file is missing, is no image, is damaged, has more than ``MAX_PIXELS``
+        UnreadableImage: if the file is missing, is no image, is damaged, has more than ``MAX_PIXELS``
             (``MAX_WHOLE`` in formats that are decoded as a whole) or a side of more than ``MAX_SIDE``, is a
             JPEG of more than ``MAX_SCANS``, or has values of no known range; see `pil_to_array`.
     """
@@ -80,7 +80,7 @@ def read_image(
         why, way_out = reason(error), "remove or replace it"
         if isinstance(error, UnidentifiedImageError) and (missing := _not_installed(str(named))):
             why, way_out = f"this Pillow reads no {missing} files", "convert it, or pip install -U pillow"
-        raise UserError(f"Cannot read the image {named} ({why}): {way_out}.") from error
+        raise UnreadableImage(f"Cannot read the image {named} ({why}): {way_out}.", why) from error
 
 
 @contextmanager

@@ -536,6 +536,29 @@ def test_unreadable_images(tmp_path, monkeypatch):
         load(f"folder:{tmp_path}")
 
 
+def test_all_unreadable_images_are_named_at_once(tmp_path):
+    write_images(tmp_path, "a/good.png", "b/good.png")
+    whole = (tmp_path / "a/good.png").read_bytes()
+    (tmp_path / "a/cut.png").write_bytes(whole[:45])
+    (tmp_path / "b/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "b/text.png").write_text("no image")
+    with pytest.raises(UserError) as refused:
+        load(f"folder:{tmp_path}")
+    told = str(refused.value)
+    assert told.startswith("Cannot read 3 of 5 images: ")
+    for name, why in (
+        ("a/cut.png", ""),
+        ("b/gone.png", "there is no such file"),
+        ("b/text.png", "it is no image"),
+    ):
+        assert f"{tmp_path / name} ({why}" in told
+    assert told.endswith("; remove or replace them.")
+    for number in range(20):
+        (tmp_path / f"b/text{number}.png").write_text("no image")
+    with pytest.raises(UserError, match=r"^Cannot read 23 of 25 images: .*, …; remove or replace them\.$"):
+        load(f"folder:{tmp_path}")
+
+
 def test_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_images(tmp_path, "pictures/1.png")
