@@ -52,6 +52,10 @@ _KINDS = {
 _ITEMS = {int: "whole numbers", float: "numbers", str: "texts", dict: "mappings"}
 _TIGHT = re.compile(r"[{,]\s*[^\s:,{}]+:[^\s/]")  # a name and its value without a space between them
 _HOLDERS = {list: ("[", "a list of"), Sequence: ("[", "a list of"), dict: ("{", "a mapping of names to")}
+_SUCH_AS = {  # a class of an option, for sentences
+    **{"optimizer": "Adam", "lr_scheduler": "StepLR"},
+    **{"trainer.logger": "CSVLogger", "trainer.callbacks": "EarlyStopping"},
+}
 _ELSEWHERE = "see --help-all"
 _LACKS = object()  # the value of an option without one
 _KEY = re.compile(r"\b[Kk]ey \"([^\"]+)\"")  # of jsonargparse's messages, the outermost first
@@ -74,6 +78,11 @@ class Given(NamedTuple):
     def where(self) -> str:
         """The file that holds it, as the beginning of a sentence."""
         return "" if self.file is None else f"{self.file}: "
+
+    @property
+    def is_class(self) -> bool:
+        """Whether a class is named, where an option takes one, or perhaps true, false or null."""
+        return isinstance(self.value, str) and self.value not in ("true", "false", "null")
 
 
 def read_options(command: str, words: Sequence[str], further: Collection[str] = ()) -> list[Given]:
@@ -141,6 +150,11 @@ def sentence(message: str, given: Sequence[Given], command: str) -> str:
         one = (within or around)[-1]
         if one.name == name and name in options and (found := _about_value(one, options[name])):
             return found
+        if one.name.startswith(f"{name}.") and not any(kind.name == name and kind.is_class for kind in given):
+            return (
+                f"{one.where}{one.name} is an option of a class, and none is named: put --{name} "
+                f"{_SUCH_AS.get(name, 'NAME')}, or another's name, before it"
+            )
         return f"{one.where}{one.name} does not take {str(one.value)!r}: {' '.join(message.split())}"
     return " ".join(message.split())  # what else there may be
 
@@ -338,7 +352,7 @@ def _classes(option: str, given: Sequence[Given]) -> list[tuple[Given, dict[str,
 
 def _about_class(kind: Given, arguments: Mapping[str, Given], name: str) -> str | None:
     """What is wrong with a class or its arguments, if anything is; ``name`` is the parser's culprit."""
-    if not isinstance(kind.value, str) or kind.value in ("true", "false", "null"):
+    if not kind.is_class:
         return None
     known = classes_of(kind.name)
     try:

@@ -209,6 +209,18 @@ def test_model_help_lists_our_classes_and_their_options(capsys):
         ),
         ("run --data.mean.0 1", "data.mean is given as a whole"),
         ("run --trainer.logger=Foo", "trainer.logger: there is no 'Foo'; there are CSVLogger"),
+        (
+            "run --trainer.logger.name base",
+            "trainer.logger.name is an option of a class, and none is named: put --trainer.logger CSVLogger",
+        ),
+        (
+            "run --trainer.logger true --trainer.logger.name base",
+            "trainer.logger.name is an option of a class",
+        ),
+        ("run --optimizer.lr 3", "none is named: put --optimizer Adam, or another's name, before it"),
+        ("run --lr_scheduler.step_size 3", "put --lr_scheduler StepLR, or another's name, before it"),
+        ("run --trainer.callbacks.patience 3", "put --trainer.callbacks EarlyStopping, or another's name"),
+        ("run --trainer.profiler.x 3", "put --trainer.profiler NAME, or another's name, before it"),
         ("push RUN", "osr push: the following arguments are required: hf:USER/NAME; see osr push --help"),
         ("extend", "osr extend: the following arguments are required: --ckpt_path; see osr extend --help"),
         ("serve --port x", "osr serve: argument --port: invalid int value: 'x'; see osr serve --help"),
