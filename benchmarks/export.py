@@ -123,7 +123,7 @@ def main() -> None:
     for size in BATCHES:
         some = sets["mnist"][:size]
         value = np.array(threshold)
-        calls = {"recogniser": partial(recogniser.judge, torch.from_numpy(some))} | {
+        calls = {"recogniser": partial(recogniser.answer, some)} | {
             name: partial(graph.session.run, OUTPUTS, {"images": some, "threshold": value})
             for name, graph in graphs.items()
         }

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -25,7 +24,7 @@ from osr_lightning.images.ahead import ahead
 
 Pixels: TypeAlias = NDArray[np.uint8]
 THUMBNAIL = 32  # pixels a side
-_SHARD = 1024  # images whose features are written together: what an interruption loses
+_SHARD = 1024  # images whose features are written together
 _KEY = 16  # bytes of an image's key, and of the digest of its prepared pixels
 _AHEAD = 4  # batches that are decoded before they are needed
 _UNWRITTEN: dict[Path, list[tuple[Pixels, NDArray[np.float32], Pixels]]] = {}  # of folders that refuse them
@@ -105,9 +104,16 @@ def featured(
     missing = {key: item for key, item in zip(keys, items, strict=True) if key not in store}
     if missing:
         extractor.begin(len(missing))
-        found = _looked_at(missing, read, extractor)
-        while rows := list(islice(found, _SHARD)):
-            store.add(rows)
+        rows: list[_Row] = []
+        try:
+            for row in _looked_at(missing, read, extractor):
+                rows.append(row)
+                if len(rows) == _SHARD:
+                    store.add(rows)
+                    rows = []
+        finally:  # whatever ends it: the next run goes on from there
+            if rows:
+                store.add(rows)
     features, digests, thumbnails = store.rows(keys)
     return FeaturedImages(items, read, shape, features, digests, thumbnails)
 

@@ -11,6 +11,7 @@ from PIL import Image
 from osr_lightning.data import cache
 from osr_lightning.data import folder as folders
 from osr_lightning.data.datamodule import OpenSetDataModule
+from osr_lightning.data.features import featured
 from osr_lightning.data.folder import read_images
 from osr_lightning.data.sources import load_source
 from osr_lightning.data.stream import ChainedImages, StreamedImages, chain
@@ -353,3 +354,36 @@ def test_a_folder_above_the_memory_limit_trains_like_one_in_memory(kept, picture
     expected = trained(4.0, 0)
     assert trained(0.0, 0) == expected
     assert trained(0.0, 2) == expected
+
+
+class Mean:
+    """In place of a backbone: the mean of an image's pixels, two images at a time."""
+
+    key, width, batch_size = "mean", 1, 2
+
+    def __init__(self):
+        self.begun = []
+
+    def begin(self, images):
+        self.begun.append(images)
+
+    def __call__(self, pixels):
+        return pixels.reshape(len(pixels), -1).mean(1, keepdims=True).astype(np.float32)
+
+
+@pytest.mark.parametrize("end", [UserError("damaged"), KeyboardInterrupt(), SystemExit(143)])
+def test_features_made_before_an_interruption_are_kept(end, kept):
+    items, keys, refused = list(range(9)), [bytes([row]) * 16 for row in range(9)], {7}
+
+    def read(some):
+        if refused & {*some}:
+            raise end
+        return torch.stack([torch.full((3, 40, 40), row, dtype=torch.uint8) for row in some])
+
+    mean = Mean()
+    with pytest.raises(type(end)):
+        featured(keys, items, read, mean, (3, 40, 40))
+    refused.clear()
+    found = featured(keys, items, read, mean, (3, 40, 40))
+    assert found.features.flatten().tolist() == items
+    assert mean.begun == [9, 3]  # those before the pair with the seventh are there
