@@ -19,7 +19,7 @@ from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.image_table import ImageTables
 from osr_lightning.data.sources import is_source
 from osr_lightning.errors import UserError
-from osr_lightning.models.backbones import OWN, Wrapped, is_class_path, pixel_format, pretrained
+from osr_lightning.models.backbones import OWN, Wrapped, is_class_path, library_of, pixel_format, pretrained
 from osr_lightning.models.factory import find
 from osr_lightning.training.console import say
 from osr_lightning.training.loggers import run_folder
@@ -151,6 +151,7 @@ def main(arguments: Sequence[str]) -> None:
         if one.file is None and one.name.startswith("model.network"):
             raise UserError(f"osr wrap names the network with --network and --weights: leave {one.name} out")
     if own.weights is None and not is_class_path(own.network):
+        library_of(own.network)  # or it is no network's name
         raise UserError(f"name the file of {own.network}'s weights with --weights")
     given = ["--model=BaselineClassifier", f"--model.network={Wrapped.__name__}"]
     given += [f"--model.network.name={own.network}", f"--model.network.weights={own.weights or OWN}"]

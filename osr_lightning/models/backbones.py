@@ -469,7 +469,7 @@ def pretrained(
     Raises:
         UserError: see `Backbone`.
     """
-    library, own = _find(name, factory)
+    library, own = library_of(name, factory)
     if weights == OWN and library:
         raise UserError(
             f"the weights {OWN} are those of a class path, and {name} is {library}'s: name a file"
@@ -496,7 +496,7 @@ def pixel_format(name: str, weights: str | None = None, channels: int = 3) -> Pi
     Raises:
         UserError: if there is no such network.
     """
-    library, own = ("", name) if is_class_path(name) else _find(name, None)
+    library, own = ("", name) if is_class_path(name) else library_of(name)
     if library == "torchvision":
         from torchvision import models
 
@@ -556,8 +556,12 @@ def _interpolation(name: str) -> str:
     return name if name in INTERPOLATIONS else "bicubic"  # timm's "random" is of training
 
 
-def _find(name: str, factory: Callable[..., nn.Module] | None) -> tuple[str, str]:
-    """The library that has a network, and its name there; no library for one of the user's own."""
+def library_of(name: str, factory: Callable[..., nn.Module] | None = None) -> tuple[str, str]:
+    """The library that has a network, and its name there; no library for one of the user's own.
+
+    Raises:
+        UserError: if no library has it.
+    """
     library, _, own = name.rpartition(":")
     if factory is not None:
         return "", name

@@ -177,6 +177,18 @@ def test_outputs_that_are_other_classes_are_refused(places, tmp_path, capsys):
     assert not list(tmp_path.glob("lightning_logs/*/*"))
 
 
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        ("resnet1888", "there is no backbone 'resnet1888'; did you mean resnet18?"),
+        ("resnet18", "name the file of resnet18's weights with --weights"),
+    ],
+)
+def test_a_name_is_looked_up_before_weights_are_asked_for(network, sentence, capsys):
+    assert main(["wrap", "--network", network, "--known", "mine"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
 def test_images_that_are_too_few_for_alpha_leave_no_folder(places, tmp_path, capsys):
     told = [*words(places), *OPTIONS, f"--trainer.default_root_dir={tmp_path}", "--model.alpha=0.001"]
     assert main(told) == 2
