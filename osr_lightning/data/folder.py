@@ -160,11 +160,13 @@ def load_files(listed: FileList, request: Request) -> ImageSet:
     try:
         return _loaded(listed, request)
     except UnreadableImage as first:
-        raise _all_unreadable(listed.files, first) from first
+        if (told := _unreadable(listed.files)) is None:
+            raise
+        raise UserError(told) from first
 
 
-def _all_unreadable(files: Sequence[Path], first: UnreadableImage) -> UserError:
-    """The sentence about every file that cannot be read, after one of them was found."""
+def _unreadable(files: Sequence[Path]) -> str | None:
+    """The sentence about all files that cannot be read, where there are several."""
 
     def why(file: Path) -> str:
         try:
@@ -176,12 +178,10 @@ def _all_unreadable(files: Sequence[Path], first: UnreadableImage) -> UserError:
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         found = [(file, told) for file, told in zip(files, pool.map(why, files), strict=True) if told]
     if len(found) < 2:
-        return first
+        return None
     named = ", ".join(f"{as_text(file)} ({told})" for file, told in found[:_UNREADABLE])
     more = ", …" * (len(found) > _UNREADABLE)
-    return UserError(
-        f"Cannot read {len(found):,} of {len(files):,} images: {named}{more}; remove or replace them."
-    )
+    return f"Cannot read {len(found):,} of {len(files):,} images: {named}{more}; remove or replace them."
 
 
 def _loaded(listed: FileList, request: Request) -> ImageSet:
