@@ -51,7 +51,8 @@ FAR = {
 DRAWN = "drawn"
 DRAWN_BY = 0  # the seed
 # what a step has in place of the config's, on drawn splits alone
-_CROSS = "--model.loss=cross_entropy"
+_STUDY = ["--model.network=MCDropoutCNN", "--model.network.channels=[16, 32]", "--trainer.max_epochs=15"]
+_NORM = "--model.loss=logit_norm"
 _RESNET9 = [
     *("--model.network=ResNet9", "--model.network.channels=[32, 64, 128]", "--model.augment=photos"),
     *("--model.learning_rate=0.004", "--model.weight_decay=0.02", "--model.label_smoothing=0"),
@@ -61,19 +62,15 @@ _SMALL = [
 ]
 STEPS: dict[str, dict[str, list[str]]] = {
     "fashion_mnist": {
-        "cross entropy": [_CROSS],
-        "cross entropy, photos": [_CROSS, "--model.augment=photos", "--model.weight_decay=0.05"],
-        "cross entropy, ResNet9": [_CROSS, *_RESNET9, "--data.batch_size=128", "--trainer.max_epochs=10"],
-        "weight decay": ["--model.weight_decay=0.05"],
-        "wider": [
-            *("--model.network=MCDropoutCNN", "--model.network.channels=[32, 64]"),
-            "--model.network.hidden=256",
-        ],
+        "MCDropoutCNN": _STUDY,
+        "MCDropoutCNN, logit norm": [*_STUDY, _NORM],
+        "ResNet9": [*_RESNET9, "--data.batch_size=128", "--trainer.max_epochs=10"],
+        "photos": ["--model.augment=photos"],
+        "20 epochs": ["--trainer.max_epochs=20"],
     },
     "cifar10": {
-        "a fifth validates": ["--data.val_fraction=0.2"],
         "small ConvNet": _SMALL,
-        "small ConvNet, logit norm": [*_SMALL, "--model.loss=logit_norm"],
+        "small ConvNet, logit norm": [*_SMALL, _NORM],
     },
     "cifar10_backbone": {},
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import photos
 import published
 import pytest
+import yaml
 from quick import SMALL_NETWORK
 
 from osr_lightning.data.class_splits import ARPL
@@ -212,9 +213,11 @@ def test_recipes_are_trained_on_published_and_drawn_splits_once(tmp_path, benchm
         tmp_path,
     ]
     words += ["--folder", tmp_path / "runs", "--page", page, "--json", tmp_path / "found.json"]
-    found = benchmark("recipes.py", *words, "--splits", "arpl", "drawn", "--steps", "cross entropy, photos")
+    found = benchmark(
+        "recipes.py", *words, "--splits", "arpl", "drawn", "--steps", "MCDropoutCNN, logit norm"
+    )
     runs = json.loads((tmp_path / "found.json").read_text())["runs"]
-    names = [f"fashion_mnist{step}-drawn1-seed0" for step in ("", "-cross_entropy,_photos")]
+    names = [f"fashion_mnist{step}-drawn1-seed0" for step in ("", "-MCDropoutCNN,_logit_norm")]
     assert set(runs) == {"fashion_mnist-arpl2-seed0", *names}
     folder = tmp_path / "runs" / "lightning_logs" / "fashion_mnist"
     tested = {name: json.loads((folder / name / "results.json").read_text()) for name in runs}
@@ -230,8 +233,15 @@ def test_recipes_are_trained_on_published_and_drawn_splits_once(tmp_path, benchm
     assert "### `fashion_mnist`" in lines
     [row] = [line for line in lines if line.startswith("| closed-set accuracy |")]
     assert f" {100 * runs['fashion_mnist-arpl2-seed0']['closed']:.2f} " in row
-    steps = [line.split("|")[1:3] for line in lines if line.startswith(("| cross", "| the config"))]
-    assert steps == [[" cross entropy, photos ", " 1 "], [" the config ", " 1 "]]
+    steps = [line.split("|")[1:3] for line in lines if line.startswith(("| MC", "| the config"))]
+    assert steps == [[" MCDropoutCNN, logit norm ", " 1 "], [" the config ", " 1 "]]
+    saved = [yaml.safe_load((folder / name / "config.yaml").read_text())["model"] for name in names]
+    kinds = [one["init_args"]["network"]["class_path"].rpartition(".")[2] for one in saved]
+    assert list(zip(kinds, [one["init_args"]["loss"] for one in saved], strict=True)) == [
+        ("ConvNet", "cross_entropy"),
+        ("MCDropoutCNN", "logit_norm"),
+    ]
+    assert saved[1]["init_args"]["network"]["init_args"]["channels"] == [16, 32]
     # again: nothing is trained, and the section is written once
     times = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
     benchmark("recipes.py", *words, "--splits", "arpl")
