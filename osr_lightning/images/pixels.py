@@ -45,7 +45,7 @@ def to_pixels(image: ImageLike, size: int | None = None) -> NDArray[np.uint8]:
             ``(H, W, C)``; ``C`` is 1, 2 (grey and alpha), 3 or 4 (with alpha). Where both ends could be
             ``C``, an array has it last and a tensor first. Values are uint8; bool; uint16, scaled from
             ``[0, 65535]``; other whole numbers that lie in ``[0, 255]``, taken as they are; or floats in
-            ``[0, 1]``, where half a level outside lies in the range and NaN is 0.
+            ``[0, 1]``, where half a level outside lies in the range.
         size: the height and width it will be brought to, if it is known; see `pil_to_array`.
 
     Raises:
@@ -116,10 +116,11 @@ def _to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
     if values.dtype.newbyteorder("=") == np.uint16:
         return np.asarray((values / 65535 * 255).round(), np.uint8)
     if values.dtype.kind == "f":
-        found = np.nan_to_num(values.astype(np.float64), posinf=np.inf, neginf=-np.inf)  # as in a file
-        low, high = float(found.min()), float(found.max())
-        if low >= -_HALF_LEVEL and high <= 1 + _HALF_LEVEL:
-            return np.asarray((found.clip(0, 1) * 255).round(), np.uint8)
+        low, high = float(values.min()), float(values.max())
+        if low >= -_HALF_LEVEL and high <= 1 + _HALF_LEVEL:  # False for NaN
+            return np.asarray((values.astype(np.float64).clip(0, 1) * 255).round(), np.uint8)
+        if np.isnan(low):
+            raise UserError("A float image has NaN; put values in its place, as numpy.nan_to_num does.")
         raise UserError(
             f"Float images have values in [0, 1], not from {low:g} to {high:g}: give uint8, or divide by the "
             "value of white, as 255."

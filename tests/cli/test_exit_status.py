@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import importlib
 import os
 import signal
 import subprocess
@@ -96,7 +97,8 @@ def test_the_cause_within_another_error_is_told(capsys):
 )
 def test_a_package_that_is_not_installed_is_named(words, tmp_path, capsys, monkeypatch):
     def missing(*_: object) -> None:
-        import no_such_package.part  # noqa: F401
+        importlib.import_module("numpy.no_such_part")
+        importlib.import_module("no_such_package.part")
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "best.ckpt").touch()

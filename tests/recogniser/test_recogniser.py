@@ -520,7 +520,7 @@ NO_IMAGES = {
     "text": (np.array([["a", "b"]]), "Cannot read the image a"),
     "floats up to 255": (np.full((5, 5), 255.0), r"values in \[0, 1\], not from 255 to 255"),
     "negative floats": (np.full((5, 5), -0.1), "from -0.1"),
-    "NaN": (np.full((5, 5), np.nan), "nan"),
+    "NaN": (np.full((5, 5), np.nan), "has NaN; put values in its place, as numpy.nan_to_num"),
     "infinity": (np.array([[0.0, np.inf]]), "inf"),
     "a line": (np.zeros(5, np.uint8), r"not \(5,\)"),
     "no pixels": (np.zeros((0, 5, 3), np.uint8), r"not \(0, 5, 3\)"),
