@@ -53,8 +53,10 @@ _ITEMS = {int: "whole numbers", float: "numbers", str: "texts", dict: "mappings"
 _TIGHT = re.compile(r"[{,]\s*[^\s:,{}]+:[^\s/]")  # a name and its value without a space between them
 _HOLDERS = {list: ("[", "a list of"), Sequence: ("[", "a list of"), dict: ("{", "a mapping of names to")}
 _SUCH_AS = {  # a class of an option, for sentences
-    **{"optimizer": "Adam", "lr_scheduler": "StepLR"},
-    **{"trainer.logger": "CSVLogger", "trainer.callbacks": "EarlyStopping"},
+    "optimizer": "Adam",
+    "lr_scheduler": "StepLR",
+    "trainer.logger": "CSVLogger",
+    "trainer.callbacks": "EarlyStopping",
 }
 _ELSEWHERE = "see --help-all"
 _LACKS = object()  # the value of an option without one
