@@ -83,6 +83,7 @@ class Tab:
 def new_tab(profile):
     """Start Chromium and give its tab; ``profile`` is an empty folder of its own."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+    command += ["--disable-features=BackForwardCache"]  # a page opened anew sees at once what it kept
     command += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a camera
     process = subprocess.Popen(
         [*command, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.PIPE, text=True
