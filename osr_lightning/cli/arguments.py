@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
 from osr_lightning.errors import UserError
+from osr_lightning.images.ahead import processors
 from osr_lightning.yaml_files import ENDINGS, check_yaml
 
 _READ = 8  # names that a sentence has, at most
@@ -180,7 +180,7 @@ def add_machine(parser: argparse.ArgumentParser, threads: str) -> None:
     """Add ``--device`` and ``--workers``, which are ``threads``."""
     parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: auto)")
     parser.add_argument(
-        "--workers", type=int, default=min(8, os.cpu_count() or 1), help=f"{threads} (default: %(default)s)"
+        "--workers", type=int, default=processors(8), help=f"{threads} (default: %(default)s)"
     )
 
 

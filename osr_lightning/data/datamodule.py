@@ -18,6 +18,7 @@ from osr_lightning.data.image_table import ImageTable, ImageTables, even_batch_s
 from osr_lightning.data.resumable_loader import ResumableLoader
 from osr_lightning.data_spec import LARGEST, DataSpec
 from osr_lightning.errors import UserError, check_range
+from osr_lightning.images.ahead import processors
 
 
 class OpenSetDataModule(LightningDataModule):
@@ -199,7 +200,7 @@ class OpenSetDataModule(LightningDataModule):
         if isinstance(table.images, Tensor):  # they are there sooner than a worker could send them
             workers = 0
         elif workers is None:
-            workers = 0 if getattr(table.images, "quick", False) else min(8, os.cpu_count() or 1)
+            workers = 0 if getattr(table.images, "quick", False) else processors(8)
         return kind(
             table,
             batch_size=batch_size,

@@ -30,6 +30,7 @@ from osr_lightning.data.splits import copies, join_copies
 from osr_lightning.data.stream import Images, StreamedImages
 from osr_lightning.data_spec import PixelFormat
 from osr_lightning.errors import UnreadableImage, UserError
+from osr_lightning.images.ahead import processors
 from osr_lightning.images.decode import EXTENSIONS, read_image, reason
 from osr_lightning.images.find import find
 from osr_lightning.images.pixels import to_input
@@ -175,7 +176,7 @@ def _unreadable(files: Sequence[Path]) -> str | None:
             return error.why
         return ""
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(processors(4)) as pool:
         found = [(file, told) for file, told in zip(files, pool.map(why, files), strict=True) if told]
     if len(found) < 2:
         return None
@@ -292,7 +293,7 @@ def read_images(
     tasks = [files[start : start + 32] for start in range(0, len(files), 32)]
     if get_worker_info() is not None:  # there is a process for each processor already
         return torch.cat([read(task) for task in tasks])
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(processors(4)) as pool:
         return torch.cat(list(pool.map(read, tasks)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from osr_lightning.data.stream import Images
+from osr_lightning.images.ahead import processors
 from osr_lightning.images.decode import opened, pil_to_array
 
 LARGEST = 64  # pixels a side that are chosen without being asked; more is the user's choice
@@ -35,7 +35,7 @@ def natural_shape(images: Tensor) -> tuple[int, int]:
 def natural_file_shape(files: Sequence[Path]) -> tuple[int, int]:
     """`natural_shape` of image files, by the median of some of them; unreadable ones do not count."""
     chosen = files[:: max(1, len(files) // _PROBED)]
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(processors(4)) as pool:
         found = [shape for shape in pool.map(_probe, chosen) if shape is not None]
     if not found:
         return 1, LARGEST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,13 @@ from typing import TypeVar
 
 P = TypeVar("P")
 T = TypeVar("T")
+
+
+def processors(most: int) -> int:
+    """How many processors this process may use; ``most`` where they are more."""
+    # a job of a cluster or container may have some of the machine's alone; not every system tells
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return min(most, len(own))
 
 
 def ahead(
