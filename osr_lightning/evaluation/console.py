@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from osr_lightning.errors import one_line
 from osr_lightning.evaluation.report.render import percent
-from osr_lightning.evaluation.run_results import summary_rows, threshold_line
+from osr_lightning.evaluation.run_results import summary_heads, summary_rows, threshold_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,10 +28,7 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
 
     console = Console(markup=False, highlight=False, soft_wrap=True)  # names may hold brackets
     title = results["experiment"] if folder is None else f"{results['experiment']} ({folder})"
-    unknown = results["unknown"]
-    table = new_table(
-        console, "", "images", "accuracy", *(("AUROC", "FPR95 known") if unknown else ()), title=title
-    )
+    table = new_table(console, *summary_heads(results), title=title)
     for row in summary_rows(results):
         table.add_row(*map(one_line, row.cells), style="bold" if row.total else "")
     console.print(table, soft_wrap=False)

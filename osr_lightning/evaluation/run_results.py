@@ -1,4 +1,4 @@
-"""A test run's results as a notebook shows them."""
+"""The headline numbers of a run's results, for the console and for notebooks."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def threshold_line(results: Mapping[str, Any]) -> str:
         f"threshold {threshold['value']:.6g} on the score {results['score']['name']} by "
         f"{threshold['method']}, from {threshold['calibrated_on']}"
     )
+
+
+def summary_heads(results: Mapping[str, Any]) -> tuple[str, ...]:
+    """What stands above the columns of `summary_rows`."""
+    return ("", "images", "accuracy", *(("AUROC", "FPR95 known") if results["unknown"] else ()))
 
 
 def summary_rows(results: Mapping[str, Any]) -> Iterator[SummaryRow]:
@@ -97,8 +102,7 @@ class RunResults(dict[str, Any]):
 
     def _repr_html_(self) -> str:
         """The table at the end of a test, the threshold, and where the report is."""
-        titles = ("", "images", "accuracy", *(("AUROC", "FPR95 known") if self["unknown"] else ()))
-        head = "".join(f"<th>{title}</th>" for title in titles)
+        head = "".join(f"<th>{title}</th>" for title in summary_heads(self))
         body = ""
         for row in summary_rows(self):
             bold = ' style="font-weight:bold"' if row.total else ""
