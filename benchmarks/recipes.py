@@ -26,6 +26,7 @@ from common import (
     print_table,
     quiet_lightning,
     run_osr,
+    section_of,
     start,
     table_lines,
     write_section,
@@ -161,7 +162,10 @@ def main() -> None:
     for title, lines in SECTIONS.items():
         own = {n: r for n, r in found.items() if (r["config"] in PRETRAINED) == (title == PRETRAINED_SPLITS)}
         if own:
-            write_section(arguments.page, title, [*lines, *tables(own)], "# Results\n")
+            page = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
+            told = {**by_config(section_of(page, title)), **tables(own)}
+            further = [line for config in sorted(told) for line in told[config]]
+            write_section(arguments.page, title, [*lines, *further], "# Results\n")
     rows = [(name, f"{100 * run['closed']:.2f}", f"{100 * run['auroc']:.2f}") for name, run in found.items()]
     print_table("Class splits", ["run", "closed set", "AUROC of its score"], rows)
     finish(arguments, machine, {"runs": {n: {k: r[k] for k in PLAIN} for n, r in found.items()}}, [])
@@ -191,10 +195,10 @@ def collect(folder: Path) -> Found:
 SECTIONS = {
     SCRATCH: [
         "Written by `python benchmarks/recipes.py --data-root DATA` (seed 0 of weights; all finished runs",
-        "of its folder are here, `--configs`, `--splits` and `--numbers` choose what is trained). Six",
-        "classes known, four unknown, networks of random weights, recipes of `configs/open_set`, settled on",
-        "splits drawn from the same classes ([how](recipes.md#what-they-brought)). In percent, mean ± sample",
-        "standard deviation over splits.",
+        "of its folder are here, `--configs`, `--splits` and `--numbers` choose what is trained; a config",
+        "without runs there keeps its tables). Six classes known, four unknown, networks of random weights,",
+        "recipes of `configs/open_set`, settled on splits drawn from the same classes",
+        "([how](recipes.md#what-they-brought)). In percent, mean ± sample standard deviation over splits.",
     ],
     PRETRAINED_SPLITS: [
         "Written by `python benchmarks/recipes.py --data-root DATA --configs cifar10_backbone`: the splits",
@@ -205,21 +209,33 @@ SECTIONS = {
 }
 
 
-def tables(found: Found) -> list[str]:
+def by_config(section: list[str]) -> dict[str, list[str]]:
+    """A section's lines below each ``### `config```, from an empty one before it on."""
+    found: dict[str, list[str]] = {}
+    for line in section:
+        if line.startswith("### `"):
+            found[line.split("`")[1]] = ["", line]
+        elif found:
+            found[next(reversed(found))].append(line)
+    return {config: "\n".join(lines).rstrip().split("\n") for config, lines in found.items()}
+
+
+def tables(found: Found) -> dict[str, list[str]]:
     """The tables of each config."""
-    lines: list[str] = []
+    told: dict[str, list[str]] = {}
     for config in dict.fromkeys(run["config"] for run in found.values()):
         groups = {
             splits: {n: r for n, r in found.items() if n.startswith(f"{config}-{splits}")}
             for splits in (*REPORTED, DRAWN)
         }
         groups = {splits: runs for splits, runs in groups.items() if runs}
-        lines += ["", f"### `{config}`"]
+        lines = ["", f"### `{config}`"]
         lines += ["", *scores_table(groups)] if groups else []
         steps = {n: r for n, r in found.items() if n.startswith(f"{config}-") and f"-{DRAWN}" in n}
         if len(steps) > 1:
             lines += ["", *steps_table(config, steps)]
-    return lines
+        told[config] = lines
+    return told
 
 
 def scores_table(groups: dict[str, Found]) -> list[str]:

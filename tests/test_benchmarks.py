@@ -247,6 +247,17 @@ def test_recipes_are_trained_on_published_and_drawn_splits_once(tmp_path, benchm
     benchmark("recipes.py", *words, "--splits", "arpl")
     assert times == {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
     assert page.read_text().splitlines() == lines
+    # runs of another machine: what the page has of other configs stays, and theirs is written anew
+    elsewhere = tmp_path / "elsewhere" / "lightning_logs" / "cifar10"
+    shutil.copytree(folder / "fashion_mnist-arpl2-seed0", elsewhere / "cifar10-arpl1-seed0")
+    for _ in range(2):
+        benchmark("recipes.py", "--configs", "--page", page, "--folder", tmp_path / "elsewhere")
+        both = page.read_text().splitlines()
+        first, second = both.index("### `cifar10`"), both.index("### `fashion_mnist`")
+        assert both[:first] == lines[: lines.index("### `fashion_mnist`")]
+        assert both[second:] == lines[lines.index("### `fashion_mnist`") :]
+        assert both[first + 2 : first + 5] == ["| | `arpl` |", "|---|---|", "| splits | 1 |"]
+    page.write_text("\n".join(lines) + "\n")
     assert not set(found["drawn_splits"](5)) & set(found["published"]("arpl", "fashion_mnist"))
     # what has seen ImageNet has a section of its own
     copied = folder.parent / "cifar10_backbone" / "cifar10_backbone-neal3-seed0"
