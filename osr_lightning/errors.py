@@ -86,16 +86,23 @@ def did_you_mean(given: object, known: Iterable[str], shown: Callable[[str], str
 
 
 def check_range(
-    section: str, options: Mapping[str, Any], name: str, holds: Callable[[float], bool], range_: str
+    before: str, options: Mapping[str, Any], name: str, holds: Callable[[float], bool], range_: str
 ) -> None:
-    """Refuse the option ``section.name`` where its value, if it has one, is out of the range as named.
+    """Refuse an option where its value, if it has one, is out of the range as named.
+
+    Args:
+        before: what stands before its name where a user gives it: ``model.``, or ``--`` of a command's own.
+        options: name -> value.
+        name: of the option.
+        holds: whether a value is in the range.
+        range_: what the value must do, in words.
 
     Raises:
         UserError: naming the option.
     """
     value = options.get(name)
     if value is not None and not holds(value):
-        raise UserError(f"{section}.{name} must {range_}, got {value}")
+        raise UserError(f"{before}{name} must {range_}, got {value}")
 
 
 def one_line(text: str) -> str:

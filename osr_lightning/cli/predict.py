@@ -19,7 +19,7 @@ from osr_lightning.cli.arguments import (
 )
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.deploy.load import is_exported
-from osr_lightning.errors import UserError, one_line
+from osr_lightning.errors import UserError, check_range, one_line
 from osr_lightning.recogniser.rows import check_output, columns, open_rows
 
 # how an option begins that belongs to a datamodule's images and to a trainer
@@ -124,8 +124,7 @@ def _sources(arguments: Sequence[str]) -> int:
 
 
 def _files(options: argparse.Namespace) -> int:
-    if options.workers < 1:
-        raise UserError(f"--workers must be at least 1, got {options.workers}")
+    check_range("--", vars(options), "workers", lambda value: value >= 1, "be at least 1")
     output = check_output(options.output or "-")
 
     from osr_lightning.images.find import check_named

@@ -12,7 +12,7 @@ from osr_lightning.cli.arguments import CommandParser, add_checkpoint, add_machi
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.cli.predict import progress
 from osr_lightning.deploy.load import is_exported
-from osr_lightning.errors import UserError, one_line
+from osr_lightning.errors import UserError, check_range, one_line
 from osr_lightning.recogniser.rows import FORMATS
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     for name in ("workers", "most"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+        check_range("--", vars(options), name, lambda value: value >= 1, "be at least 1")
     options.output = check_place("--output", options.output, [".html", ".htm"])
     for path in options.paths:
         if Path(path).suffix.lower() in FORMATS and not _is_table(path):

@@ -11,7 +11,7 @@ from osr_lightning.cli.arguments import CommandParser, add_name, names
 from osr_lightning.cli.lightning_cli import OpenSetCLI, plain_text
 from osr_lightning.cli.messages import read_options
 from osr_lightning.data.counts import image_lines
-from osr_lightning.errors import UserError
+from osr_lightning.errors import UserError, check_range
 from osr_lightning.studies.search.objective import Judge, SearchData
 from osr_lightning.studies.search.search import Search, run_search
 from osr_lightning.studies.search.space import Space, as_arguments, corners, described, read_space
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = build_parser()
     options, further = parser.parse_known_args(arguments)
     read_options("run", further, names(parser))
-    if options.trials < 1:
-        raise UserError(f"--trials must be at least 1, got {options.trials}")
+    check_range("--", vars(options), "trials", lambda value: value >= 1, "be at least 1")
     space = read_space(options.space)
     with silence():
         cli = check(space, further, str(options.space))

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from urllib.parse import urlsplit
 
 from osr_lightning.cli.arguments import (
@@ -24,7 +25,7 @@ from osr_lightning.cli.arguments import (
     parse,
 )
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
-from osr_lightning.errors import UserError, one_line
+from osr_lightning.errors import UserError, check_range, one_line
 
 _DRAIN_SECONDS = 30
 _LAST_SECONDS = 2  # that a thread has for what it is at, once all is answered or given up
@@ -80,13 +81,11 @@ def main(arguments: Sequence[str]) -> None:
     options = parse(build_parser(), arguments)
     if options.ckpt_path is None:
         raise UserError("serve needs a trained checkpoint: add --ckpt_path RUN/checkpoints/best.ckpt")
+    require = partial(check_range, "--", vars(options))
     for name in ("max_body", "max_images", "queue", "batch", "workers"):
-        if not getattr(options, name) > 0:
-            raise UserError(f"--{name} must be above 0, got {getattr(options, name)}")
-    if not 0 <= options.wait_ms <= 10_000:
-        raise UserError(f"--wait_ms must lie between 0 and 10000, got {options.wait_ms}")
-    if not 0 <= options.port < 2**16:
-        raise UserError(f"--port must lie between 0 and {2**16 - 1}, got {options.port}")
+        require(name, lambda value: value > 0, "be above 0")
+    require("wait_ms", lambda value: 0 <= value <= 10_000, "lie between 0 and 10000")
+    require("port", lambda value: 0 <= value < 2**16, f"lie between 0 and {2**16 - 1}")
     if options.queue < options.max_images:
         raise UserError(
             f"--queue {options.queue} has no room for a request of --max_images {options.max_images}"

@@ -226,7 +226,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the first that is.
     """
-    require = partial(check_range, "data", options)
+    require = partial(check_range, "data.", options)
     for name in ("batch_size", "eval_batch_size"):
         require(name, lambda value: value >= 1, "be at least 1")
     require("num_workers", lambda value: value >= 0, "not be below 0")

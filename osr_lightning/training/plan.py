@@ -115,7 +115,7 @@ def check_options(options: Mapping[str, Any]) -> None:
             hint = did_you_mean(name, names)
             raise UserError(f"model.{option}: there is no {name!r}; {hint}There are {', '.join(names)}")
 
-    require = partial(check_range, "model", options)
+    require = partial(check_range, "model.", options)
     for name in ("alpha", "unknown_prior", "dropout"):
         require(name, lambda value: 0 < value < 1, "lie between 0 and 1")
     require("learning_rate", lambda value: 0 < value < math.inf, "be above 0")

@@ -24,7 +24,6 @@ from osr_lightning.data.datamodule import datamodule_of
 from osr_lightning.errors import UserError, check_range, did_you_mean, missing_package, needs
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training.module import CLASSIFIERS, OpenSetClassifier
-from osr_lightning.training.plan import STUDY_EPOCHS
 
 # what `OpenSetClassifier` logs, which callbacks and schedules may watch
 _LOGGED = ("val/loss", "val/accuracy", "train/loss", "train/accuracy", "train/learning_rate")
@@ -40,20 +39,7 @@ _FINDERS = {"BatchSizeFinder": "data.batch_size", "LearningRateFinder": "model.l
 # options, when the trainer is made ------------------------------------------------------------------------
 
 
-def check_epochs(epochs: int | None) -> int:
-    """The number of epochs that was given, or the study's until there is a plan.
-
-    Raises:
-        UserError: for what is no number of epochs.
-    """
-    if epochs is None:
-        return STUDY_EPOCHS
-    if epochs < -1 or epochs == 0:
-        raise UserError(f"trainer.max_epochs must be at least 1 (or -1 for no end), got {epochs}")
-    return epochs
-
-
-def check_limits(checkpoint_minutes: float | None, options: Mapping[str, Any]) -> None:
+def check_limits(options: Mapping[str, Any]) -> None:
     """Refuse what would end a training before it begins, or by a division by 0 in it.
 
     Raises:
@@ -67,10 +53,10 @@ def check_limits(checkpoint_minutes: float | None, options: Mapping[str, Any]) -
     strategy = options.get("strategy")
     if isinstance(strategy, str) and strategy.endswith(("spawn", "fork", "notebook")):
         raise UserError(f"trainer.strategy {strategy} brings no checkpoints back from its processes: use ddp")
-    if checkpoint_minutes is not None and not 0 < checkpoint_minutes < math.inf:
-        raise UserError(f"trainer.checkpoint_minutes must be above 0, got {checkpoint_minutes}")
-    require = partial(check_range, "trainer", options)
-    require("max_steps", lambda steps: steps >= -1 and steps != 0, "be at least 1 (or -1 for no end)")
+    require = partial(check_range, "trainer.", options)
+    require("checkpoint_minutes", lambda minutes: 0 < minutes < math.inf, "be above 0")
+    for name in ("max_epochs", "max_steps"):
+        require(name, lambda count: count >= -1 and count != 0, "be at least 1 (or -1 for no end)")
     if options.get("limit_train_batches") == 0:
         raise UserError("trainer.limit_train_batches 0 leaves nothing to train on; raise it or leave it out")
     for name, least in _LEAST.items():

@@ -42,10 +42,10 @@ from osr_lightning.training.console import hush, say, say_threshold
 from osr_lightning.training.distributed import gather_rows
 from osr_lightning.training.loggers import WithdrawUnused, run_folder, with_run_folder
 from osr_lightning.training.module import OpenSetClassifier
+from osr_lightning.training.plan import STUDY_EPOCHS
 from osr_lightning.training.precision import choose_accelerator, train_in_bfloat16
 from osr_lightning.training.refusals import (
     FitChecks,
-    check_epochs,
     check_limits,
     check_monitors,
     check_time,
@@ -114,7 +114,7 @@ class OpenSetTrainer(Trainer):
         self.epochs_open = max_epochs is None and unlimited
         self.experiment = experiment
         self.timing: dict[str, float | None] = {"fit_s": None, "calibrate_s": None}
-        check_limits(checkpoint_minutes, kwargs)
+        check_limits({**kwargs, "max_epochs": max_epochs, "checkpoint_minutes": checkpoint_minutes})
         if isinstance(version, str) and re.fullmatch("0|[1-9][0-9]*", version):
             version = int(version)  # the command line gives all names as text
         folder_name("trainer.experiment", experiment)
@@ -139,7 +139,7 @@ class OpenSetTrainer(Trainer):
         with refusals_of_lightning({**kwargs, "accelerator": accelerator, "precision": passes}):
             super().__init__(
                 default_root_dir=default_root_dir,
-                max_epochs=check_epochs(max_epochs),
+                max_epochs=STUDY_EPOCHS if max_epochs is None else max_epochs,  # until there is a plan
                 logger=logger,
                 callbacks=[*own, *given],
                 # a callback of the user's still writes where it was told to

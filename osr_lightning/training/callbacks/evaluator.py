@@ -8,6 +8,7 @@ import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from osr_lightning.data.counts import counts
 from osr_lightning.data.datamodule import OpenSetDataModule
 from osr_lightning.data.image_table import ImageTables
 from osr_lightning.data.leaks import digest
-from osr_lightning.errors import UserError
+from osr_lightning.errors import check_range
 from osr_lightning.evaluation.acceptance import IntArray
 from osr_lightning.evaluation.prediction_table import PredictionTable
 from osr_lightning.models.factory import origin
@@ -62,15 +63,13 @@ class Evaluator(Callback):
         left_out: bool = True,
         seed: int = 0,
     ) -> None:
-        for name, value in {"tsne_points": tsne_points, "projector_points": projector_points}.items():
-            if value < 0:
-                raise UserError(f"evaluation.{name} must not be below 0, got {value}")
-        if bootstrap < 1:
-            raise UserError(f"evaluation.bootstrap must be at least 1, got {bootstrap}")
-        if (
-            not 0 <= seed < 2**32
-        ):  # numpy and scikit-learn take no other, and are asked after hours of training
-            raise UserError(f"evaluation.seed must be from 0 to {2**32 - 1}, got {seed}")
+        points = {"tsne_points": tsne_points, "projector_points": projector_points}
+        require = partial(check_range, "evaluation.", {**points, "bootstrap": bootstrap, "seed": seed})
+        for name in points:
+            require(name, lambda value: value >= 0, "not be below 0")
+        require("bootstrap", lambda value: value >= 1, "be at least 1")
+        # numpy and scikit-learn take no other, and are asked after hours of training
+        require("seed", lambda value: 0 <= value < 2**32, f"be from 0 to {2**32 - 1}")
         self.figures = figures
         self.tsne_points, self.projector_points = tsne_points, projector_points
         self.bootstrap, self.seed = bootstrap, seed
