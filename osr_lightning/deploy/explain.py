@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from osr_lightning.errors import one_line
 from osr_lightning.evaluation.report.render import render
-from osr_lightning.images.pixels import to_picture
+from osr_lightning.images.pixels import picture_file, to_picture
 from osr_lightning.recogniser.examples import data_url, to_png
 from osr_lightning.recogniser.explanation import Explanation, Part, share_in_words
 from osr_lightning.recogniser.rows import class_cells
@@ -124,6 +123,4 @@ def picture(pixels: NDArray[np.uint8]) -> str:
     """``(C, H, W)`` as a data URL: small ones exact, larger ones as JPEG."""
     if max(pixels.shape[1:]) <= _SMALL:
         return data_url(to_png(pixels))
-    file = io.BytesIO()
-    to_picture(pixels).save(file, "JPEG", quality=_QUALITY)
-    return data_url(file.getvalue(), "jpeg")
+    return data_url(picture_file(to_picture(pixels), "JPEG", quality=_QUALITY), "jpeg")

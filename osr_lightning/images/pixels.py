@@ -180,6 +180,13 @@ def of_picture(picture: Image.Image) -> NDArray[np.uint8]:
     return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
 
 
+def picture_file(picture: Image.Image, kind: str = "PNG", **options: int) -> bytes:
+    """The file of a picture, of a kind and with options as PIL has them."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
 def fit(image: NDArray[np.uint8], *, size: int, channels: int) -> NDArray[np.uint8]:
     """Bring one image to a size and number of channels: what `tensors.to_uint8_images` does.
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.images.pixels import of_picture, to_picture
+from osr_lightning.images.pixels import of_picture, picture_file, to_picture
 
 MOST = 12  # classes that have one
 SIDE = 64  # pixels, at most
@@ -27,18 +27,16 @@ Examples: TypeAlias = Mapping[str, NDArray[np.uint8]]
 """Class name -> ``(C, H, W)``, of the classes that have one."""
 
 
-def small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A prepared image ``(C, H, W)``, at most `SIDE` pixels a side."""
+def small(pixels: NDArray[np.uint8], side: int = SIDE) -> NDArray[np.uint8]:
+    """A prepared image ``(C, H, W)``, at most ``side`` pixels a side."""
     image = to_picture(pixels)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+    image.thumbnail((side, side), Image.Resampling.BILINEAR)
     return of_picture(image)
 
 
 def to_png(pixels: NDArray[np.uint8]) -> bytes:
     """``(C, H, W)`` as a PNG."""
-    file = io.BytesIO()
-    to_picture(pixels).save(file, "PNG")
-    return file.getvalue()
+    return picture_file(to_picture(pixels))
 
 
 def data_url(content: bytes, kind: str = "png") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from osr_lightning.images.pixels import picture_file
 from osr_lightning.recogniser.prediction import Prediction
 
 MAP_SIDE = 28  # points along an edge of a map
@@ -81,9 +81,7 @@ class UnusualMap(NamedTuple):
         pixels = np.empty((*above.shape, 4), np.uint8)
         pixels[..., :3] = _HEAT
         pixels[..., 3] = (_OPAQUE * above**2).round()
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        return file.getvalue()
+        return picture_file(Image.fromarray(pixels))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image as Picture
 
 from osr_lightning.atomic_write import as_text
 from osr_lightning.data_spec import UNKNOWN
@@ -22,9 +20,10 @@ from osr_lightning.deploy.answers import read_answers
 from osr_lightning.deploy.predict import Counts, Image, classify, images, read
 from osr_lightning.errors import UserError
 from osr_lightning.images.ahead import ahead
-from osr_lightning.images.pixels import to_picture
+from osr_lightning.images.pixels import picture_file, to_picture
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.sampling import PENULTIMATE
+from osr_lightning.recogniser.examples import small
 from osr_lightning.recogniser.prediction import AT_ONCE, batch_size
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.recogniser.rows import COLUMNS, Row, file_of_cell, find_file, places_of_cells
@@ -216,8 +215,4 @@ def _features(recogniser: Recogniser, pixels: NDArray[np.uint8]) -> tuple[NDArra
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> bytes:
-    small = to_picture(pixels)
-    small.thumbnail((SIDE, SIDE), Picture.Resampling.BILINEAR)
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
+    return picture_file(to_picture(small(pixels, SIDE)), "JPEG", quality=_QUALITY)
