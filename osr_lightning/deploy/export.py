@@ -176,18 +176,7 @@ def _write_onnx(program: ExportedProgram, recogniser: Recogniser, target: Path) 
         import_onnxruntime()
     except ImportError as error:
         raise UserError("export to .onnx needs its extra: pip install 'osr_lightning[export]'") from error
-    with quiet():
-        made = torch.onnx.export(
-            program,
-            (),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            external_data=False,
-        )
-        assert made is not None
-        model = made.model_proto
+    model = to_onnx(program, (), input_names=INPUTS, output_names=OUTPUTS)
     default = np.array(recogniser.threshold.value, np.float64)
     model.graph.initializer.append(onnx.numpy_helper.from_array(default, INPUTS[1]))
     model.producer_name, model.producer_version = "osr_lightning", version("osr_lightning")
@@ -207,6 +196,22 @@ def _run_program(path: Path, threshold: float) -> Run:
     module = torch.export.load(path).module()
     given = torch.tensor(threshold, dtype=torch.float64)
     return lambda images: [found.detach().numpy() for found in module(torch.from_numpy(images), given)]
+
+
+def to_onnx(module: nn.Module | ExportedProgram, given: tuple[Tensor, ...], **options: Any) -> Any:  # noqa: ANN401 - of onnx
+    """The ONNX model of a module or a program, with its weights in it.
+
+    Args:
+        module: what is exported.
+        given: what a module is traced with.
+        options: names and shapes, see ``torch.onnx.export``.
+    """
+    with quiet(), torch.no_grad():
+        made = torch.onnx.export(
+            module, given, dynamo=True, opset_version=OPSET, external_data=False, **options
+        )
+    assert made is not None
+    return made.model_proto
 
 
 @contextlib.contextmanager

@@ -133,17 +133,8 @@ class BackboneExtractor:
 
 
 def _exported(body: nn.Module, images: Tensor) -> bytes:
-    from osr_lightning.deploy.export import OPSET, quiet  # torch's exporter takes a second to load
+    from osr_lightning.deploy.export import to_onnx  # torch's exporter takes a second to load
 
-    with quiet(), torch.no_grad():
-        made = torch.onnx.export(
-            body,
-            (images,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["images"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            external_data=False,
-        )
-    assert made is not None
-    return cast(bytes, made.model_proto.SerializeToString())
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    model = to_onnx(body, (images,), input_names=["images"], dynamic_shapes=shapes)
+    return cast(bytes, model.SerializeToString())
