@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +15,7 @@ from osr_lightning.atomic_write import replacing, write_text
 from osr_lightning.cli.arguments import CommandParser, add_checkpoint, nearest, parse
 from osr_lightning.cli.checkpoint_path import existing, telling_calibrated
 from osr_lightning.deploy import sequential
-from osr_lightning.deploy.drift import Distribution, Drift, Scores, Share, drift, read, to_dict
+from osr_lightning.deploy.drift import Distribution, Drift, Scores, Share, draw, drift, read, to_dict
 from osr_lightning.deploy.load import is_exported
 from osr_lightning.deploy.sequential import Sequential
 from osr_lightning.errors import UserError, one_line
@@ -168,19 +169,14 @@ def main(arguments: Sequence[str]) -> int:
         bets = sequential.sequential(calibration, scores.values, scores.files, options.alpha)
         show(*_of_bets(bets, len(scores.values)), known, scores)
         alarm, record["sequential"] = bets.alarm, sequential.to_dict(bets)
+        drawn = partial(sequential.draw, bets)
     else:
         found = drift(calibration, scores.values, options.alpha)
         show(*_of_tests(found, known.calibration), known, scores)
         alarm, record = found.alarm, record | to_dict(found)
+        drawn = partial(draw, found, calibration, scores.values, known.score)
     if options.output is not None:
-        from osr_lightning.deploy.drift import draw
-
-        figure = (
-            sequential.draw(bets)
-            if options.sequential
-            else draw(found, calibration, scores.values, known.score)
-        )
-        write(Path(options.output), record | {"calibration": calibration.summary()}, figure)
+        write(Path(options.output), record | {"calibration": calibration.summary()}, drawn())
     return ALARM if alarm else 0
 
 
