@@ -122,10 +122,10 @@ class Explanation:
         place = None if self.map is None else self.map.maximum
         values = None if self.map is None else self.map.values.round(3).tolist()
         return {
-            **{name: _plain(value) for name, value in asdict(self.prediction).items()},
+            **{name: finite_value(value) for name, value in asdict(self.prediction).items()},
             "score_name": self.score,
             "resembles": self.resembles,
-            "parts": [{name: _plain(v) for name, v in part._asdict().items()} for part in self.parts],
+            "parts": [{name: finite_value(v) for name, v in part._asdict().items()} for part in self.parts],
             "nearest": [
                 {"label": one.label, "file": one.file or None, "distance": one.distance}
                 for one in self.nearest
@@ -144,5 +144,6 @@ def share_in_words(p: float) -> str:
     return f"{'fewer than 1' if count < 1 else round(count)} in {of} known images"
 
 
-def _plain(value: object) -> object:
+def finite_value(value: object) -> object:
+    """The value, or None for NaN and infinity, for which JSON has no other word."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from osr_lightning.deploy.page.text import told_of
 from osr_lightning.deploy.serve.limits import Limits
 from osr_lightning.recogniser.examples import data_url, to_png
 from osr_lightning.recogniser.explanation import Explanation as Why
+from osr_lightning.recogniser.explanation import finite_value
 from osr_lightning.recogniser.rows import Row, as_json, class_cells
 
 if TYPE_CHECKING:
@@ -24,11 +24,7 @@ MOST_CLASSES, MOST_SAMPLES = 20, 100  # more are no one's to read
 
 def row_json(row: Row, columns: Sequence[str]) -> dict[str, Any]:
     """A row as in ``osr predict --output FILE.jsonl``; JSON has no word for infinity and NaN but null."""
-    values = as_json(row, columns)
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
+    return {name: finite_value(value) for name, value in as_json(row, columns).items()}
 
 
 def explained(explanation: Explanation, pixels: Pixels, spec: DataSpec) -> dict[str, Any]:
