@@ -1,9 +1,10 @@
-"""YAML files of a user's, checked before anything takes values from them."""
+"""YAML files of a user's, checked before anything takes values from them; and the texts in such values."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from osr_lightning.errors import UserError
 
@@ -63,3 +64,12 @@ def _refuse_doubles(path: Path, root: yaml.Node | None) -> None:
         return sizes[id(node)]
 
     size(root)
+
+
+def change_texts(value: Any, change: Callable[[str], str]) -> Any:  # noqa: ANN401 - whatever YAML or JSON holds
+    """The same value with each text in it changed, but for the keys of mappings."""
+    if isinstance(value, dict):
+        return {key: change_texts(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [change_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value

@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import set_loader
 
 from osr_lightning.recogniser.migrate import new_class_path
+from osr_lightning.yaml_files import change_texts
 
 MODE = "osr"
 SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -57,15 +58,7 @@ def load(text: str) -> Any:  # noqa: ANN401 - whatever it holds
         keys = set(text.strip(" {}").replace(" ", "").split(","))
         if (len(value) == 1 and text.strip() == f"{next(iter(value))}:") or keys == set(value):
             return text
-    return _renamed(value)
-
-
-def _renamed(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, dict):
-        return {key: _renamed(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_renamed(item) for item in value]
-    return new_class_path(value) if isinstance(value, str) else value
+    return change_texts(value, new_class_path)
 
 
 set_loader(MODE, load, (yaml.YAMLError,))

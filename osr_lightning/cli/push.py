@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from osr_lightning.cli.arguments import CommandParser, parse, run_folder
 from osr_lightning.deploy.hub import FILES, is_hub, place_of, upload
@@ -15,6 +14,7 @@ from osr_lightning.errors import UserError
 from osr_lightning.evaluation.model_card import NAME, write_card
 from osr_lightning.evaluation.report.places import checkpoint_path, without_folders
 from osr_lightning.evaluation.report.render import read_results
+from osr_lightning.yaml_files import change_texts
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,16 +57,8 @@ def main(arguments: Sequence[str]) -> None:
     card = write_card(folder, options.licence, options.name)
     with tempfile.TemporaryDirectory() as place:
         numbers = Path(place, "results.json")
-        numbers.write_text(json.dumps(_without_folders(results), indent=2) + "\n", encoding="utf-8")
+        shown = change_texts(results, without_folders)  # absolute paths are of this machine
+        numbers.write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
         files = [(card, NAME), (checkpoint, FILES[0]), (numbers, numbers.name)]
         address = upload(options.name, files, private=options.private)
     print(f'{address}: {", ".join(there for _, there in files)}; load("{options.name}") takes it')
-
-
-def _without_folders(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """The same with absolute paths cut to their last part, as they are of this machine."""
-    if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(item) for item in value]
-    return without_folders(value) if isinstance(value, str) else value
