@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import json
 import math
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from osr_lightning.atomic_write import write_bytes
 from osr_lightning.data.features import featured
 from osr_lightning.data.folder import featured_files
+from osr_lightning.data.leaks import digest_of
 from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.deploy.drift import Drift, drift
 from osr_lightning.errors import UserError, did_you_mean
@@ -481,7 +481,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         else:
             pixels = [to_input(to_pixels(one, wanted.resize or wanted.image_size), wanted) for one in images]
-            keys = [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in pixels]
+            keys = [digest_of(one) for one in pixels]
             found = featured(
                 keys, pixels, lambda some: torch.from_numpy(np.stack(some)), extractor, pixels[0].shape
             )
