@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from osr_lightning.evaluation.acceptance import Acceptance, BoolArray, FloatArray, acceptance
+from osr_lightning.evaluation.acceptance import Acceptance, FloatArray, acceptance
 from osr_lightning.evaluation.figures.registry import Material, figure
 from osr_lightning.evaluation.figures.style import (
     GREY,
@@ -42,9 +42,8 @@ def roc(material: Material) -> Figure:
     figure, axes = new_axes(height=_HEIGHT)
     axes.plot(_LINE, _LINE, color=GREY, linewidth=0.8)
     lowest = []
-    for name, mask, style in _curves(table):
-        counts, known, unknown = _counts(table, mask)
-        value = ranking.auroc(Outcomes.of(table, mask))
+    for name, style, outcomes, counts, known, unknown in _curves(table):
+        value = ranking.auroc(outcomes)
         label = f"{name} ({unknown:,}): AUROC {value:.4f}"
         axes.plot(1 - counts.known / known, 1 - counts.unknown / unknown, label=label, **style)
         chosen = counts.at(table.threshold)
@@ -72,10 +71,9 @@ def precision_recall(material: Material) -> Figure:
     table = material.table
     figure, axes = new_axes(height=_HEIGHT)
     most, lowest, log = 0, [], _in_corner(table)
-    for name, mask, style in _curves(table):
-        counts, known, unknown = _counts(table, mask)
+    for name, style, outcomes, counts, known, unknown in _curves(table):
         most = max(most, unknown)
-        value = ranking.aupr_unknown(Outcomes.of(table, mask))
+        value = ranking.aupr_unknown(outcomes)
         share = f"{unknown / (known + unknown):.0%}"
         label = f"{name} ({unknown:,}, a share of {share}): AUPR {value:.4f}"
         recall, precision = _recall_precision(counts, known, unknown)
@@ -99,10 +97,9 @@ def oscr(material: Material) -> Figure:
     table = material.table
     figure, axes = new_axes(height=_HEIGHT)
     most, lowest = 0, []
-    for name, mask, style in _curves(table):
-        counts, known, unknown = _counts(table, mask)
+    for name, style, outcomes, counts, known, unknown in _curves(table):
         most = max(most, unknown)
-        value = ranking.oscr(Outcomes.of(table, mask))
+        value = ranking.oscr(outcomes)
         label = f"{name} ({unknown:,}): OSCR {value:.4f}"
         axes.plot(counts.unknown / unknown, counts.correct / known, label=label, **style)
         chosen = counts.at(table.threshold)
@@ -116,8 +113,14 @@ def oscr(material: Material) -> Figure:
     return _framed(figure, axes, label, most, near=0, log=log, lowest=lowest if log else [0])
 
 
-def _curves(table: PredictionTable) -> list[tuple[str, BoolArray, dict[str, Any]]]:
-    """Name, images and style of each curve: the unknown sets that have images, then all together in black."""
+def _curves(
+    table: PredictionTable,
+) -> Iterator[tuple[str, dict[str, Any], Outcomes, Acceptance, int, int]]:
+    """The curves: of the unknown sets that have images, then of all together in black.
+
+    Yields:
+        Name, style, outcomes, their acceptance counts, and how many known and unknown images they are.
+    """
     unknown = ~table.known
     sets = [(name, mask) for name, mask in table.unknown_masks.items() if (mask & unknown).any()]
     curves = [(shorten(name, 30), mask, line_style(index)) for index, (name, mask) in enumerate(sets)]
@@ -126,14 +129,10 @@ def _curves(table: PredictionTable) -> list[tuple[str, BoolArray, dict[str, Any]
         np.ones(len(unknown), dtype=bool),
         {"color": "black", "linewidth": 2.0, "zorder": 1.9},
     )
-    return [*curves, everything] if len(curves) != 1 else curves
-
-
-def _counts(table: PredictionTable, mask: BoolArray) -> tuple[Acceptance, int, int]:
-    """Acceptance counts of some images, and how many known and unknown images they are."""
-    chosen = Outcomes.of(table, mask)
-    known, unknown = int((~chosen.unknown).sum()), int(chosen.unknown.sum())
-    return acceptance(chosen.score, chosen.unknown, chosen.correct), known, unknown
+    for name, mask, style in [*curves, everything] if len(curves) != 1 else curves:
+        chosen = Outcomes.of(table, mask)
+        counts = acceptance(chosen.score, chosen.unknown, chosen.correct)
+        yield name, style, chosen, counts, int(counts.known[-1]), int(counts.unknown[-1])
 
 
 def _recall_precision(counts: Acceptance, known: int, unknown: int) -> tuple[FloatArray, FloatArray]:
@@ -153,8 +152,7 @@ def _in_corner(table: PredictionTable) -> bool:
 
     Elsewhere log steps bend any curve, chance among them, into a good one's shape.
     """
-    for _, mask, _ in _curves(table):
-        counts, known, unknown = _counts(table, mask)
+    for *_, counts, known, unknown in _curves(table):
         # thresholds ascend, so both rates fall
         rejected = np.interp(CORNER, 1 - counts.known[::-1] / known, 1 - counts.unknown[::-1] / unknown)
         if rejected < 1 - CORNER:
