@@ -224,7 +224,7 @@ def classes_of(option: str) -> dict[str, type[Any]]:
     from torch import optim
 
     if option in ("model", "model.network"):
-        return CLASSIFIERS if option == "model" else networks()
+        return CLASSIFIERS if option == "model" else NETWORKS
     schedulers = optim.lr_scheduler
     kinds: dict[str, tuple[object, type[Any]]] = {
         "optimizer": (optim, optim.Optimizer),
@@ -238,13 +238,6 @@ def classes_of(option: str) -> dict[str, type[Any]]:
     public = {name: kind for name, kind in vars(place).items() if not name.startswith("_")}
     found = {name: kind for name, kind in public.items() if isinstance(kind, type)}
     return {name: kind for name, kind in sorted(found.items()) if issubclass(kind, base) and kind is not base}
-
-
-def networks() -> dict[str, type[Any]]:
-    """This package's networks by name."""
-    from osr_lightning.models import torchvision_networks  # noqa: F401 - registers its own
-
-    return dict(NETWORKS)
 
 
 def class_named(path: str, known: Mapping[str, type[Any]]) -> Any:  # noqa: ANN401
