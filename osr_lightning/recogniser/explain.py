@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from osr_lightning.data_spec import DataSpec
 from osr_lightning.models.backbones import Backbone
 from osr_lightning.models.ensemble import own_name
-from osr_lightning.models.places import find_places, windows
+from osr_lightning.models.places import Places, windows
 from osr_lightning.models.sampling import PENULTIMATE, LogitSampler, Sampled
 from osr_lightning.recogniser.explanation import MAP_SIDE, Neighbour, Part, UnusualMap
 from osr_lightning.recogniser.known_images import KnownImages
@@ -23,8 +24,9 @@ from osr_lightning.scoring.sweep import Floats
 
 NEAREST = 5
 _AT_ONCE = 4096  # known images that are compared together
-_SHARES = (1 / 7, 2 / 7, 3 / 7)  # of the grid's edge that a window takes
+_SHARES = (1 / 7, 2 / 7, 3 / 7, 4 / 7)  # of the grid's edge that a window takes
 _MOST = 7  # windows along an edge
+_USUAL = 16  # known images whose mean map is the usual one
 _SAME = 1e-12  # of the largest score, or of 1: what is rounding
 _POINTS: Floats = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE  # of a map along an edge, in shares of it
 _STYLED = "distance of the features and the style from the class's"
@@ -135,29 +137,57 @@ def nearest(
 
 
 def unusual_map(
-    sampler: LogitSampler, image: Tensor, layers: Sequence[str], score: Callable[[Sampled], Tensor]
+    places: Places | None,
+    image: Tensor,
+    layers: Sequence[str],
+    score: Callable[[Sampled], Tensor],
+    usual: Sequence[Floats] = (),
 ) -> UnusualMap | str:
     """Where in an image the unusual is: the score of a window alone, less that of the image without it.
 
     Args:
-        sampler: whose networks look.
+        places: of the sampler's networks; None where they have none.
         image: ``(1, C, H, W)``, standardised.
         layers: that the score looks at.
         score: of what is sampled of ``V`` variants, ``(V,)``.
+        usual: `usual_differences`, which are taken off: known images too are odder in some places than in
+            others, as where they have a background; nothing is taken off if empty.
 
     Returns:
         It, or why there is none.
     """
-    found = scored_windows(sampler, image, layers, score)
-    if not found:
+    if places is None:
         return "no layer of the network has an output with places that the answer depends on"
-    differences = [one.alone - one.without for one in found]
+    found = scored_windows(places, image, layers, score)
+    differences = [one.difference for one in found]
+    if usual:
+        differences = [own - other for own, other in zip(differences, usual, strict=True)]
     if not all(
         np.isfinite(values).all() and values.std() > _SAME * max(1.0, np.abs(values).max())
         for values in differences
     ):
         return "the score is the same at all places"
     return draw(found, differences)
+
+
+def some_of(known: KnownImages) -> KnownImages:
+    """A few of the known images, held-out ones where there are any."""
+    rows = known.held_out.nonzero()[:, 0] if known.held_out.any() else torch.arange(len(known))
+    chosen = torch.zeros(len(known), dtype=torch.bool)
+    chosen[rows[:: -(-len(rows) // _USUAL)]] = True
+    return known.where(chosen)
+
+
+def enlarged(thumbnails: Tensor, spec: DataSpec) -> Tensor:
+    """Small pictures ``(N, 3, s, s)`` as pixels of the network's size and channels, uint8."""
+    some = thumbnails[:, : spec.channels].float()
+    large = F.interpolate(some, (spec.image_size,) * 2, mode="bicubic", align_corners=False)
+    return large.round().clamp(0, 255).to(torch.uint8)
+
+
+def usual_differences(found: Sequence[Sequence[Windows]]) -> list[Floats]:
+    """The mean over images of each window's difference; ``(n, n)`` for each size."""
+    return [np.mean([one.difference for one in images], axis=0) for images in zip(*found, strict=True)]
 
 
 class Windows(NamedTuple):
@@ -177,24 +207,26 @@ class Windows(NamedTuple):
     alone: Floats
     without: Floats
 
+    @property
+    def difference(self) -> Floats:
+        """The first less the second."""
+        return self.alone - self.without
+
 
 def scored_windows(
-    sampler: LogitSampler, image: Tensor, layers: Sequence[str], score: Callable[[Sampled], Tensor]
+    places: Places, image: Tensor, layers: Sequence[str], score: Callable[[Sampled], Tensor]
 ) -> list[Windows]:
-    """Windows of one, two and three sevenths of an edge of the grid on which the network last sees an image.
+    """Windows of one to four sevenths of an edge of the grid on which the network last sees an image.
 
     Args:
-        sampler: see `unusual_map`, as of the others.
+        places: see `unusual_map`, as of the others.
         image: as there.
         layers: as there.
         score: as there.
 
     Returns:
-        Those of each size, from small to large; none where the network has no such grid.
+        Those of each size, from small to large.
     """
-    places = find_places(sampler, image, layers)
-    if places is None:
-        return []
     side = places.side
     sizes = sorted({max(1, round(share * side)) for share in _SHARES if round(share * side) < side})
     grids = [windows(side, size, _MOST) for size in sizes]

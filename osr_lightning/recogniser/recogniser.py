@@ -9,6 +9,7 @@ import functools
 import math
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,10 +21,20 @@ from osr_lightning.errors import NotCalibrated, UserError
 from osr_lightning.images import tensors
 from osr_lightning.images.pixels import ImageLike, prepared, to_pixels
 from osr_lightning.models.modes import evaluating
+from osr_lightning.models.places import Places, find_places
 from osr_lightning.models.sampling import PENULTIMATE, LogitSampler, Sampled
 from osr_lightning.recogniser.examples import Examples
-from osr_lightning.recogniser.explain import nearest, parts_of, unusual_map, why_no_nearest
-from osr_lightning.recogniser.explanation import Explanation, Neighbour
+from osr_lightning.recogniser.explain import (
+    enlarged,
+    nearest,
+    parts_of,
+    scored_windows,
+    some_of,
+    unusual_map,
+    usual_differences,
+    why_no_nearest,
+)
+from osr_lightning.recogniser.explanation import Explanation, Neighbour, UnusualMap
 from osr_lightning.recogniser.known_images import KnownImages
 from osr_lightning.recogniser.prediction import (
     AT_ONCE,
@@ -36,6 +47,7 @@ from osr_lightning.recogniser.prediction import (
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
 from osr_lightning.scoring.scores import SCORES, Samples, mean_log_probability, summarise
+from osr_lightning.scoring.sweep import Floats
 from osr_lightning.scoring.threshold import Threshold
 
 _AT_LEAST = 16  # images that an accelerator takes about as long for as for one
@@ -67,6 +79,7 @@ class Recogniser(nn.Module, Predicting):
         self.threshold = threshold
         self.examples: Examples = {}
         self.known_images: KnownImages | None = None
+        self._usual: dict[str, list[Floats]] = {}  # by score
         # the deciding score first exists once its detector does
         fitted = [name for name in DETECTORS if name in (threshold.score, *detectors)]
         self.detectors = nn.ModuleDict({name: DETECTORS[name].of(sampler) for name in fitted})
@@ -193,6 +206,7 @@ class Recogniser(nn.Module, Predicting):
             images: ``(B, C, H, W)`` uint8.
             probability: whether to work out the latter.
         """
+        self._usual.clear()  # the detectors are about to change
         detectors = [module for module in self.detectors.values() if isinstance(module, Detector)]
         sampled = self.sampler(self.standardise(images), _layers(detectors))
         answers = {LOG_PROBABILITY: mean_log_probability(sampled.logits)} if probability else {}
@@ -265,16 +279,12 @@ class Recogniser(nn.Module, Predicting):
             log_probability = mean_log_probability(sampled.logits)
             seen = {**sampled.features, LOG_PROBABILITY: log_probability}
 
-            def score(found: Sampled) -> Tensor:
-                samples = Samples(found.logits)
-                if detector is None:
-                    return SCORES[name](samples)
-                # the distance is that to the image's own class, whatever its places look like
-                own = log_probability.expand(found.logits.shape[1], -1)
-                scores: Tensor = detector({**found.features, LOG_PROBABILITY: own})
-                return scores
-
-            found = unusual_map(self.sampler, image, layers, score) if with_map else "it was not asked for"
+            found: UnusualMap | str = "it was not asked for"
+            if with_map:
+                places = find_places(self.sampler, image, layers)
+                usual = () if places is None or no_nearest else self._usual_map(places, layers)
+                score = partial(self._score_of_places, own=log_probability)
+                found = unusual_map(places, image, layers, score, usual)
             known: tuple[Neighbour, ...] = ()
             if not no_nearest and self.known_images is not None:
                 features = sampled.features[PENULTIMATE]
@@ -296,6 +306,30 @@ class Recogniser(nn.Module, Predicting):
             no_map=found if isinstance(found, str) else "",
             pixels=pixels,
         )
+
+    def _score_of_places(self, found: Sampled, own: Tensor) -> Tensor:
+        """The deciding score ``(V,)`` of some places of an image, and the log p ``(1, K)`` of all of it."""
+        name = self.threshold.score
+        if (detector := self._fitted().get(name)) is None:
+            return SCORES[name](Samples(found.logits))
+        # the distance is that to the image's own class, whatever its places look like
+        own = own.expand(found.logits.shape[1], -1)
+        scores: Tensor = detector({**found.features, LOG_PROBABILITY: own})
+        return scores
+
+    def _usual_map(self, places: Places, layers: Sequence[str]) -> Sequence[Floats]:
+        """What known images have at their places by the deciding score; worked out once."""
+        name = self.threshold.score
+        if name not in self._usual and self.known_images is not None:
+            some, weight = some_of(self.known_images), next(self.parameters())
+            pictures = self.standardise(enlarged(some.thumbnails, self.spec).to(weight.device))
+            owns = mean_log_probability(self.sampler(some.features.to(weight)).logits)
+            found = []
+            for image, own in zip(torch.split(pictures, 1), torch.split(owns, 1), strict=True):
+                score = partial(self._score_of_places, own=own)
+                found.append(scored_windows(places, image, layers, score))
+            self._usual[name] = usual_differences(found)
+        return self._usual.get(name, ())
 
 
 @functools.cache

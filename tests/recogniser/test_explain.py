@@ -1,5 +1,6 @@
 """Why an image is known or unknown: the parts of its score, its nearest known images, and the map."""
 
+import copy
 import json
 import threading
 from dataclasses import replace
@@ -17,6 +18,7 @@ from osr_lightning.data_spec import DataSpec
 from osr_lightning.models.backbones import Backbone
 from osr_lightning.models.places import find_places, windows
 from osr_lightning.models.sampling import PENULTIMATE, Single
+from osr_lightning.recogniser import explain
 from osr_lightning.recogniser.checkpoint import build
 from osr_lightning.recogniser.explain import WORDS
 from osr_lightning.recogniser.known_images import KnownImages
@@ -200,6 +202,83 @@ def test_the_maximum_lies_on_what_was_pasted(known, row, column):
     assert place[0].start <= y < place[0].stop
     assert place[1].start <= x < place[1].stop
     assert found.places == 7
+
+
+def with_squares(*squares):
+    """A red image; each square is of two places a side: row, column, colour."""
+    image = coloured(0, 200).copy()
+    for row, column, colour in squares:
+        place = slice(row * CELL, (row + 2) * CELL), slice(column * CELL, (column + 2) * CELL)
+        image[(slice(None), *place)] = np.array(colour)[:, None, None]
+    return image
+
+
+def test_what_known_images_have_at_their_places_is_nothing_unusual(known):
+    recogniser = copy.deepcopy(known)
+    usual, foreign = (1, 1, (60, 60, 230)), (4, 4, (60, 60, 210))
+
+    def place(thumbnail):
+        thumbnails = torch.from_numpy(thumbnail).expand(60, -1, -1, -1).contiguous()
+        recogniser.known_images = replace(recogniser.known_images, thumbnails=thumbnails)
+        recogniser._usual.clear()
+        return recogniser.explain_pixels(with_squares(usual, foreign)).map.maximum
+
+    assert all(share * 7 < 3.5 for share in place(with_squares()))  # the odder one of the two
+    assert all(share * 7 > 3.5 for share in place(with_squares(usual)))
+
+
+def test_what_is_usual_is_worked_out_once_for_a_score_until_detectors_are_fitted_anew(known, monkeypatch):
+    recogniser = copy.deepcopy(known)
+    asked = []
+    recogniser._usual.clear()
+    place = "osr_lightning.recogniser.recogniser.some_of"
+    monkeypatch.setattr(place, lambda known: asked.append(1) or explain.some_of(known))
+    for row in range(2):
+        recogniser.explain_pixels(coloured(0, row), with_map=False)
+        assert asked == []
+    for row in range(3):
+        recogniser.explain_pixels(coloured(0, row))
+    assert len(asked) == 1
+    recogniser.look(torch.from_numpy(coloured(0, 0)[None]))
+    recogniser.explain_pixels(coloured(0, 1))
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("count", "held_out", "expected"), [(60, 40, 14), (60, 0, 15), (9, 3, 3), (1, 0, 1)])
+def test_a_few_known_images_are_held_out_ones_where_there_are_any(count, held_out, expected):
+    nothing = torch.zeros(count, dtype=torch.int64)
+    digests, thumbnails = torch.zeros(count, 16, dtype=torch.uint8), torch.zeros(count, 3, 8, 8).byte()
+    rows = torch.arange(count) < held_out
+    kept = KnownImages.of(torch.ones(count, 2), nothing, rows, digests, thumbnails, [""] * count)
+    found = explain.some_of(kept)
+    assert len(found) == expected
+    assert (found.held_out == bool(held_out)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_small_pictures_are_enlarged_to_what_the_network_takes(channels):
+    thumbnails = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    thumbnails[1, :, :, 4:] = 255
+    found = explain.enlarged(thumbnails, SPEC._replace(channels=channels))
+    assert found.shape == (2, channels, SIZE, SIZE)
+    assert found.dtype == torch.uint8
+    assert not found[0].any()
+    assert (found[1, :, :, :10] < 20).all()
+    assert (found[1, :, :, -10:] > 235).all()
+
+
+def test_what_is_usual_is_the_mean_of_the_differences():
+    alone = np.arange(8.0).reshape(2, 2, 2)
+    found = [
+        [
+            explain.Windows(1, 2, np.zeros(2), one, np.ones((2, 2))),
+            explain.Windows(2, 2, np.zeros(1), *[one] * 2),
+        ]
+        for one in alone
+    ]
+    first, second = explain.usual_differences(found)
+    assert np.array_equal(first, [[1, 2], [3, 4]])
+    assert np.array_equal(second, np.zeros((2, 2)))
 
 
 def test_features_of_some_places_are_their_mean(known):
