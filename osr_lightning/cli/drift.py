@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -152,6 +153,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--alpha must lie between 0 and 1, got {options.alpha:g}")
     if options.output is not None and Path(options.output).exists() and not Path(options.output).is_dir():
         raise UserError(f"--output {options.output} is a file: name a folder")
+    _refuse_twice(options.predictions)
     path = str(existing(options.ckpt_path))
     if path.lower().endswith(FEATURES):
         known, scores = of_features(path, options.score, options.predictions)
@@ -178,6 +180,15 @@ def main(arguments: Sequence[str]) -> int:
     if options.output is not None:
         write(Path(options.output), record | {"calibration": calibration.summary()}, drawn())
     return ALARM if alarm else 0
+
+
+def _refuse_twice(files: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for file in files:
+        place = os.path.realpath(file)
+        if place in seen:
+            raise UserError(f"{file} is named twice, and its images would count twice: name it once")
+        seen.add(place)
 
 
 def write(folder: Path, record: dict[str, object], figure: Figure) -> None:

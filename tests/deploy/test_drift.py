@@ -298,6 +298,8 @@ MISTAKES = {
     "checkpoint": (["--ckpt_path=/no/such.ckpt"], "/no/such.ckpt"),
     "option": (["--alhpa=1"], "--alhpa"),
     "file": (["/no/such.csv"], "/no/such.csv"),
+    "twice": (["{csv}"], "x.csv is named twice, and its images would count twice"),
+    "two ways": (["{csv}/../x.csv", "--sequential"], "name it once"),
 }
 
 
