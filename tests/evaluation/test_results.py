@@ -15,10 +15,10 @@ from osr_lightning.evaluation.measures import MEASURES
 from osr_lightning.evaluation.measures.ranking import auroc, fpr95_known, oscr
 from osr_lightning.evaluation.outcomes import Outcomes
 from osr_lightning.evaluation.prediction_table import PredictionTable
+from osr_lightning.evaluation.report.effects import effects
 from osr_lightning.evaluation.results import achieved, closed_set, evaluate, open_set
 from osr_lightning.scoring.calibration import misgivings
 from osr_lightning.scoring.quantile import known_quantile
-from osr_lightning.training.callbacks.evaluator import rejected_shares
 
 OPEN_SET = {
     "count_known", "count_unknown", "known_accuracy", "unknown_accuracy", "total_accuracy", "binary_accuracy",
@@ -119,19 +119,21 @@ def test_the_shares_rejected_are_those_of_each_set():
     table = make_table(10, (4, 2, 0))
     score = np.array([0.0] * 6 + [2.0] * 4 + [2.0, 2.0, 2.0, 0.0] + [0.0, 0.0])
     table = dataclasses.replace(table, scores={"energy": score})
-    shares = rejected_shares(table)
+    shares = [effect.rejected for effect in effects(table)]
     assert shares == [0.4, 0.75, 0.0, None]
     (warning,) = misgivings(shares[0], dict(zip("abc", shares[1:], strict=True)), "test images")
     assert warning.startswith("0.0% of the test images of b are rejected")
-    known, *_ = rejected_shares(dataclasses.replace(table, threshold=-1.0))
-    assert misgivings(known, {}, "test images")[0].startswith("100.0% of the known test images are rejected")
+    known, *_ = effects(dataclasses.replace(table, threshold=-1.0))
+    assert misgivings(known.rejected, {}, "test images")[0].startswith(
+        "100.0% of the known test images are rejected"
+    )
 
 
 def test_an_unknown_set_may_be_named_known():
     table = dataclasses.replace(make_table(10, (4,)), source_names=("digits", "known"), threshold=-99.0)
     table.scores["energy"][table.source == 1] = -100.0
-    known, unknown = rejected_shares(table)
-    warnings = misgivings(known, {"known": unknown}, "test images")
+    known, unknown = effects(table)
+    warnings = misgivings(known.rejected, {unknown.name: unknown.rejected}, "test images")
     assert any("100.0% of the known test images" in warning for warning in warnings)
 
 

@@ -28,6 +28,7 @@ from osr_lightning.data.leaks import digest
 from osr_lightning.errors import check_range
 from osr_lightning.evaluation.acceptance import IntArray
 from osr_lightning.evaluation.prediction_table import PredictionTable
+from osr_lightning.evaluation.report.effects import effects
 from osr_lightning.models.factory import origin
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.scoring.calibration import QUANTILES, misgivings
@@ -136,9 +137,9 @@ class Evaluator(Callback):
             results["achieved"] = achieved(table, threshold.target, threshold.count_known)
         if self.left_out and (left_out := pl_module.leave_classes_out(datamodule)) is not None:
             results["left_out"] = left_out
-        known, *unknown = rejected_shares(table)
-        sets = dict(zip(table.source_names[1:], unknown, strict=True))
-        results["warnings"] = misgivings(known, sets, "test images")
+        known, *unknown = effects(table)
+        sets = {effect.name: effect.rejected for effect in unknown}
+        results["warnings"] = misgivings(known.rejected, sets, "test images")
         if threshold.method != "fixed" and not threshold.guaranteed:
             results["warnings"].append(threshold.guarantee.removeprefix("none: "))
         self.outcome = results, folder
@@ -205,12 +206,6 @@ def prediction_table(rows: dict[str, Tensor], recogniser: Recogniser, tables: Im
         else (),
         p_value=p_values(recogniser.threshold.record, rows[f"score/{recogniser.threshold.score}"].numpy()),
     )
-
-
-def rejected_shares(table: PredictionTable) -> list[float | None]:
-    """The share of images that is rejected: of the known ones, then of each unknown set."""
-    masks = [table.known, *(table.source == index for index in range(1, len(table.source_names)))]
-    return [float(table.rejected[mask].mean()) if mask.any() else None for mask in masks]
 
 
 def run_record(
