@@ -116,8 +116,7 @@ def extend(
     stays = [name for name in old.spec.classes if name not in removed]
     classes = (*stays, *(name for name in added if name not in stays))
     old.spec._replace(classes=classes).check()
-    files, labels = _listed(added, classes)
-    new, images, doubles = _look(old, files, labels, known, classes)
+    new, images, doubles = _look(old, added, known, classes)
     kept = known.where(torch.tensor([old.spec.classes[label] in stays for label in known.labels.tolist()]))
     places = torch.tensor([classes.index(n) if n in stays else -1 for n in old.spec.classes])
     joined = replace(kept, labels=places[kept.labels]).joined(new)
@@ -259,12 +258,6 @@ def _check_names(classes: Sequence[str], added: Mapping[str, Sequence[Path]], re
             raise UserError(f"the class {name!r} has no images; add some, or leave it out")
 
 
-def _listed(added: Mapping[str, Sequence[Path]], classes: Sequence[str]) -> tuple[list[Path], Tensor]:
-    files = [file for some in added.values() for file in some]
-    labels = [classes.index(name) for name, some in added.items() for _ in some]
-    return files, torch.tensor(labels, dtype=torch.int64)
-
-
 def _featured(recogniser: Recogniser, files: Sequence[Path]) -> FeaturedImages:
     body = recogniser.sampler.network.body
     assert isinstance(body, Body)
@@ -273,9 +266,11 @@ def _featured(recogniser: Recogniser, files: Sequence[Path]) -> FeaturedImages:
 
 
 def _look(
-    old: Recogniser, files: Sequence[Path], labels: Tensor, known: KnownImages, classes: Sequence[str]
+    old: Recogniser, added: Mapping[str, Sequence[Path]], known: KnownImages, classes: Sequence[str]
 ) -> tuple[KnownImages, FeaturedImages | None, int]:
     """The new images without copies, where their pixels can be had, and how many were known already."""
+    files = [file for some in added.values() for file in some]
+    names = [name for name, some in added.items() for _ in some]
     if not files:
         none = known.where(torch.zeros(len(known), dtype=torch.bool))
         return none, None, 0
@@ -288,7 +283,7 @@ def _look(
     doubles = 0
     seen: dict[bytes, str] = {}
     for row, digest in enumerate(found.digests.numpy()):
-        name, key = classes[int(labels[row])], digest.tobytes()
+        name, key = names[row], digest.tobytes()
         if (before := label_of.get(key, seen.get(key))) is not None:
             if before != name:
                 raise UserError(
@@ -303,7 +298,7 @@ def _look(
     taken = found.take(chosen)
     new = KnownImages.of(
         taken.features,
-        labels[chosen],
+        torch.tensor([classes.index(names[row]) for row in rows], dtype=torch.int64),
         torch.zeros(len(rows), dtype=torch.bool),
         taken.digests,
         thumbnails_of(taken, torch.arange(len(rows))),
