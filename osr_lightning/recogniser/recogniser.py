@@ -89,9 +89,13 @@ class Recogniser(nn.Module, Predicting):
         """All scores that `describe` gives."""
         return [*SCORES, *self._fitted()]
 
+    @property
+    def every_detector(self) -> dict[str, Detector]:
+        """``detectors`` by name, as what they are."""
+        return {name: one for name, one in self.detectors.items() if isinstance(one, Detector)}
+
     def _fitted(self) -> dict[str, Detector]:
-        found = self.detectors.items()
-        return {name: one for name, one in found if isinstance(one, Detector) and one.fitted}
+        return {name: one for name, one in self.every_detector.items() if one.fitted}
 
     def decide_by(self, score: str | None = None, threshold: float | None = None) -> None:
         """Decide by another score, by its own threshold, or by a threshold given as a number.
@@ -207,8 +211,7 @@ class Recogniser(nn.Module, Predicting):
             probability: whether to work out the latter.
         """
         self._usual.clear()  # the detectors are about to change
-        detectors = [module for module in self.detectors.values() if isinstance(module, Detector)]
-        sampled = self.sampler(self.standardise(images), _layers(detectors))
+        sampled = self.sampler(self.standardise(images), _layers(self.every_detector.values()))
         answers = {LOG_PROBABILITY: mean_log_probability(sampled.logits)} if probability else {}
         return {**sampled.features, **answers}
 

@@ -26,7 +26,7 @@ from osr_lightning.scoring.calibration import (
     fixed_calibration,
 )
 from osr_lightning.scoring.class_quantile import Predicted, refuse_few
-from osr_lightning.scoring.detectors import DETECTORS, Detector
+from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.quantile import check_alpha, images_needed
 from osr_lightning.scoring.sweep import Costs
 
@@ -118,7 +118,7 @@ def references(
         Batches of the references, and for each calibration image whether it is one, ``(N,)`` bool; None and
         None where no score takes any.
     """
-    if not any(one.held_out for one in recogniser.detectors.values() if isinstance(one, Detector)):
+    if not any(one.held_out for one in recogniser.every_detector.values()):
         return None, None
     _, known = tables.load_training()
     rows = torch.arange(len(known))
@@ -184,7 +184,7 @@ def fit_detectors(
     if not recogniser.detectors:
         return
     device, classes = next(recogniser.parameters()).device, recogniser.spec.num_classes
-    detectors = [one for one in recogniser.detectors.values() if isinstance(one, Detector)]
+    detectors = recogniser.every_detector.values()
 
     def look(at: Iterable[Batch], *, probability: bool = True) -> tuple[dict[str, Tensor], Tensor]:
         found = [

@@ -15,7 +15,7 @@ from osr_lightning.data.batch import Batch
 from osr_lightning.models.backbones import Backbone
 from osr_lightning.models.modes import evaluating
 from osr_lightning.recogniser.recogniser import Recogniser
-from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
+from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY
 from osr_lightning.training.calibration import fit_detectors
 from osr_lightning.training.head import GRID, held_out_losses, solve
 
@@ -104,7 +104,7 @@ def fit_all(
     if decay is None:
         decay = choose_decay(recogniser, known, parts, class_weights)
     work = copy_with(recogniser)
-    takers = [name for name, one in work.detectors.items() if isinstance(one, Detector) and one.held_out]
+    takers = [name for name, one in work.every_detector.items() if one.held_out]
     one = known.where(parts[-1] & (parts[-1].cumsum(0) == 1))  # a passing reference
 
     def fit(without: tuple[int, ...]) -> Recogniser:
@@ -241,18 +241,12 @@ def fit_part(
 def _statistics(recogniser: Recogniser, features: Tensor) -> dict[str, Tensor]:
     with evaluating(recogniser):
         seen = recogniser.look(features)
-    return {
-        name: one.statistics(seen)
-        for name, one in recogniser.detectors.items()
-        if isinstance(one, Detector) and one.held_out
-    }
+    return {name: one.statistics(seen) for name, one in recogniser.every_detector.items() if one.held_out}
 
 
 def _refer(recogniser: Recogniser, statistics: Sequence[dict[str, Tensor]]) -> None:
     for name in statistics[0] if statistics else ():
-        detector = recogniser.detectors[name]
-        assert isinstance(detector, Detector)
-        detector.refer(torch.cat([one[name] for one in statistics], dim=1))
+        recogniser.every_detector[name].refer(torch.cat([one[name] for one in statistics], dim=1))
 
 
 @torch.no_grad()

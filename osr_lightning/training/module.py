@@ -47,7 +47,6 @@ from osr_lightning.scoring.calibration import (
     QUANTILES,
     CalibrationMethod,
 )
-from osr_lightning.scoring.detectors import Detector
 from osr_lightning.scoring.quantile import check_alpha
 from osr_lightning.scoring.sweep import Costs
 from osr_lightning.training.backbone import frozen, use_backbone
@@ -604,8 +603,7 @@ class OpenSetClassifier(LightningModule):
         self._resumed = {}
         if self.device.type == "cpu":
             keep_freed_memory()
-        for detector in self.trained.detectors.values():  # fitted to the weights of before
-            assert isinstance(detector, Detector)
+        for detector in self.trained.every_detector.values():  # fitted to the weights of before
             detector.forget()
         self._say_start()
         if self.hparams["compile"]:
