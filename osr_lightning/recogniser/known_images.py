@@ -61,22 +61,6 @@ class KnownImages:
     predicted: Tensor | None = None
     scores: Tensor | None = None
 
-    @classmethod
-    def of(
-        cls,
-        features: Tensor,
-        labels: Tensor,
-        held_out: Tensor,
-        digests: Tensor,
-        thumbnails: Tensor,
-        files: list[str],
-        weight_decay: float | None = None,
-    ) -> KnownImages:
-        """The same with features ``(N, D)`` of any precision, brought to the one that is kept."""
-        small = not features.numel() or float(features.abs().max()) < _HALF
-        kept = features.half() if small else features.float()
-        return cls(kept.cpu(), labels.cpu(), held_out, digests, thumbnails, files, weight_decay)
-
     def __len__(self) -> int:
         """``N``."""
         return len(self.labels)
@@ -96,8 +80,8 @@ class KnownImages:
 
     def joined(self, other: KnownImages) -> KnownImages:
         """These and then others, of one backbone, about which nothing was said yet."""
-        return KnownImages.of(
-            torch.cat([self.features.float(), other.features.float()]),
+        return KnownImages(
+            kept_features(torch.cat([self.features.float(), other.features.float()])),
             torch.cat([self.labels, other.labels]),
             torch.cat([self.held_out, other.held_out]),
             torch.cat([self.digests, other.digests]),
@@ -105,6 +89,12 @@ class KnownImages:
             [*self.files, *other.files],
             self.weight_decay,
         )
+
+
+def kept_features(features: Tensor) -> Tensor:
+    """Features ``(N, D)`` of any precision, brought to the one that is kept."""
+    small = not features.numel() or float(features.abs().max()) < _HALF
+    return (features.half() if small else features.float()).cpu()
 
 
 _FIELDS = {field.name for field in fields(KnownImages)}

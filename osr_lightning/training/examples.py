@@ -13,7 +13,7 @@ from osr_lightning.data.leaks import packed_digests
 from osr_lightning.data.stream import Images
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.recogniser.examples import MOST, Examples, small
-from osr_lightning.recogniser.known_images import KnownImages
+from osr_lightning.recogniser.known_images import KnownImages, kept_features
 
 
 def choose_examples(rows: Mapping[str, Tensor], images: Images, spec: DataSpec) -> Examples:
@@ -46,8 +46,8 @@ def known_images_of(tables: ImageTables, weight_decay: float | None) -> KnownIma
     parts = tables.load_training()
     features = [part.features for part in parts if part.features is not None]
     sizes = torch.tensor([len(part) for part in parts])
-    return KnownImages.of(
-        torch.cat(features),
+    return KnownImages(
+        kept_features(torch.cat(features)),
         torch.cat([part.labels for part in parts]),
         torch.repeat_interleave(torch.tensor([False, True]), sizes),
         torch.cat([packed_digests(part.images) for part in parts]),

@@ -24,7 +24,7 @@ from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.models.backbones import Backbone, Body
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser.examples import MOST
-from osr_lightning.recogniser.known_images import KnownImages
+from osr_lightning.recogniser.known_images import KnownImages, kept_features
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.scoring.calibration import CROSS, QUANTILES, is_finite
 from osr_lightning.scoring.decision import is_unknown
@@ -296,8 +296,8 @@ def _look(
         rows.append(row)
     chosen = torch.tensor(rows, dtype=torch.int64)
     taken = found.take(chosen)
-    new = KnownImages.of(
-        taken.features,
+    new = KnownImages(
+        kept_features(taken.features),
         torch.tensor([classes.index(names[row]) for row in rows], dtype=torch.int64),
         torch.zeros(len(rows), dtype=torch.bool),
         taken.digests,

@@ -35,7 +35,7 @@ from osr_lightning.deploy.serve.open import explain, open_backend
 from osr_lightning.errors import UserError
 from osr_lightning.models.backbones import Backbone
 from osr_lightning.recogniser.checkpoint import build
-from osr_lightning.recogniser.known_images import KnownImages
+from osr_lightning.recogniser.known_images import KnownImages, kept_features
 from osr_lightning.scoring.calibration import Calibration
 
 
@@ -727,8 +727,8 @@ def test_explain_shows_the_nearest_known_images_without_their_files(tmp_path):
         {"sampler": "single", "score": "energy", "network": None}, spec, network=lambda num_classes: network
     )
     built.threshold.fixed = 0.0
-    built.eval().known_images = KnownImages.of(
-        torch.randn(7, 3),
+    built.eval().known_images = KnownImages(
+        kept_features(torch.randn(7, 3)),
         torch.arange(7) % 2,
         torch.zeros(7, dtype=torch.bool),
         torch.zeros(7, 16, dtype=torch.uint8),

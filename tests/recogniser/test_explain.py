@@ -21,7 +21,7 @@ from osr_lightning.models.sampling import PENULTIMATE, Single
 from osr_lightning.recogniser import explain
 from osr_lightning.recogniser.checkpoint import build
 from osr_lightning.recogniser.explain import WORDS
-from osr_lightning.recogniser.known_images import KnownImages
+from osr_lightning.recogniser.known_images import KnownImages, kept_features
 from osr_lightning.scoring.calibration import fixed_calibration, known_quantile
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.scoring.scores import SCORES
@@ -78,8 +78,8 @@ def known(request):
     recogniser.threshold.records["fisher"] = record.__class__(
         **{**vars(record), "method": "known_quantile", "count_known": 60, "known_scores": kept}
     )
-    recogniser.known_images = KnownImages.of(
-        raw,
+    recogniser.known_images = KnownImages(
+        kept_features(raw),
         labels,
         labels == 9,
         torch.zeros(60, 16, dtype=torch.uint8),
@@ -249,7 +249,7 @@ def test_a_few_known_images_are_held_out_ones_where_there_are_any(count, held_ou
     nothing = torch.zeros(count, dtype=torch.int64)
     digests, thumbnails = torch.zeros(count, 16, dtype=torch.uint8), torch.zeros(count, 3, 8, 8).byte()
     rows = torch.arange(count) < held_out
-    kept = KnownImages.of(torch.ones(count, 2), nothing, rows, digests, thumbnails, [""] * count)
+    kept = KnownImages(kept_features(torch.ones(count, 2)), nothing, rows, digests, thumbnails, [""] * count)
     found = explain.some_of(kept)
     assert len(found) == expected
     assert (found.held_out == bool(held_out)).all()

@@ -5,14 +5,14 @@ import torch
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
-from osr_lightning.recogniser.known_images import KnownImages, from_plain, to_plain
+from osr_lightning.recogniser.known_images import KnownImages, from_plain, kept_features, to_plain
 
 SPEC = DataSpec(("a", "b"), 3, 8, (0.5,) * 3, (0.2,) * 3)
 
 
 def known(count=4, largest=3.0):
-    return KnownImages.of(
-        torch.linspace(-1, largest, count * 5).view(count, 5),
+    return KnownImages(
+        kept_features(torch.linspace(-1, largest, count * 5).view(count, 5)),
         torch.arange(count) % 2,
         torch.arange(count) == 1,
         torch.zeros(count, 16, dtype=torch.uint8),
