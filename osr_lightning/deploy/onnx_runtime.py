@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,6 +207,17 @@ class ExportedRecogniser(Predicting):
     def prepare(self, image: ImageLike) -> NDArray[np.uint8]:
         """Any one image -> ``(C, size, size)``; see `to_pixels` for what it may be."""
         return prepared(image, self.spec)
+
+    def explain(self, image: ImageLike) -> NoReturn:
+        """Refuse: why an image is known or unknown is found in layers.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "an exported graph's layers cannot be looked into: load the checkpoint (.ckpt) that it was made "
+            "of, and ask that"
+        )
 
     def answer(self, images: NDArray[np.uint8]) -> Answers:
         """What is said of prepared images ``(N, C, size, size)``.

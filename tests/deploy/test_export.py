@@ -289,6 +289,8 @@ def test_more_images_than_are_asked_at_once(recogniser, exported):
 def test_another_threshold_and_no_other_score(exported):
     graph = load(exported)
     image = pictures(1).numpy()[0].transpose(1, 2, 0)
+    with pytest.raises(UserError, match=r"load the checkpoint \(.ckpt\) that it was made of"):
+        graph.explain(np.zeros((28, 28), np.uint8))
     graph.decide_by(threshold=-1e9)
     assert [(p.label, p.threshold) for p in graph.predict(image)] == [("unknown", -1e9)]
     graph.decide_by("fisher", 1e9)
