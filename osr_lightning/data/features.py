@@ -114,6 +114,13 @@ def featured(
         finally:  # whatever ends it: the next run goes on from there
             if rows:
                 store.add(rows)
+            done = sum(key in store for key in missing)
+            if done < len(missing) and store.on_disk:
+                print(
+                    f"features: those of {done:,} of {len(missing):,} images are kept; the same command goes "
+                    "on from there",
+                    file=sys.stderr,
+                )
     features, digests, thumbnails = store.rows(keys)
     return FeaturedImages(items, read, shape, features, digests, thumbnails)
 
@@ -197,6 +204,11 @@ class _Store:
         self._parts.append((features, keys[:, _KEY:], thumbnails))
         for row, key in enumerate(keys[:, :_KEY]):
             self._place.setdefault(key.tobytes(), (part, row))
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether all that is kept outlives this process."""
+        return self.folder not in _UNWRITTEN
 
     def __contains__(self, key: bytes) -> bool:
         """Whether an image of this key was looked at."""

@@ -372,7 +372,7 @@ class Mean:
 
 
 @pytest.mark.parametrize("end", [UserError("damaged"), KeyboardInterrupt(), SystemExit(143)])
-def test_features_made_before_an_interruption_are_kept(end, kept):
+def test_features_made_before_an_interruption_are_kept(end, kept, capsys):
     items, keys, refused = list(range(9)), [bytes([row]) * 16 for row in range(9)], {7}
 
     def read(some):
@@ -383,7 +383,10 @@ def test_features_made_before_an_interruption_are_kept(end, kept):
     mean = Mean()
     with pytest.raises(type(end)):
         featured(keys, items, read, mean, (3, 40, 40))
+    told = "features: those of 6 of 9 images are kept; the same command goes on from there\n"
+    assert capsys.readouterr().err == told
     refused.clear()
     found = featured(keys, items, read, mean, (3, 40, 40))
+    assert capsys.readouterr().err == ""
     assert found.features.flatten().tolist() == items
     assert mean.begun == [9, 3]  # those before the pair with the seventh are there
