@@ -517,8 +517,9 @@ class OpenSetClassifier(LightningModule):
             masks = checkpoints.mask_names(self.trained)
             weights = {name: value for name, value in weights.items() if name not in masks}
         checkpoints.take_weights(self.trained, weights)
-        if isinstance(datamodule := getattr(self._trainer, "datamodule", None), OpenSetDataModule):
-            self.use_backbone(datamodule)  # Lightning has the images set up before it reads a checkpoint
+        if (datamodule := datamodule_of(self._trainer)) is not None:
+            # Lightning has the images set up before it reads a checkpoint, whose backbone may be another one
+            self.use_backbone(datamodule)
         self._calibrated_in = checkpoint.get("precision")
         given = self.sampler_options().items()
         self._drop_guarantees({n: (kept[n], v) for n, v in given if v is not None and kept.get(n, v) != v})
@@ -548,9 +549,7 @@ class OpenSetClassifier(LightningModule):
         """
         checkpoint |= migrate(checkpoint)
         self.restore(checkpoint)
-        datamodule = datamodule_of(self._trainer)
-        if datamodule is not None:
-            self.use_backbone(datamodule)  # which may be another than that of the options
+        if (datamodule := datamodule_of(self._trainer)) is not None:
             datamodule.tables.expect(self.trained.spec)
         if self._fn() == "fit":
             self._resumed = accept(self.trainer, checkpoint)
