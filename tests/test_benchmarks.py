@@ -8,12 +8,15 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import photos
 import published
 import pytest
 import yaml
-from quick import SMALL_NETWORK
+from quick import FAST, SMALL_NETWORK
 
+from osr_lightning import load
+from osr_lightning.__main__ import main
 from osr_lightning.data.class_splits import ARPL
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -142,6 +145,44 @@ def test_an_hour_in_the_field_ends_with_new_classes_known(tmp_path, benchmark):
     assert found["new"][1] > 0.2
     assert found["of_new_classes"] <= found["unknown"]
     assert "| new classes: right |" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_maps_are_checked_on_pasted_objects_of_four_kinds(tmp_path, benchmark):
+    clothing = photos.write_photos(tmp_path / "clothing", {**photos.CLASSES, **photos.OTHER})
+    for file in [*clothing.rglob("*.png")]:
+        file.rename(file.with_name(f"{file.parent.name}{file.name}"))  # its name alone tells a picture
+    photos.write_photos(tmp_path / "cifar10" / "test", {"cat": (200, 200, 20)}, count=3)
+    letters = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "notmnist_test.npz", images=letters)
+    words = [f"--data.known=folder:{clothing}", f"--data.known_classes={json.dumps([*photos.CLASSES])}"]
+    words += ["--model.network=Backbone", f"--model.network.name={photos.BACKBONE}"]
+    words += [f"--model.network.weights={photos.write_weights(tmp_path / 'small.pth')}"]
+    assert main(["run", *words, *FAST, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    (ckpt,) = tmp_path.rglob("best.ckpt")
+    page = tmp_path / "page.md"
+    page.write_text("# Why\n\n## Does the map find what is foreign?\n\nearlier\n")
+    words = ["--data-root", tmp_path, "--ckpt_path", ckpt, "--count", "2", "--page", page]
+    words += ["--figure", tmp_path / "maps.png", "--json", tmp_path / "found.json"]
+    found = benchmark("explain.py", *words)
+    kinds = json.loads((tmp_path / "found.json").read_text())["found"]
+    assert list(kinds) == list(found["KINDS"])
+    for one in kinds.values():
+        assert one["pictures"] == 2
+        assert list(one["hits"]) == [*found["CANDIDATES"], *found["CHANCE"]]
+        assert {2 * share for share in one["hits"].values()} <= {0, 1, 2}
+    text = page.read_text()
+    assert "earlier" not in text
+    assert sum(line.startswith(f"| {found['MAP']} |") for line in text.splitlines()) == 1
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
+    recogniser = load(ckpt)
+    for validation in (True, False):
+        some = found["known_files"](recogniser, validation, tmp_path)
+        held_out = dict(zip(recogniser.known_images.files, recogniser.known_images.held_out, strict=True))
+        assert [held_out.get(f"{file.parent.name}/{file.name}") for file in some] == [
+            validation or None
+        ] * len(some)
+        assert len(some) >= 3
 
 
 def test_features_are_timed_beside_the_bare_backbone(tmp_path, benchmark, monkeypatch):
