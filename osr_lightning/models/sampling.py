@@ -119,7 +119,8 @@ class LogitSampler(nn.Module):
         trunk = self.network.trunk
         early = [name for name in layers if name not in (PENULTIMATE, LOGITS)]
         children = dict(trunk.named_children())
-        known = {*children, *map(pooled_name, children)} if type(trunk) is nn.Sequential else {*()}
+        plain = type(trunk).forward is nn.Sequential.forward  # a trace has classes of its own for modules
+        known = {*children, *map(pooled_name, children)} if plain else {*()}
         if strangers := [name for name in early if name not in known]:
             raise UserError(
                 f"the network's trunk has no layer {strangers[0]!r}; it has: {', '.join(children)}"

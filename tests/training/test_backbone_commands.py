@@ -226,6 +226,15 @@ def test_members_of_an_ensemble_share_the_backbone(run, ensemble, looks):
     assert not np.allclose(each[0], each[1])
 
 
+def test_an_ensemble_of_heads_is_exported_with_the_features_that_decide(ensemble, tmp_path):
+    graph = tmp_path / "heads.onnx"
+    assert main(["export", f"--ckpt_path={ensemble}", f"--output={graph}"]) == 0
+    found, expected = load(graph), load(ensemble)
+    assert expected.detectors[expected.threshold.score].layers == ("0:direction",)
+    images = np.random.default_rng(1).integers(0, 256, (5, *expected.spec.input_shape), np.uint8)
+    assert found.answer(images).score == pytest.approx(expected.answer(images).score, rel=1e-4)
+
+
 def test_members_that_learn_of_validation_images_are_refused_before_any_training(place, tmp_path, capsys):
     root = f"--trainer.default_root_dir={tmp_path}"
     words = [*options(place), *FAST, "--seeds", "0", "1", "--ensemble", root]
