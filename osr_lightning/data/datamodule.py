@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
@@ -206,9 +207,18 @@ class OpenSetDataModule(LightningDataModule):
             batch_size=batch_size,
             collate_fn=whole_batch,
             num_workers=workers,
+            worker_init_fn=_leave_interrupts,
             pin_memory=torch.cuda.is_available(),
             **options,
         )
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to workers too, to the process that will end them.
+
+    Its handler, which they would have from it, would end them first, and torch would raise an error there.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def datamodule_of(trainer: object) -> OpenSetDataModule | None:

@@ -69,6 +69,7 @@ class ResumableLoader(DataLoader[Batch]):
             batch_sampler=left,
             collate_fn=self.collate_fn,
             num_workers=self.num_workers,
+            worker_init_fn=self.worker_init_fn,
             pin_memory=self.pin_memory,
         )
         batches = iter(rest)

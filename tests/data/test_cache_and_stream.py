@@ -1,6 +1,9 @@
 """Preprocessed pixels kept between runs, and image sets that stay on disk."""
 
 import json
+import multiprocessing
+import os
+import signal
 from collections import namedtuple
 
 import numpy as np
@@ -354,6 +357,24 @@ def test_a_folder_above_the_memory_limit_trains_like_one_in_memory(kept, picture
     expected = trained(4.0, 0)
     assert trained(0.0, 0) == expected
     assert trained(0.0, 2) == expected
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["from the start", "within an epoch"])
+def test_workers_leave_ctrl_c_to_the_process_that_ends_them(resumed, kept, pictures):
+    options = {"known": f"folder:{pictures}", "image_size": SIZE, "memory_limit": 0.0, "num_workers": 1}
+    data = OpenSetDataModule(unknown={}, batch_size=2, **options)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    if resumed:
+        next(iter(loader))
+        loader.load_state_dict(loader.state_dict())
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGINT)
+    left = len(loader) - 1 - resumed
+    assert left > 2  # more than are read ahead
+    assert sum(1 for _ in batches) == left
 
 
 class Mean:
