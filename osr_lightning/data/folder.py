@@ -186,6 +186,7 @@ def _unreadable(files: Sequence[Path]) -> str | None:
 
 
 def _loaded(listed: FileList, request: Request) -> ImageSet:
+    request.check(listed.classes)
     files, wanted, extractor = listed.files, request.pixel_format, request.extractor
     size, channels = request.size, request.channels
     if wanted is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -109,6 +109,7 @@ class Request:
         download: Whether a set that is missing may be downloaded into ``root``.
         pixel_format: What a backbone wants of images; goes before size and channels.
         extractor: A frozen backbone, whose features the images then bring.
+        check: Is told of the classes before the images are prepared, and may refuse them.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Request:
     download: bool = True
     pixel_format: PixelFormat | None = None
     extractor: FeatureExtractor | None = None
+    check: Callable[[tuple[str, ...]], object] = field(default=lambda classes: None, compare=False)
 
     @property
     def kind(self) -> str:

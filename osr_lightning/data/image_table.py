@@ -258,6 +258,7 @@ class ImageTables:
                 test_seed=self.options["test_seed"],
                 as_known=as_known,
                 memory_limit=self.options["memory_limit"] * 2**30,
+                check=self._known_classes if as_known else lambda classes: None,
             )
             self._sets[key] = found
             if as_known and split == "train" and found.note and found.note not in self.notes:
@@ -269,17 +270,26 @@ class ImageTables:
 
     def _load_known(self, split: Split) -> ImageSet:
         """The known images, their labels in the order of the spec's classes."""
+        found = self._load(self.options["known"], split, as_known=True)
+        classes = self._known_classes(found.classes)
+        if classes != found.classes:
+            found = found.only(classes)
+        return found if self._spec is None else found.with_classes(self._spec.classes)
+
+    def _known_classes(self, there: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the known set's classes that are known.
+
+        Raises:
+            UserError: where they are not those that were learned.
+        """
         source, wanted = self.options["known"], self.options["known_classes"]
-        found = self._load(source, split, as_known=True)
-        if wanted is not None:
-            found = found.only(resolve(wanted, found.classes, source))
+        classes = there if wanted is None else resolve(wanted, there, source)
         if self._spec is not None:
             way_out = "rename the classes, give another data.known with images of all, or train on these"
-            if not {*composed(self._spec.classes)} - {*composed(found.classes)}:
+            if not {*composed(self._spec.classes)} - {*composed(classes)}:
                 way_out = "name those that were learned in data.known_classes, or train on these"
-            same_classes(self._spec.classes, found.classes, f"the known set {source}", way_out=way_out)
-            found = found.with_classes(self._spec.classes)
-        return found
+            same_classes(self._spec.classes, classes, f"the known set {source}", way_out=way_out)
+        return classes
 
     def _load_unknown(self, source: str, split: Split) -> ImageSet:
         if source != REST:

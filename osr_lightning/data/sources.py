@@ -235,6 +235,7 @@ def _load(request: Request) -> ImageSet:
         return found  # each image is converted when it is read
     if request.pixel_format is not None and kind in LISTS:
         return found  # whose files were decoded to that
+    request.check(found.classes)
     if request.pixel_format is not None:
         return replace(found, images=_in_format(found.images, request, request.pixel_format))
     if size is None or channels is None:

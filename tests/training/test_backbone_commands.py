@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from PIL import Image
-from quick import FAST, TRAINER
+from quick import FAST, TRAINER, refusal
 from torch import nn
 
 from osr_lightning import MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer, load
@@ -203,6 +203,21 @@ def test_two_views_of_a_picture_are_one_input_of_the_graph(place, tmp_path):
         assert slow.label == fast.label == row["prediction"]
         assert slow.score == pytest.approx(float(row["score"]), rel=1e-3)
         assert fast.score == pytest.approx(slow.score, rel=1e-3)
+
+
+@pytest.mark.parametrize("source", ["folder:{}/wrong", "npz:{}/wrong.npz"])
+def test_other_classes_are_refused_before_their_features_are_made(source, run, tmp_path, capsys, looks):
+    for name in ("lawn", "wall"):
+        photos.write_photos(tmp_path / "wrong", {name: (9, 9, 9)}, count=4)
+    greys = np.full((16, 16, 3, 8), np.arange(8), np.uint8).transpose(3, 0, 1, 2)
+    np.savez(tmp_path / "wrong.npz", images=greys, labels=[0, 1] * 4)
+    words = ["calibrate", f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}"]
+    words += [f"--data.known={source.format(tmp_path)}", "--data.known_classes=null"]
+    looks.clear()
+    said = refusal([*words, f"--output={tmp_path / 'new.ckpt'}", *FAST], capsys)
+    assert "does not have the classes that were learned" in said
+    assert max(looks) <= 2  # black images, by which a checkpoint is tried
+    assert not (tmp_path / "new.ckpt").exists()
 
 
 # several heads ----------------------------------------------------------------------------------------
