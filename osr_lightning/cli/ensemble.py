@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from osr_lightning.atomic_write import refuse_folder
+from osr_lightning.atomic_write import check_ending, refuse_folder
 from osr_lightning.cli.arguments import CommandParser, names, split_words
 from osr_lightning.cli.checkpoint_path import existing
 from osr_lightning.cli.lightning_cli import OpenSetCLI
@@ -91,6 +91,7 @@ def ensemble(
             raise UserError(f"{path} is named twice, and a member weighs as much as any other: name it once")
     if output is not None:
         refuse_folder(output)
+        check_ending("--output", output, [".ckpt"])
     trusted = any(word in ("--trust_checkpoint", "--trust_checkpoint=true") for word in options)
     joined = join(found, trust=trusted)
     members = joined["recogniser"]["recipe"]["members"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from osr_lightning.atomic_write import refuse_folder
+from osr_lightning.atomic_write import check_ending, refuse_folder
 from osr_lightning.data.batch import Batch
 from osr_lightning.data.image_table import ImageTable, ImageTables
 from osr_lightning.data.leaks import pixel_digests
@@ -268,12 +268,13 @@ def calibrated_path(ckpt_path: str | None, output: str | None, in_place: bool) -
     """Where a calibrated checkpoint goes; None where the model came from none.
 
     Raises:
-        UserError: where it is to be written over and elsewhere as well, or is a folder.
+        UserError: where it is to be written over and elsewhere as well, is a folder, or ends in another way.
     """
     if in_place and (output or ckpt_path is None):
         raise UserError("in_place writes over ckpt_path: give that, and no output")
     if output is not None:
         refuse_folder(output)
+        check_ending("output", output, [".ckpt"])
         return Path(output)
     if ckpt_path is None or in_place:
         return None if ckpt_path is None else Path(ckpt_path)

@@ -320,6 +320,14 @@ def test_a_folder_is_no_place_for_its_file(plain, tmp_path, capsys):
     assert f"output {tmp_path} is a folder: name a file in it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["ensemble"], ["calibrate", "--ckpt_path"]], ids=" ".join)
+def test_another_ending_than_a_checkpoint_s_is_refused(command, plain, tmp_path, capsys):
+    output = tmp_path / "joined.onnx"
+    assert main([*command, str(plain), f"--output={output}", *here(tmp_path)]) == 2
+    assert f"output {output}: its name must end in .ckpt" in capsys.readouterr().err
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("option", ["--ckpt_path=x", "--in_place=true"])
 def test_options_that_say_which_checkpoint_are_refused(option, plain, capsys):
     assert main(["ensemble", str(plain), option]) == 2
