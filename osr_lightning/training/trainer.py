@@ -180,8 +180,12 @@ class OpenSetTrainer(Trainer):
         self.timing["fit_s"] = time.perf_counter() - begin
         if not (best := getattr(self.checkpoint_callback, "best_model_path", "")):
             raise UserError("run tests the best checkpoint, and none was written: train a whole epoch")
-        self.calibrate(model, datamodule, best, output=best)
-        self.test(model, datamodule=datamodule, ckpt_path=best, verbose=False)
+        try:
+            self.calibrate(model, datamodule, best, output=best)
+            self.test(model, datamodule=datamodule, ckpt_path=best, verbose=False)
+        except (KeyboardInterrupt, SystemExit):
+            say("stopped after the training; --ckpt_path last goes on from there", always=True)
+            raise
         found = (c.outcome for c in self.callbacks if isinstance(c, Evaluator))  # type: ignore[attr-defined]
         results, folder = next((outcome for outcome in found if outcome is not None), ({}, None))
         return RunResults(results, folder)

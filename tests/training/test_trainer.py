@@ -52,6 +52,20 @@ def quiet_trainer(folder, **options):
     return OpenSetTrainer(default_root_dir=str(folder), callbacks=[evaluation], **TRAINER, **options)
 
 
+@pytest.mark.parametrize("phase", ["calibrate", "test"])
+def test_whoever_stops_a_run_after_its_training_reads_how_to_go_on(phase, tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise SystemExit(143)
+
+    for name in ("_fit", "calibrate", "test"):
+        monkeypatch.setattr(OpenSetTrainer, name, stop if name == phase else lambda *_, **__: None)
+    trainer = quiet_trainer(tmp_path)
+    trainer.checkpoint_callback.best_model_path = "best.ckpt"
+    with pytest.raises(SystemExit):
+        trainer.run(MCDropoutClassifier(), data(tmp_path))
+    assert capsys.readouterr().out == "stopped after the training; --ckpt_path last goes on from there\n"
+
+
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
     """Three classes of colour pictures in folders, 40 each, and a folder of others."""
