@@ -79,10 +79,14 @@ def needs(package: str) -> str:
     return f"needs a package that is not installed: pip install '{package}'"
 
 
-def did_you_mean(given: object, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
-    """The name that was probably meant, as a question before the list of all; empty where none is near."""
+def did_you_mean(
+    given: object, known: Iterable[str], otherwise: str, shown: Callable[[str], str] = str
+) -> str:
+    """The end of a sentence: the name that was probably meant, if one is near, and what else there is."""
     close = difflib.get_close_matches(str(given), list(known), n=1)
-    return f"did you mean {shown(close[0])}? " if close else ""
+    if not close:
+        return otherwise
+    return f"did you mean {shown(close[0])}? {otherwise[:1].upper()}{otherwise[1:]}"
 
 
 def check_range(

@@ -257,8 +257,8 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _check(self) -> None:
         if self.score_name not in (*SCORES, *DETECTORS):
             names = [*SCORES, *DETECTORS]
-            hint = did_you_mean(self.score_name, names)
-            raise UserError(f"there is no score_name {self.score_name!r}; {hint}there are {', '.join(names)}")
+            there = did_you_mean(self.score_name, names, f"there are {', '.join(names)}")
+            raise UserError(f"there is no score_name {self.score_name!r}; {there}")
         if not 0 < self.alpha < 1:
             raise UserError(f"alpha must lie between 0 and 1, got {self.alpha!r}")
         if self.cv < 2:

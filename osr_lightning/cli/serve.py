@@ -35,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; it imports nothing heavy."""
     parser = CommandParser(
         "osr serve",
-        description="Answer POST /predict with the rows of `osr predict`, with a page to try it at GET /.",
+        description="Answer POST /predict with the rows of `osr predict` and POST /explain with why, with a "
+        "page to try it at GET /.",
         epilog="SIGTERM and Ctrl-C end it after the requests that it has begun, with exit status 0.",
     )
     add_checkpoint(parser, "the checkpoint to ask, or an .onnx file of osr export")

@@ -182,8 +182,7 @@ def resolve(
                     f"{option}: {one} is no list of names: put names that look like numbers, "
                     'truths or null in quotes, as ["1e3", "true"]'
                 )
-            hint = did_you_mean(one, classes, repr)
-            has = f"{hint}{'It' if hint else 'it'} has {', '.join(classes)}"
+            has = did_you_mean(one, classes, f"it has {', '.join(classes)}", repr)
             raise UserError(f"{option}: {source} has no class {one!r}; {has}")
     if len(set(found)) < len(found) or not len(found) >= least:
         count = "at least two different classes" if least == 2 else "different classes"

@@ -218,9 +218,8 @@ def _reader(request: Request) -> Source:
             "colon"
         )
     known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]
-    hint = did_you_mean(name, known, repr)
-    the = "The" if hint else "the"
-    raise UserError(f"There is no source {name!r}; {hint}{the} sources are {', '.join(known)}.")
+    there = did_you_mean(name, known, f"the sources are {', '.join(known)}.", repr)
+    raise UserError(f"There is no source {name!r}; {there}")
 
 
 def _some_classes(request: Request) -> ImageSet:

@@ -579,10 +579,8 @@ def library_of(name: str, factory: Callable[..., nn.Module] | None = None) -> tu
 
     if not timm.is_model(own):
         names = [*_PACKAGED, *classifier_names(), *timm.list_models()]
-        raise UserError(
-            f"there is no backbone {name!r}; {did_you_mean(own, names)}There are timm's and torchvision's "
-            "classifiers, and class paths, as my_package.MyNet"
-        )
+        there = "there are timm's and torchvision's classifiers, and class paths, as my_package.MyNet"
+        raise UserError(f"there is no backbone {name!r}; {did_you_mean(own, names, there)}")
     return "timm", own
 
 

@@ -163,10 +163,12 @@ def find(path: str, *, trust: bool) -> Callable[..., nn.Module]:
     if "." not in last and last in classifier_names():
         return functools.partial(Torchvision, name=last)
     if "." not in path:
-        hint = did_you_mean(path, [*NETWORKS, *classifier_names()])
+        there = (
+            f"the networks are {', '.join(NETWORKS)}, torchvision's classifiers, as resnet18, and any class "
+            "path, as my_package.MyNet"
+        )
         raise UserError(
-            f"there is no network {path!r}; {hint}the networks are {', '.join(NETWORKS)}, torchvision's "
-            "classifiers, as resnet18, and any class path, as my_package.MyNet"
+            f"there is no network {path!r}; {did_you_mean(path, [*NETWORKS, *classifier_names()], there)}"
         )
     if not trust:
         raise UserError(

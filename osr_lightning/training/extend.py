@@ -243,8 +243,8 @@ def _options(
 def _check_names(classes: Sequence[str], added: Mapping[str, Sequence[Path]], removed: Sequence[str]) -> None:
     for name in removed:
         if name not in classes:
-            hint = did_you_mean(name, classes)
-            raise UserError(f"--remove {name}: there is no such class; {hint}known are {', '.join(classes)}")
+            there = did_you_mean(name, classes, f"known are {', '.join(classes)}")
+            raise UserError(f"--remove {name}: there is no such class; {there}")
         if name in added:
             raise UserError(f"{name} is both added and removed; do one of them")
     spelled = {name.casefold(): name for name in classes}

@@ -112,8 +112,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         choices.append(("augment", options["augment"], augmentation_names()))
     for option, name, names in choices:
         if name not in names:
-            hint = did_you_mean(name, names)
-            raise UserError(f"model.{option}: there is no {name!r}; {hint}There are {', '.join(names)}")
+            there = did_you_mean(name, names, f"there are {', '.join(names)}")
+            raise UserError(f"model.{option}: there is no {name!r}; {there}")
 
     require = partial(check_range, "model.", options)
     for name in ("alpha", "unknown_prior", "dropout"):

@@ -169,10 +169,8 @@ def check_monitors(trainer: Trainer, model: LightningModule) -> None:
         watching.append((str(schedule["class_path"]).rpartition(".")[2], monitor))
     for name, monitor in watching:
         if isinstance(monitor, str) and monitor not in (*names, *_LIGHTNINGS):
-            hint = did_you_mean(monitor.replace("_", "/"), names)
-            raise UserError(
-                f"{name} watches {monitor!r}, which is not logged; {hint}There are {', '.join(names)}"
-            )
+            there = did_you_mean(monitor.replace("_", "/"), names, f"there are {', '.join(names)}")
+            raise UserError(f"{name} watches {monitor!r}, which is not logged; {there}")
 
 
 class FitChecks(Callback):

@@ -90,10 +90,10 @@ def choose_outputs(classes: Sequence[str], names: Sequence[str] | None, outputs:
         )
     known = composed(classes)
     if strangers := [name for name in known if name not in names]:
-        hint = did_you_mean(strangers[0], names, repr)
+        way_out = "name it there, rename its folder, or leave it out of data.known_classes"
         raise UserError(
-            f"--classes has no {strangers[0]!r}, which is a known class; {hint}name it there, rename its "
-            "folder, or leave it out of data.known_classes"
+            f"--classes has no {strangers[0]!r}, which is a known class; "
+            f"{did_you_mean(strangers[0], names, way_out, repr)}"
         )
     return [names.index(name) for name in known]
 

@@ -127,9 +127,9 @@ def test_what_a_callback_may_watch_is_what_is_logged(tiny_root, tmp_path):
     trainer.fit(model, images)
     for name in trainer.callback_metrics:
         check_monitors(OpenSetTrainer(**QUIET, callbacks=[EarlyStopping(name)]), model)
-    with pytest.raises(UserError, match="There are") as caught:
+    with pytest.raises(UserError, match="there are") as caught:
         check_monitors(OpenSetTrainer(**QUIET, callbacks=[EarlyStopping("x")]), model)
-    assert {*str(caught.value).rpartition("There are ")[2].split(", ")} == {*trainer.callback_metrics}
+    assert {*str(caught.value).rpartition("there are ")[2].split(", ")} == {*trainer.callback_metrics}
 
 
 @pytest.mark.parametrize(
