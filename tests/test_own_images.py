@@ -288,7 +288,7 @@ def test_few_and_uneven_classes_are_warned_of_and_may_weigh_the_same(work, tmp_p
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     few, uneven = [line for line in lines if "training images" in line]
     assert re.search(r"fewer than 20 training images \(few \d+\)", few)
-    assert re.search(r"uneven, from few with \d+ training images to many with \d+; .*balance_classes", uneven)
+    assert re.search(r"uneven, from few with \d+ to many with \d+ training images; .*balance_classes", uneven)
 
 
 def test_three_easily_told_colour_classes_are_learned(tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ def _worries(tables: ImageTables) -> list[str]:
         lines.append(f"warning: {whose} fewer than {FEW} training images ({shown})")
     if named[-1][0] >= UNEVEN * named[0][0]:
         lines.append(
-            f"warning: classes are uneven, from {named[0][1]} with {named[0][0]} training images to "
-            f"{named[-1][1]} with {named[-1][0]}; --model.balance_classes true lets them weigh the same"
+            f"warning: classes are uneven, from {named[0][1]} with {named[0][0]} to {named[-1][1]} with "
+            f"{named[-1][0]} training images; --model.balance_classes true lets them weigh the same"
         )
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from osr_lightning.errors import UserError
@@ -60,13 +60,13 @@ def read_answers(path: str, score: str, threshold: float) -> Iterator[Answer]:
                 where = f"{path}, line {reader.line_num}"
                 if decimal_comma:
                     row |= {name: (row[name] or "").replace(",", ".") for name in ("threshold", "score")}
-                found = _number(row["threshold"], where)
+                found = _number(row, "threshold", where)
                 if not is_rounded(str(row["threshold"]), threshold):
                     raise UserError(
                         f"{where}: the threshold was {found!r}, that of the checkpoint for {score} is "
                         f"{threshold!r}; predict again with this checkpoint and without --threshold or --fdr"
                     )
-                yield Answer(*named, _number(row["score"], where))
+                yield Answer(*named, _number(row, "score", where))
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}; write it with osr predict --output {path}") from error
     except OSError as error:
@@ -75,11 +75,14 @@ def read_answers(path: str, score: str, threshold: float) -> Iterator[Answer]:
         raise UserError(f"{path} is damaged ({error}); write it again with osr predict") from error
 
 
-def _number(text: str | None, where: str) -> float:
+def _number(row: Mapping[str, str | None], name: str, where: str) -> float:
+    text = row[name]
     try:
         value = float(text or "")
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"{where}: {text!r} is no finite number; write the file again with osr predict")
+        raise UserError(
+            f"{where}: its {name}, {text!r}, is no finite number; write the file again with osr predict"
+        )
     return value

@@ -132,8 +132,8 @@ def test_all_files_are_read_and_rows_with_an_error_counted(tmp_path):
         ({"threshold": 0.50001}, r"the threshold was 0\.50001, that of .* is 0\.5; predict"),
         ({"scores": []}, r"no predictions in .*x\.csv: predict"),
         ({"scores": [], "errors": 3}, r"only 3 rows with an error"),
-        ({"scores": ["much"]}, r"x\.csv, line 2: 'much' is no finite number"),
-        ({"scores": [0.25, "nan"]}, r"x\.csv, line 3: 'nan' is no finite number"),
+        ({"scores": ["much"]}, r"x\.csv, line 2: its score, 'much', is no finite number"),
+        ({"scores": [0.25, "nan"]}, r"x\.csv, line 3: its score, 'nan', is no finite number"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(options, said, tmp_path):
