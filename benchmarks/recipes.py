@@ -72,6 +72,7 @@ STEPS: dict[str, dict[str, list[str]]] = {
     "cifar10": {
         "small ConvNet": _SMALL,
         "small ConvNet, logit norm": [*_SMALL, _NORM],
+        "15 epochs": ["--trainer.max_epochs=15"],
     },
     "cifar10_backbone": {},
 }
