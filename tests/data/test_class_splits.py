@@ -343,7 +343,7 @@ def test_few_and_uneven_classes_are_pointed_out(folder, tmp_path):
     assert least >= 20
     assert many >= 5 * least  # or else this test would say nothing
     (uneven,) = [line for line in image_lines(data.tables) if line.startswith("warning")]
-    assert f"from 1 with {least} training images to 0 with {many}" in uneven
+    assert f"from 1 with {least} to 0 with {many} training images" in uneven
     assert "--model.balance_classes true" in uneven
 
 
