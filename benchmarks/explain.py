@@ -153,13 +153,13 @@ def pictures(
     arguments: Namespace,
     rng: np.random.Generator,
 ) -> list[Path]:
-    """Pictures of known classes: those of its validation, or those that the checkpoint has never seen."""
+    """Some of `known_files`, drawn at random."""
     chosen = known_files(recogniser, validation, arguments.data_root)
     return [chosen[row] for row in rng.permutation(len(chosen))[: arguments.count]]
 
 
 def known_files(recogniser: Any, validation: bool, root: Path) -> list[Path]:  # noqa: ANN401
-    """All of these."""
+    """Pictures of known classes: those of its validation, or those that the checkpoint has never seen."""
     known = recogniser.known_images
     held_out = dict(zip((Path(name).name for name in known.files), known.held_out.tolist(), strict=True))
     folders = [root / "clothing" / name for name in recogniser.spec.classes]
