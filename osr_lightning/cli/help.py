@@ -50,7 +50,10 @@ SECTIONS = (
         "data.mean data.std data.val_fraction data.unknown_fraction data.seed data.test_seed "
         "data.eval_batch_size data.memory_limit data.num_workers",
     ),
-    Section("Model", "model model.network model.num_samples model.dropout model.masks model.mask_seed"),
+    Section(
+        "Model",
+        "model model.network model.num_samples model.dropout model.masks model.mask_seed model.mirror",
+    ),
     Section(
         "Score (msp, entropy, mutual_information, energy, fisher, knn, vim, ...)",
         "model.score model.detectors",

@@ -45,7 +45,7 @@ COLUMNS = {
 }
 # what runs of one experiment, model and score may differ in beside their seed
 _SETTINGS = (
-    *(("model", key) for key in ("network", "num_samples", "masks")),
+    *(("model", key) for key in ("network", "num_samples", "masks", "mirror")),
     *(("threshold", key) for key in ("method", "target")),
 )
 NO_NUMBERS = ("model", "score", "optimistic")

@@ -59,6 +59,7 @@ def card(results: dict[str, Any], licence: str | None = None, place: str | None 
     more = f" and {len(classes) - len(shown):,} more" if len(classes) > len(shown) else ""
     colour = "grey" if data["channels"] == 1 else "colour"
     samples = model["num_samples"]
+    mirrored = " and of its mirror image" if model.get("mirror") else ""
     lines = [
         *("---", "library_name: osr_lightning", "pipeline_tag: image-classification"),
         *(["license: " + json.dumps(licence)] if licence else []),
@@ -76,7 +77,8 @@ def card(results: dict[str, Any], licence: str | None = None, place: str | None 
         f"{len(classes):,} classes: {', '.join(shown)}{more}.",
         *("", "## How it was trained", ""),
         f"- network: {_cell(model['network'])} ({model['parameters']:,} weights), {samples} "
-        f"sample{'s' * (samples != 1)} of each image, {colour} images of {data['image_size']} pixels a side",
+        f"sample{'s' * (samples != 1)} of each image{mirrored}, {colour} images of {data['image_size']} "
+        "pixels a side",
         f"- known images: {_cell(without_folders(known['source']))}, {known['train']:,} for training and "
         f"{known['validation']:,} for validation",
         f"- seed {results['seed']}; "

@@ -40,7 +40,7 @@ class Ensemble(LogitSampler):
                 f"the members draw {self.num_samples:,} samples together, and {MAX_SAMPLES:,} are the most"
             )
 
-    def forward(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
+    def sample(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
         """Logits ``(S, B, K)`` of all members' samples in turn, and their features."""
         if (body := self.body) is not None:
             images = body(images)  # members let features through
@@ -50,7 +50,7 @@ class Ensemble(LogitSampler):
         for number, member in enumerate(self.members):
             before = f"{number}{_OF}"
             own = [name.removeprefix(before) for name in layers if name.startswith(before)]
-            found.append(member(images, [*joint, *own]))
+            found.append(cast(LogitSampler, member).sample(images, [*joint, *own]))
             features |= {before + name: found[-1].features[name] for name in own}
         for name in joint:
             each = [one.features[name] for one in found]

@@ -135,7 +135,7 @@ class MCDropout(LogitSampler):
         """Draw independent masks from the seed's beginning again."""
         self.generator.manual_seed(self.mask_seed)
 
-    def forward(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
+    def sample(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
         """Logits ``(S, B, K)``, differentiable where grad is on, and features of a pass without dropout."""
         if self.deep:
             return self._loop(images, layers)

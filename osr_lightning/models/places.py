@@ -3,7 +3,7 @@
 The last layer whose output still lies on a grid is hooked. Where an average follows, as in most backbones, a
 mean over some places in all others' stead gives exactly the features that these places alone have. A backbone
 that looks twice, at an image and at its middle, has the same places twice: they lie apart by at most a
-sixteenth of an edge.
+sixteenth of an edge. A sampler that looks at mirror images too is asked about the image alone.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Places:
             with ExitStack() as stack:
                 for spot in self._spots:
                     stack.enter_context(hooked(spot.module, _mean_elsewhere(spot, some)))
-                parts.append(self._sampler(image, layers))
+                parts.append(self._sampler.sample(image, layers))
             # what comes before the hooked layer has seen one image
             for name, value in parts[-1].features.items():
                 parts[-1].features[name] = value.expand(len(some), *value.shape[1:])
@@ -96,7 +96,7 @@ def find_places(sampler: LogitSampler, image: Tensor, layers: Collection[str]) -
     with ExitStack() as stack:
         for part in inside:
             stack.enter_context(hooked(part, look))
-        whole = sampler(image, layers)
+        whole = sampler.sample(image, layers)
     candidates = []
     for network in networks:
         own = set(network.modules())

@@ -62,10 +62,12 @@ class LogitSampler(nn.Module):
     Attributes:
         num_samples: ``S``.
         network: what is trained.
+        mirror: whether logits and features are the mean of those of an image and of its mirror image.
         recipe: what a checkpoint keeps of how this was built, in plain values.
     """
 
     num_samples: int
+    mirror = False
     network: SplitNetwork
     recipe: dict[str, Any]
 
@@ -79,6 +81,15 @@ class LogitSampler(nn.Module):
         Raises:
             UserError: for a layer that the network does not have.
         """
+        sampled = self.sample(images, layers)
+        if not self.mirror:
+            return sampled
+        mirrored = self.sample(images.flip(-1), layers)
+        features = {name: (own + mirrored.features[name]) / 2 for name, own in sampled.features.items()}
+        return Sampled((sampled.logits + mirrored.logits) / 2, features)
+
+    def sample(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
+        """What `forward` gives of the images as they are, whether or not it looks at mirror images too."""
         raise NotImplementedError
 
     def training_logits(self, images: Tensor) -> Tensor:
@@ -191,7 +202,7 @@ class Single(LogitSampler):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
+    def sample(self, images: Tensor, layers: Collection[str] = ()) -> Sampled:
         """Logits ``(1, B, K)`` of the only pass, and its features."""
         features, early = self._trunk(images, layers)
         logits, late = self._finish(features.unsqueeze(0), 0, 0 if layers else None)

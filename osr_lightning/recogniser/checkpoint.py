@@ -22,6 +22,7 @@ import torch
 from osr_lightning.atomic_write import write_bytes
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
+from osr_lightning.models.backbones import OnBackbone
 from osr_lightning.models.dropout import MaskedDropout, give_dropout
 from osr_lightning.models.ensemble import Ensemble, share_body
 from osr_lightning.models.factory import NetworkLike, Recipe, build_network, origin, saved_recipe
@@ -179,8 +180,9 @@ def build(
 
     Args:
         recipe: ``sampler`` (single, mc_dropout or ensemble), ``network`` (its recipe, or None), ``score``,
-            ``detectors``; ``fixed``, a threshold given as a number; of mc_dropout ``num_samples``, ``masks``,
-            ``mask_seed`` and ``dropout``; of an ensemble ``members``, a list of recipes, and ``shared_body``,
+            ``detectors``; ``fixed``, a threshold given as a number; ``mirror``, whether mirror images are
+            looked at too; of mc_dropout ``num_samples``, ``masks``, ``mask_seed`` and ``dropout``; of an
+            ensemble ``members``, a list of recipes whose ``mirror`` counts for nothing, and ``shared_body``,
             whether all have one backbone, whose weights stand once in the file.
         spec: of the known images.
         network: goes before the recipe's.
@@ -197,8 +199,20 @@ def build(
     if weights is not None and network is None:
         claims.refuse_larger(recipe, spec, weights)
     sampler = build_sampler(recipe, spec, network, trust)
+    if recipe.get("mirror") is True:
+        _refuse_frozen(sampler)
+        sampler.mirror, sampler.recipe["mirror"] = True, True
     threshold = Threshold(str(score), recipe.get("fixed"))
     return Recogniser(sampler, spec, threshold, detectors)
+
+
+def _refuse_frozen(sampler: LogitSampler) -> None:
+    for part in sampler.modules():
+        if isinstance(part, OnBackbone) and not part.body.finetune:
+            raise UserError(
+                "model.mirror looks at mirror images, and a frozen backbone sees each image once: leave "
+                "model.mirror out"
+            )
 
 
 def build_sampler(recipe: Recipe, spec: DataSpec, network: NetworkLike | None, trust: bool) -> LogitSampler:

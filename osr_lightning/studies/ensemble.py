@@ -65,7 +65,7 @@ def join(paths: Sequence[str | PathLike[str]], *, trust: bool = False) -> dict[s
         made["shared_body"] = all(share_body(samplers[0], sampler) for sampler in samplers)
     joined = Ensemble(samplers).state_dict(prefix=f"{checkpoints.PREFIX}sampler.")
     kept = first.checkpoint["recogniser"]
-    decides = {name: kept["recipe"].get(name) for name in ("score", "fixed", "detectors")}
+    decides = {name: kept["recipe"].get(name) for name in ("score", "fixed", "detectors", "mirror")}
     return {
         **{name: first.checkpoint[name] for name in (*_KEPT, *_KEPT_DATA) if name in first.checkpoint},
         "state_dict": {**joined, f"{checkpoints.PREFIX}threshold._extra_state": {"records": {}}},

@@ -144,6 +144,9 @@ class OpenSetClassifier(LightningModule):
             each image's own label alone.
         pixmix: folder of pictures to mix in; not at all if not given. By PixMix (Hendrycks et al. 2022);
             any with much structure will do, its authors' fractals are not downloaded.
+        mirror: look at mirror images too; logits and features are the mean of an image's and its mirror
+            image's, in twice the time. For kinds of things that have no left and right, trained with
+            augment photos.
         finetune: let a backbone learn too; from the last layer that suits it as it is (Kumar et al., ICLR
             2022), at a tenth of the learning rate. Its batch norms keep their statistics.
         balance_classes: let classes weigh the same in the loss; however many images they have.
@@ -192,6 +195,7 @@ class OpenSetClassifier(LightningModule):
         augment: str | None = None,
         mix: str = "none",
         pixmix: str | None = None,
+        mirror: bool = False,
         finetune: bool = False,
         balance_classes: bool = False,
         compile: bool = False,
@@ -419,6 +423,7 @@ class OpenSetClassifier(LightningModule):
             "score": options["score"],
             "detectors": options["detectors"],
             "fixed": options["threshold"] if options["calibration"] == "fixed" else None,
+            "mirror": options["mirror"],
             **self.sampler_options(recipe),
         }
 

@@ -300,3 +300,7 @@ def test_runs_that_differ_in_more_than_their_seed_have_names_that_say_so(run, tm
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert page.count("<span>num_samples 10</span>") == 2
     assert [row["settings"] for row in compare(folders[:2], tmp_path / "out", 5).rows] == ["", ""]
+    results["model"]["mirror"] = True  # of the last, which else is as that before it
+    (folders[3] / "results.json").write_text(json.dumps(results))
+    settings = [row["settings"] for row in compare(folders[2:], tmp_path / "out", 5).rows]
+    assert settings == ["mirror -", "mirror yes"]

@@ -53,10 +53,12 @@ def test_names_are_no_markdown(run):
     results["unknown"] = {"<b>\n# no": results["unknown"]["noise"]}
     results["threshold"]["optimistic"] = True
     results["warnings"] = ["low"]
+    results["model"]["mirror"] = True
     text = card(results)
     assert r"a\|b, \[x\](http://y)" in text
     assert r"unknown: \<b\>\\n\# no" in text
     assert "- low\n" in text
+    assert "of each image and of its mirror image, grey images of 28 pixels a side" in text
     assert "test images chose the threshold" in text
 
 

@@ -233,6 +233,7 @@ def run_record(
             "num_samples": sampler.num_samples,
             "masks": sampler.recipe.get("masks"),
             **({"members": members} if members else {}),
+            **({"mirror": True} if sampler.mirror else {}),
         },
         "classes": spec.pop("classes"),
         "data": {**counts(tables), **spec},
