@@ -58,8 +58,10 @@ class Tab:
             mobile=width < 600,
         )
         self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self("Page.navigate", url=url)
-        self.wait(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
+        self.js("window.isLeft = true")  # of the document before, which may have the same address
+        loads = "loaderId" in self("Page.navigate", url=url)
+        there = f"location.href === {json.dumps(url)} && document.readyState === 'complete'"
+        self.wait(f"{there} && !window.isLeft" if loads else there)
 
     def overflow(self):
         """By how many pixels the page is wider than the screen."""
@@ -83,7 +85,6 @@ class Tab:
 def new_tab(profile):
     """Start Chromium and give its tab; ``profile`` is an empty folder of its own."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
-    command += ["--disable-features=BackForwardCache"]  # a page opened anew sees at once what it kept
     command += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a camera
     process = subprocess.Popen(
         [*command, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.PIPE, text=True
