@@ -719,6 +719,14 @@ def test_a_map_that_is_neither_asked_for_nor_not_is_refused(client):
     assert answer.json() == {"error": "?map= in the address takes true or false"}
 
 
+@pytest.mark.parametrize(("address", "taken"), [("/explain", "?map="), ("/predict", "nothing")])
+def test_a_word_in_the_address_that_does_nothing_is_refused(client, address, taken):
+    answer = client.post(f"{address}?score=knn", content=png(3))
+    assert answer.status_code == 400
+    said = f"?score= in the address is not known: {address} takes {taken} there"
+    assert answer.json()["error"] == f"{said}, and osr serve --score NAME decides by another score"
+
+
 def test_explain_shows_the_nearest_known_images_without_their_files(tmp_path):
     torch.manual_seed(0)
     spec = DataSpec(("a", "<b>"), 3, 8, (0.5,) * 3, (0.2,) * 3)

@@ -87,6 +87,7 @@ def build_app(
         return await row(index, upload, await decode(index, upload))
 
     async def predict(request: Request) -> Response:
+        _refuse_other_words(request)
         uploads = await _uploads(request, limits.images)
         with batcher.admit(len(uploads)):
             rows = await asyncio.gather(*(decoded_row(index, upload) for index, upload in enumerate(uploads)))
@@ -95,6 +96,7 @@ def build_app(
         return _answer({"rows": [responses.row_json(one, backend.columns) for one in rows]}, rows)
 
     async def explain(request: Request) -> Response:
+        _refuse_other_words(request, "map")
         with_map = _flag(request, "map")
         uploads = await _uploads(request, limits.images)
         if len(uploads) > 1:
@@ -173,6 +175,17 @@ class _Form(MultiPartParser):
             yield chunk
         if not self._whole:
             raise MultiPartException("it ends before its last boundary")
+
+
+def _refuse_other_words(request: Request, *names: str) -> None:
+    for word in request.query_params:
+        if word not in names:
+            taken = " and ".join(f"?{name}=" for name in names) or "nothing"
+            raise HTTPException(
+                400,
+                f"?{_clean(word)}= in the address is not known: {request.url.path} takes {taken} there, and "
+                "osr serve --score NAME decides by another score",
+            )
 
 
 def _flag(request: Request, name: str) -> bool:
