@@ -269,7 +269,7 @@ def test_nothing_unknown_gives_no_page(here, capsys):
         (["in", "--most", "0"], "--most must be at least 1, got 0"),
         (["in", "--workers", "0"], "--workers must be at least 1, got 0"),
         (["answers.jsonl"], "answers.jsonl is no CSV: predict again with --output answers.csv"),
-        (["in/damaged.png"], "no image of what was given could be read"),
+        (["in/damaged.png"], "no image in what was given that could be read"),
         (["answers.csv", "--score", "knn"], "not calibrated with the score knn"),
     ],
 )

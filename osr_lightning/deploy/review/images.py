@@ -153,7 +153,7 @@ def choose(answered: Iterable[Answered], most: int) -> Chosen:
     """
     each = {image.path: image for image in answered}  # a file that is named twice is one image
     if not each:
-        raise UserError("no image of what was given could be read: give others")
+        raise UserError("there is no image in what was given that could be read: give others")
     unknown = [image for image in each.values() if image.known < 0]
     known = sorted((image for image in each.values() if image.known >= 0), key=lambda one: -one.score)
     drawn = sorted(np.random.RandomState(0).permutation(len(unknown))[:most].tolist())
