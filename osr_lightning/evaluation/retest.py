@@ -1,4 +1,4 @@
-"""The command that tests a run's checkpoint once more, into the run's own folder."""
+"""The command that writes what a run's folder lacks: another test, or the rest of a run that was stopped."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ _LOGS = "lightning_logs"
 def retest_command(run_dir: Path) -> str:
     """``osr test`` with what makes it write into this run folder, and not into a new one.
 
+    A checkpoint without a threshold cannot be tested: of a run that was stopped before it had one, it is
+    the command that goes on with it.
+
     Args:
         run_dir: a run folder; one that was moved elsewhere, or has no checkpoint, gets the command alone.
     """
     kept = [run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
     found = next((path for path in kept if path.is_file()), None)
+    last, config = run_dir / "checkpoints" / "last.ckpt", run_dir / "config.yaml"
+    if not (run_dir / "calibration.json").is_file() and last.is_file() and config.is_file():
+        return shlex.join(["osr", "run", "--config", as_text(config), "--ckpt_path", as_text(last)])
     whole = run_dir.absolute()
     if found is None or whole.parent.parent.name != _LOGS:
         return "'osr test'"

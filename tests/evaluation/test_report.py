@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 from html.parser import HTMLParser
 
 import numpy as np
@@ -730,3 +731,17 @@ def test_pages_take_the_place_of_links(tmp_path):
     assert (tmp_path / "run" / "config.yaml").read_text() == "seed: 1"
     assert (tmp_path / "key").read_text() == KEY
     assert not any(path.is_symlink() for path in tmp_path.rglob("*"))
+
+
+def test_a_run_that_was_stopped_before_its_threshold_is_told_how_to_go_on(small, tmp_path, capsys):
+    assert main(["run", *small, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    run = tmp_path / "lightning_logs" / "default" / "version_0"
+    capsys.readouterr()
+    for name in ("results.json", "calibration.json"):
+        (run / name).unlink()
+    assert main(["report", str(run)]) == 2
+    command = capsys.readouterr().err.strip().rpartition("write it with ")[2]
+    assert shlex.split(command)[:2] == ["osr", "run"]
+    assert main(shlex.split(command)[1:]) == 0
+    written = [path.parent for path in tmp_path.glob("lightning_logs/*/*/results.json")]
+    assert written == [run]
