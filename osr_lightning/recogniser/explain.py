@@ -12,7 +12,7 @@ from torch import Tensor
 
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.models.backbones import Backbone
-from osr_lightning.models.ensemble import own_name
+from osr_lightning.models.ensemble import Ensemble, own_name
 from osr_lightning.models.places import Places, windows
 from osr_lightning.models.sampling import PENULTIMATE, LogitSampler, Sampled
 from osr_lightning.recogniser.explanation import MAP_SIDE, Neighbour, Part, UnusualMap
@@ -103,6 +103,8 @@ def _in_words(layer: str) -> str:
 def why_no_nearest(known: KnownImages | None, sampler: LogitSampler) -> str:
     """Why known images cannot be compared with; empty where they can."""
     if known is None:
+        if isinstance(sampler, Ensemble):
+            return "the checkpoint of an ensemble keeps no known images"
         return "the checkpoint keeps no known images, as that of a frozen backbone does (model.keep_features)"
     network = getattr(sampler, "network", None)
     if not isinstance(network, Backbone) or known.features.shape[1] != network.body.width:
