@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from osr_lightning.data_spec import UNKNOWN, DataSpec
+from osr_lightning.errors import UserError, one_line
 from osr_lightning.images.find import expand
 from osr_lightning.images.pixels import ImageLike
 from osr_lightning.recogniser.examples import Examples
@@ -125,6 +126,9 @@ class Answering(Protocol):
         """
 
 
+_NAMED = 6  # classes, in a line
+
+
 def batch_size(input_shape: Sequence[int], most: int) -> int:
     """Images that are asked about together: ``most``, or as many as fit.
 
@@ -137,6 +141,20 @@ def batch_size(input_shape: Sequence[int], most: int) -> int:
 
 class Predicting:
     """The question that people ask of what answers, whether in torch or elsewhere."""
+
+    def __repr__(self: Answering) -> str:
+        """What it knows, and what decides, in a line."""
+        spec, deciding = self.spec, self.threshold
+        names = one_line(", ".join([*spec.classes[:_NAMED], *["…"] * (spec.num_classes > _NAMED)]))
+        colour = "grey" if spec.channels == 1 else "colour"
+        try:
+            rule = f"unknown where {deciding.score} is above {deciding.value:.6g}"
+        except UserError:
+            rule = f"no threshold of {deciding.score} yet"
+        return (
+            f"<{type(self).__name__} of {spec.num_classes:,} classes ({names}), {colour} images of "
+            f"{spec.image_size} pixels a side; {rule}>"
+        )
 
     def predict(
         self: Answering, images: ImageLike | Sequence[ImageLike], recursive: bool = True

@@ -84,6 +84,8 @@ class Recogniser(nn.Module, Predicting):
         fitted = [name for name in DETECTORS if name in (threshold.score, *detectors)]
         self.detectors = nn.ModuleDict({name: DETECTORS[name].of(sampler) for name in fitted})
 
+    __repr__ = Predicting.__repr__  # its modules are `sampler`'s
+
     @property
     def score_names(self) -> list[str]:
         """All scores that `describe` gives."""

@@ -573,3 +573,13 @@ def test_a_recogniser_of_another_precision_answers(dtype):
     expected = recogniser.predict(list(pictures(20)))
     found = recogniser.to(dtype).predict(list(pictures(20)))
     assert [p.score for p in found] == pytest.approx([p.score for p in expected], rel=0.1, abs=0.05)
+
+
+def test_it_is_printed_in_a_line():
+    made = build({**SHARED, "score": "fisher"}, SPEC)
+    about = "<Recogniser of 3 classes (cat, dog, a,b\\n=c), colour images of 20 pixels a side; "
+    assert repr(made) == f"{about}no threshold of fisher yet>"
+    made.threshold.fixed = 0.5
+    assert repr(made) == f"{about}unknown where fisher is above 0.5>"
+    many = build({**SHARED, "score": "msp"}, DataSpec(tuple("abcdefgh"), 1, SIZE, (0.5,), (0.2,)))
+    assert repr(many).startswith("<Recogniser of 8 classes (a, b, c, d, e, f, …), grey images")
