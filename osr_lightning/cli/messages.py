@@ -285,6 +285,11 @@ def check_network(given: Sequence[Given]) -> None:
             f"{alone[0].where}{alone[0].name} is an option of a network, and none is named: name it, as "
             "--model.network MCDropoutCNN or Backbone"
         )
+    named = next((at for at, one in enumerate(given) if one.name == "model.network" and one.value), 0)
+    if alone and alone[0].file is None and given.index(alone[0]) < named:
+        raise UserError(
+            f"{alone[0].name} stands before --model.network, which it belongs to: name the network first"
+        )
     for kind, arguments in networks[-1:]:
         taken = _network_options(kind.value) if isinstance(kind.value, str) else {}
         for key, one in arguments.items() if taken else ():

@@ -138,6 +138,8 @@ def test_options_of_a_class_stand_after_it():
         UserError, match=r"^optimizer\.lr stands before --optimizer, .*: name the class first"
     ):
         Parsed(["fit", "--optimizer.lr=0.1", "--optimizer=SGD"])
+    with pytest.raises(UserError, match=r"^model\.network\.name stands before .*: name the network first"):
+        Parsed(["fit", "--model.network.name=resnet18", "--model.network=Backbone"])
 
 
 @pytest.mark.parametrize(
