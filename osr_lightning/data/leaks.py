@@ -71,8 +71,8 @@ def refuse_leaks(leaks: list[str], allowed: bool) -> None:
     """
     if leaks and not allowed:
         raise UserError(
-            f"images that train or choose the threshold are also tested: {'; '.join(leaks)}; use other sets, "
-            "or set data.allow_overlap true, which marks the results optimistic"
+            f"images that train or choose the threshold are also tested: {'; '.join(leaks)}; take the "
+            "copies out, use other sets, or set data.allow_overlap true, which marks the results optimistic"
         )
 
 
