@@ -63,6 +63,8 @@ def read_labels(path: str | PathLike[str], threshold: float | None = None) -> La
                 where = f"{path}, line {reader.line_num}"
                 _refuse_other(row.get("threshold"), threshold, where, decimal_comma)
                 (label,) = composed([name_of_cell((row["label"] or "").strip())])
+                if any("\udc80" <= letter <= "\udcff" for letter in label):  # bytes that are no UTF-8
+                    raise UserError(f"{where}: the label is not in UTF-8; save the table as CSV UTF-8")
                 if label.casefold() in IGNORED:
                     ignored += 1
                     continue

@@ -82,3 +82,11 @@ def test_a_table_that_is_not_there(tmp_path):
 @pytest.mark.parametrize("name", ["hat", "=1+1", "'=1", "''=1", "-5", "a;=b", "@x", "'quoted'", "+1"])
 def test_a_cell_gives_its_name_back(name):
     assert name_of_cell(name_cell(name)) == name
+
+
+def test_a_label_that_is_not_in_utf_8_is_refused(table):
+    with pytest.raises(
+        UserError, match=r"labels\.csv, line 3: the label is not in UTF-8; save the table as CSV"
+    ):
+        read_labels(table("file;label\na.png;hat\nb.png;Größe\n", "cp1252"))
+    assert names(read_labels(table("file;label\nb.png;Größe\n"))) == {"Größe": ["b.png"]}
