@@ -470,6 +470,14 @@ def test_a_journal_that_is_none_is_told_in_a_sentence(line, tmp_path):
         open_study(None, tmp_path, "s", 0)
 
 
+@pytest.mark.parametrize("content", ["file,label\na.png,cat", "{}", "7", "[" * 10_000, "\xff"])
+def test_a_file_of_something_else_is_no_storage_and_stays(content, tmp_path):
+    (tmp_path / "mine.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"mine\.csv: it is no journal of a search; name another"):
+        open_study(str(tmp_path / "mine.csv"), tmp_path, "s", 0)
+    assert (tmp_path / "mine.csv").read_bytes() == content.encode("latin-1")
+
+
 def test_a_journal_that_is_a_pipe_or_leads_elsewhere_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="it is no file"):

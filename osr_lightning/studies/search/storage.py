@@ -87,6 +87,11 @@ def open_study(storage: str | None, folder: Path, name: str, seed: int) -> optun
             refuse_outside(folder)
         if journal.exists() and not journal.is_file():
             raise UserError(f"cannot open the storage {journal}: it is no file; name another with --storage")
+        if storage is not None and not _may_be_journal(journal):
+            raise UserError(
+                f"cannot open the storage {journal}: it is no journal of a search; name another with "
+                "--storage"
+            )
         with report_write_errors(journal):
             journal.parent.mkdir(parents=True, exist_ok=True)
             mend(journal)
@@ -149,6 +154,18 @@ def _refuse_programs(storage: str) -> None:
 
 def _said(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _may_be_journal(path: Path) -> bool:
+    """Whether it begins as one, or with nothing; a file of something else must not be mended."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+        return not first.strip() or "op_code" in json.loads(first)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def mend(journal: Path) -> None:
