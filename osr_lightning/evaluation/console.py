@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def print_summary(results: dict[str, Any], folder: Path | None, *, tensorboard: 
     if folder is not None:
         console.print(f"report       {folder / 'report.html'}")
         if tensorboard:
-            console.print(f"TensorBoard  tensorboard --logdir {folder.parent}")
+            console.print(f"TensorBoard  tensorboard --logdir {shlex.quote(str(folder.parent))}")
 
 
 def left_out_line(left_out: dict[str, Any]) -> str:

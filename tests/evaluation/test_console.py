@@ -49,6 +49,8 @@ def test_it_says_the_numbers_and_where_everything_is(capsys):
     assert "best.ckpt" in text
     assert str(Path("lightning_logs", "run", "report.html")) in text
     assert "tensorboard --logdir lightning_logs\n" in text
+    print_summary(results(), Path("my logs") / "run")
+    assert "tensorboard --logdir 'my logs'\n" in capsys.readouterr().out
 
 
 def test_it_says_what_a_class_never_met_would_be(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def tell_best(study: optuna.Study, folder: Path, trials: int) -> None:
     )
     for name, value in best.params.items():
         print(f"  {name}: {_short(value)}")
-    print(f"next:\n  osr run --config {folder / 'best.yaml'}\n  tensorboard --logdir {folder}")
+    best_config, shown = (shlex.quote(str(path)) for path in (folder / "best.yaml", folder))
+    print(f"next:\n  osr run --config {best_config}\n  tensorboard --logdir {shown}")
 
 
 def _numbers(trial: FrozenTrial) -> str:
