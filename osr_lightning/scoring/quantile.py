@@ -32,7 +32,13 @@ def known_quantile(known_scores: Floats, alpha: float) -> float:
     return float(np.partition(known_scores, rank - 1)[rank - 1])
 
 
-def check_alpha(alpha: float, images: int, beside: str = "", share: str = "data.val_fraction") -> None:
+def check_alpha(
+    alpha: float,
+    images: int,
+    beside: str = "",
+    share: str = "data.val_fraction",
+    option: str = "model.alpha",
+) -> None:
     """Stop where ``images`` known validation images are too few for ``alpha``.
 
     Args:
@@ -40,6 +46,7 @@ def check_alpha(alpha: float, images: int, beside: str = "", share: str = "data.
         images: how many choose the threshold.
         beside: which further images do not, for the message.
         share: what to raise so that there are more, for the message.
+        option: what alpha is called there.
 
     Raises:
         UserError: with the number needed and the smallest alpha possible.
@@ -53,7 +60,7 @@ def check_alpha(alpha: float, images: int, beside: str = "", share: str = "data.
     printed = math.ceil(smallest * 10**digits) / 10**digits
     raise UserError(
         f"alpha {alpha:g} needs {needed:,} validation images{beside}, there are {images:,}; "
-        f"the smallest possible is {printed:g}: raise model.alpha or {share}"
+        f"the smallest possible is {printed:g}: raise {option} or {share}"
     )
 
 

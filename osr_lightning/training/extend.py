@@ -25,6 +25,7 @@ from osr_lightning.models.backbones import Backbone, Body
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser.examples import MOST
 from osr_lightning.recogniser.known_images import KnownImages, kept_features
+from osr_lightning.recogniser.labels import IGNORED
 from osr_lightning.recogniser.recogniser import Recogniser
 from osr_lightning.scoring.calibration import CROSS, QUANTILES, is_finite
 from osr_lightning.scoring.decision import is_unknown
@@ -46,6 +47,7 @@ from osr_lightning.training.head import balanced
 FEWEST = 3  # images of a class: two folds are left out at once, and one image is to remain
 # of a checkpoint: what belongs to its training, which is not gone on with
 _OF_TRAINING = ("loops", "callbacks", "optimizer_states", "lr_schedulers", "training", "epoch", "global_step")
+_FEWEST = 2  # classes
 _ALPHA = 0.05
 
 
@@ -115,13 +117,18 @@ def extend(
     _check_names(old.spec.classes, added, removed)
     stays = [name for name in old.spec.classes if name not in removed]
     classes = (*stays, *(name for name in added if name not in stays))
+    if len(classes) < _FEWEST:
+        raise UserError(
+            f"without {', '.join(removed)} the checkpoint would know {len(classes)} class"
+            f"{'es' * (len(classes) != 1)}, and {_FEWEST} are the fewest: remove fewer, or add others"
+        )
     old.spec._replace(classes=classes).check()
     new, images, doubles = _look(old, added, known, classes)
     kept = known.where(torch.tensor([old.spec.classes[label] in stays for label in known.labels.tolist()]))
     places = torch.tensor([classes.index(n) if n in stays else -1 for n in old.spec.classes])
     joined = replace(kept, labels=places[kept.labels]).joined(new)
     _check_counts(joined, classes, added)
-    check_alpha(alpha, len(joined), share="the number of images")
+    check_alpha(alpha, len(joined), share="the number of images", option="alpha")
     before = _before(old, known)
     rejected_before = _rejected_by(old, new)
     work = _with_classes(old, classes)
@@ -251,6 +258,8 @@ def _check_names(classes: Sequence[str], added: Mapping[str, Sequence[Path]], re
     for name, files in added.items():
         if name.casefold() == UNKNOWN:
             raise UserError(f"no class can be named {name!r}, which is what rejected images are called")
+        if name.casefold() in IGNORED:
+            raise UserError(f"no class can be named {name!r}: a table's images of that label are passed over")
         near = spelled.setdefault(name.casefold(), name)
         if near != name:
             raise UserError(f"{name!r} and {near!r} are one name but for capitals; write them alike")
