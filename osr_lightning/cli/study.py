@@ -54,6 +54,9 @@ def main(arguments: Sequence[str]) -> None:
     configs, options, further = split_words(
         parser, arguments, "the configs first, as in osr study CONFIG ..."
     )
+    for seed in options.seeds:
+        if not 0 <= seed < 2**32:
+            raise UserError(f"--seeds lie between 0 and {2**32 - 1}, got {seed}")
     if value_of(further, "--trainer.devices") not in (None, "1"):
         raise UserError("a study trains in one process: leave trainer.devices, and spread runs with --shard")
     from osr_lightning.cli.messages import read_options
