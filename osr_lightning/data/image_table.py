@@ -329,6 +329,11 @@ class ImageTables:
         few = PUBLISHED_COPIES * len(images) if is_published(self.options["known"]) else 0
         shared = seen.among(images, whose, calibration=thresholds)
         found = [phrase for phrase, count in shared.items() if count > few and phrase not in self.leaks]
+        if found and stage == "validate" and not self.options["allow_overlap"]:
+            raise UserError(
+                f"no image is left to validate on: {'; '.join(found)}; test the checkpoint, or set "
+                "data.allow_overlap true to look at images that it was made of"
+            )
         refuse_leaks(found, self.options["allow_overlap"])
         self.leaks += found
 
