@@ -199,7 +199,7 @@ def build(
     if weights is not None and network is None:
         claims.refuse_larger(recipe, spec, weights)
     sampler = build_sampler(recipe, spec, network, trust)
-    if recipe.get("mirror") is True:
+    if recipe.get("mirror"):
         _refuse_frozen(sampler)
         sampler.mirror, sampler.recipe["mirror"] = True, True
     threshold = Threshold(str(score), recipe.get("fixed"))

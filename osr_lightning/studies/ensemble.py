@@ -55,6 +55,7 @@ def join(paths: Sequence[str | PathLike[str]], *, trust: bool = False) -> dict[s
     for other in others:
         _refuse_other_facts(first, other)
         _refuse_other_split(first, other)
+        _refuse_other_mirror(first, other)
         seen = seen.joined(other.seen)
     _refuse_copies(members)
     parts = [part for member in members for part in _parts(member)]
@@ -105,6 +106,16 @@ def _parts(member: Member) -> list[tuple[Recipe, LogitSampler]]:
         return [(part.recipe, part) for part in flat(sampler)]
     own = origin({"file": str(member.path), "seed": member.checkpoint.get("seed")})
     return [(own | sampler.recipe, sampler)]
+
+
+def _refuse_other_mirror(first: Member, other: Member) -> None:
+    mirror = first.recogniser.sampler.mirror
+    if other.recogniser.sampler.mirror != mirror:
+        looks, not_so = (first, other) if mirror else (other, first)
+        raise UserError(
+            f"{looks.path} looks at mirror images too (model.mirror), and {not_so.path} does not: one that "
+            f"does is made by osr calibrate --ckpt_path {not_so.path} --model.mirror true"
+        )
 
 
 def _refuse_copies(members: Sequence[Member]) -> None:

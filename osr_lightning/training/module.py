@@ -526,8 +526,10 @@ class OpenSetClassifier(LightningModule):
             # Lightning has the images set up before it reads a checkpoint, whose backbone may be another one
             self.use_backbone(datamodule)
         self._calibrated_in = checkpoint.get("precision")
-        given = self.sampler_options().items()
-        self._drop_guarantees({n: (kept[n], v) for n, v in given if v is not None and kept.get(n, v) != v})
+        given = {**self.sampler_options(), "mirror": self.hparams["mirror"]}
+        kept = {"mirror": False, **kept}
+        changed = {n: (kept[n], v) for n, v in given.items() if v is not None and kept.get(n, v) != v}
+        self._drop_guarantees(changed)
         weights["threshold._extra_state"] = self.trained.threshold.get_extra_state()
         checkpoint["state_dict"] = {checkpoints.PREFIX + name: value for name, value in weights.items()}
 

@@ -112,21 +112,25 @@ def test_samples_of_mc_dropout_and_plain_networks_lie_side_by_side(mixed, mc, pl
     assert whole.sampler.num_samples == 4
 
 
-def test_mirror_images_are_looked_at_where_the_first_member_does(plain, other, images, tmp_path):
+def test_members_look_at_mirror_images_or_do_not(plain, other, images, tmp_path):
     mirrored = tmp_path / "mirrored.ckpt"
     words = [f"--ckpt_path={plain}", "--model.mirror=true", f"--output={mirrored}", *here(tmp_path)]
     assert main(["calibrate", *words]) == 0
     found = rows(mirrored, images)["logits"]
     expected = (rows(plain, images)["logits"] + rows(plain, images.flip(-1))["logits"]) / 2
     torch.testing.assert_close(found, expected)
-    joined = ensemble([mirrored, other], tmp_path / "joined.ckpt", here(tmp_path))
+    with pytest.raises(UserError, match=rf"mirrored\.ckpt looks at mirror images too .*--ckpt_path {other}"):
+        ensemble([other, mirrored], tmp_path / "joined.ckpt", here(tmp_path))
+    second = tmp_path / "second.ckpt"
+    words = [f"--ckpt_path={other}", "--model.mirror=true", f"--output={second}", *here(tmp_path)]
+    assert main(["calibrate", *words]) == 0
+    joined = ensemble([mirrored, second], tmp_path / "joined.ckpt", here(tmp_path))
     kept = checkpoint.read(joined)
     assert kept["recogniser"]["recipe"]["mirror"]
     assert kept["hyper_parameters"]["mirror"]
     probabilities = rows(joined, images)["log_probability"].exp()
     turned = rows(joined, images.flip(-1))["log_probability"].exp()
     torch.testing.assert_close(probabilities, turned)
-    assert not load(ensemble([other, mirrored], tmp_path / "plain.ckpt", here(tmp_path))).sampler.mirror
 
 
 def test_an_ensemble_brings_its_members_into_another(mixed, mc, plain, other, images, tmp_path):
