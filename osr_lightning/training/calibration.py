@@ -268,7 +268,8 @@ def calibrated_path(ckpt_path: str | None, output: str | None, in_place: bool) -
     """Where a calibrated checkpoint goes; None where the model came from none.
 
     Raises:
-        UserError: where it is to be written over and elsewhere as well, is a folder, or ends in another way.
+        UserError: where it is to be written over and elsewhere as well, or unasked; is a folder, or ends in
+            another way.
     """
     if in_place and (output or ckpt_path is None):
         raise UserError("in_place writes over ckpt_path: give that, and no output")
@@ -279,4 +280,9 @@ def calibrated_path(ckpt_path: str | None, output: str | None, in_place: bool) -
     if ckpt_path is None or in_place:
         return None if ckpt_path is None else Path(ckpt_path)
     source = Path(ckpt_path)
-    return source.with_name(f"{source.stem.removesuffix('.calibrated')}.calibrated.ckpt")
+    if source.stem.endswith(".calibrated"):
+        raise UserError(
+            f"{source} is a calibrated checkpoint itself: name the file of the new one with output, or write "
+            "over it with in_place true"
+        )
+    return source.with_name(f"{source.stem}.calibrated.ckpt")
