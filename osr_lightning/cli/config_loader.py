@@ -58,6 +58,8 @@ def load(text: str) -> Any:  # noqa: ANN401 - whatever it holds
         keys = set(text.strip(" {}").replace(" ", "").split(","))
         if (len(value) == 1 and text.strip() == f"{next(iter(value))}:") or keys == set(value):
             return text
+    if isinstance(value, dict) and value.get("weights_only", True) is None:
+        del value["weights_only"]  # Lightning's fit saves it, and other commands do not take it
     return change_texts(value, new_class_path)
 
 
