@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
-from osr_lightning.atomic_write import refuse_outside, replacing_rows, report_write_errors
+from osr_lightning.atomic_write import refuse_outside, replacing_rows, report_write_errors, write_bytes
 from osr_lightning.training.console import is_another, say
 
 
@@ -71,6 +71,7 @@ class ClaimingTensorBoardLogger(TensorBoardLogger):
             refuse_outside(Path(self.log_dir))
         # whether the run folder, once there is one, is of this logger's making
         self._makes = self._version is None or not Path(self.log_dir).exists()
+        self._held = None if self._makes else _held_in(Path(self.log_dir))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -87,22 +88,58 @@ class ClaimingTensorBoardLogger(TensorBoardLogger):
         return self._version
 
     def withdraw(self) -> None:
-        """Remove the run folder if it was made here, and those above if nothing else is in them."""
-        if not self._makes or self._version is None or is_another():
+        """Remove the run folder if it was made here, and those above if nothing else is in them.
+
+        One that was there is left as it was found.
+        """
+        if self._version is None or is_another():
             return
         with suppress(OSError):
             if self._experiment is not None:
                 self._experiment.close()
         self._experiment = None  # Lightning would write its end
         folder = Path(self.log_dir)
+        if self._held is not None:
+            _put_back(folder, self._held)
+        if not self._makes:
+            return
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):
             folder.parent.rmdir()
             folder.parent.parent.rmdir()
 
 
+_EVENTS = "events.out.tfevents"
+
+
+def _written_first(folder: Path) -> list[Path]:
+    """The files that a command writes before its first step."""
+    names = ("config.yaml", "hparams.yaml", "metrics.csv")
+    return [path for path in folder.iterdir() if path.name in names or path.name.startswith(_EVENTS)]
+
+
+def _held_in(folder: Path) -> dict[Path, bytes | None] | None:
+    """These files, and what is in those that are written anew; None where that cannot be known."""
+    with suppress(OSError):
+        return {
+            path: None if path.name.startswith(_EVENTS) else path.read_bytes()
+            for path in _written_first(folder)
+        }
+    return None
+
+
+def _put_back(folder: Path, held: Mapping[Path, bytes | None]) -> None:
+    with suppress(OSError):
+        for path in _written_first(folder):
+            if path not in held:
+                path.unlink()
+        for path, content in held.items():
+            if content is not None and path.read_bytes() != content:
+                write_bytes(path, content)
+
+
 class WithdrawUnused(Callback):
-    """Leaves no run folder of a command that failed before its first step."""
+    """Leaves no trace of a command that failed before its first step: no run folder, or that of before."""
 
     def __init__(self) -> None:
         self._begun = False

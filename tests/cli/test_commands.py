@@ -467,11 +467,43 @@ def test_a_finished_one_cycle_schedule_is_not_stretched(tiny_root, tmp_path, cap
     command = ["fit", "--model.schedule=one_cycle", "--data.unknown={}", *tiny(tiny_root, tmp_path)]
     command += SMALL_NETWORK
     assert main([*command, "--trainer.max_epochs=1"]) == 0
-    assert main([*command, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 2
+    (run,) = (tmp_path / "lightning_logs").glob("*/version_0")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert main([*command, "--trainer.max_epochs=2", "--model.alpha=0.3", "--ckpt_path=last"]) == 2
     assert (
         "the schedule of the learning rate ends at step 3, before trainer.max_epochs"
         in capsys.readouterr().err
     )
+    # its own configuration is not that of what was refused
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_the_config_of_a_fit_is_that_of_a_run(tiny_root, tmp_path):
+    command = ["fit", "--data.unknown={}", *tiny(tiny_root, tmp_path), *SMALL_NETWORK]
+    assert main([*command, "--trainer.max_epochs=1"]) == 0
+    (config,) = (tmp_path / "lightning_logs").glob("*/version_0/config.yaml")
+    again = [f"--config={config}", f"--data.unknown={{noise: 'npz:{tiny_root}/unknown.npz'}}"]
+    assert main(["run", *again, f"--trainer.default_root_dir={tmp_path}/run"]) == 0
+
+
+def test_a_calibrated_checkpoint_is_not_written_over_unasked(trained, tmp_path, capsys):
+    source = Path(shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "model.calibrated.ckpt"))
+    before = source.read_bytes()
+    command = ["calibrate", f"--ckpt_path={source}", f"--trainer.default_root_dir={tmp_path}", *QUIET]
+    assert main(command) == 2
+    assert "model.calibrated.ckpt is a calibrated checkpoint itself: name the file" in capsys.readouterr().err
+    assert source.read_bytes() == before
+    assert main([*command, f"--output={tmp_path}/other.ckpt"]) == 0
+    assert main([*command, "--in_place=true"]) == 0
+
+
+def test_a_test_with_mirror_images_has_no_guarantee_of_a_threshold_without(trained, tmp_path, capsys):
+    command = ["test", f"--ckpt_path={trained}/checkpoints/best.ckpt", "--model.mirror=true"]
+    assert main([*command, f"--trainer.default_root_dir={tmp_path}", *FAST]) == 0
+    assert "the threshold was calibrated with mirror False, not True" in capsys.readouterr().out
+    results = results_of(tmp_path, "mc_dropout")
+    assert results["model"]["mirror"]
+    assert results["threshold"]["guarantee"].startswith("none")
 
 
 def test_compare_and_report_work_from_saved_files(trained, tmp_path, capsys):
