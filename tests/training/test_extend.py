@@ -6,7 +6,7 @@ import shutil
 import photos
 import pytest
 import torch
-from quick import FAST
+from quick import FAST, QUIET
 
 from osr_lightning import load
 from osr_lightning.__main__ import main
@@ -246,3 +246,12 @@ def test_what_is_kept_and_damaged_is_taken_out(trained, tmp_path):
     words = [f"--ckpt_path={tmp_path / 'odd.ckpt'}", f"--output={tmp_path / 'out.ckpt'}", *FAST]
     assert main(["calibrate", *words, "--model.keep_features=false", "--trainer.logger=false"]) == 0
     assert load(tmp_path / "out.ckpt").known_images is None
+
+
+def test_a_validation_of_what_was_fitted_to_all_images_says_so(trained, tmp_path, capsys):
+    words = ["validate", f"--ckpt_path={trained}", f"--trainer.default_root_dir={tmp_path}", *QUIET]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "no image is left to validate on: " in said
+    assert "copies" not in said
+    assert main([*words, "--data.allow_overlap=true"]) == 0
