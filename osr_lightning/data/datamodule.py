@@ -20,6 +20,16 @@ from osr_lightning.data.resumable_loader import ResumableLoader
 from osr_lightning.data_spec import LARGEST, DataSpec
 from osr_lightning.errors import UserError, check_range
 from osr_lightning.images.ahead import processors
+from osr_lightning.option_types import typed
+
+_SETS = "{'others': 'folder:OTHERS'}"
+_EXAMPLES = {
+    "known": "'folder:MINE'",
+    "known_classes": "['cat', 'dog']",
+    "unknown": _SETS,
+    "calibration_unknown": _SETS,
+    "predict": "'folder:MINE'",
+}
 
 
 class OpenSetDataModule(LightningDataModule):
@@ -90,6 +100,7 @@ class OpenSetDataModule(LightningDataModule):
         super().__init__()
         # what the command line adds would have Lightning parse a checkpoint as a configuration
         self.save_hyperparameters(ignore=["_class_path", "_instantiator"])
+        self.hparams.update(typed("data.", type(self), self.hparams, _EXAMPLES))
         check_options(self.hparams)
         self.tables = ImageTables(self.hparams)
         self.predict_set: ImageTable | None = None

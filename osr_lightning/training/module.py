@@ -35,6 +35,7 @@ from osr_lightning.models.mc_dropout import MaskKind
 from osr_lightning.models.modes import evaluating
 from osr_lightning.models.networks import SplitNetwork
 from osr_lightning.models.sampling import NOT_TRAINED, LogitSampler
+from osr_lightning.option_types import typed
 from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser import known_images
 from osr_lightning.recogniser.examples import from_plain
@@ -207,10 +208,12 @@ class OpenSetClassifier(LightningModule):
         self._given: tuple[NetworkLike | None] = (network,)
         # what the command line adds would have Lightning parse a checkpoint as a configuration
         self.save_hyperparameters(ignore=["network", "_class_path", "_instantiator"])
-        costs = Costs(**costs) if isinstance(costs, dict) else costs or Costs()
-        plain = {
+        plain = typed("model.", type(self), self.hparams, {"detectors": "['knn', 'vim']"})
+        costs = plain["costs"] or Costs()
+        costs = costs if isinstance(costs, Costs) else Costs(**costs)
+        plain |= {
             "network": None if network is None else saved_recipe(network),
-            "detectors": list(detectors or []),
+            "detectors": list(plain["detectors"] or []),
             "costs": asdict(costs),
         }
         self.save_hyperparameters(plain)  # in place of what is no plain value

@@ -1,5 +1,7 @@
 """Splits, mixing, labels and the leak audit."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -269,6 +271,48 @@ def test_an_unknown_set_must_not_be_named_like_the_known_source():
 def test_bad_values_are_named(options, named):
     with pytest.raises(UserError, match=named):
         OpenSetDataModule(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"known": None}, "data.known must be a text, as 'folder:MINE', got None"),
+        (
+            {"known_classes": "cat"},
+            "data.known_classes must be a list of texts or whole numbers or None, as ['cat', 'dog'], got",
+        ),
+        ({"known_classes": 1}, "as ['cat', 'dog'], got 1"),
+        (
+            {"unknown": "folder:OTHERS"},
+            "data.unknown must be a mapping of texts to texts or mappings or None, as "
+            "{'others': 'folder:OTHERS'}, got 'folder:OTHERS'",
+        ),
+        ({"unknown": ["folder:OTHERS"]}, "data.unknown must be a mapping"),
+        ({"unknown": {"a": 1}}, "data.unknown must be a mapping of texts to texts or mappings"),
+        ({"calibration_unknown": "folder:OTHERS"}, "data.calibration_unknown must be a mapping of texts to"),
+        ({"calibrate_on": "train"}, "data.calibrate_on must be 'validation' or 'test', got 'train'"),
+        ({"channels": 2}, "data.channels must be 1, 3 or None, got 2"),
+        ({"batch_size": "x"}, "data.batch_size must be a whole number or None, got 'x'"),
+        ({"image_size": (32, 32)}, "data.image_size must be a whole number or None, got (32, 32)"),
+        ({"val_fraction": "a"}, "data.val_fraction must be a number, got 'a'"),
+        ({"mean": "0.5"}, "data.mean must be a number, a list of numbers or None, got '0.5'"),
+        ({"seed": True}, "data.seed must be a whole number, got True"),
+        ({"allow_overlap": "no"}, "data.allow_overlap must be True or False, got 'no'"),
+        ({"predict": 3}, "data.predict must be a text or None, as 'folder:MINE', got 3"),
+        ({"known": "x" * 200, "seed": "x" * 200}, "got 'xxx"),
+    ],
+)
+def test_values_of_another_type_are_named(options, told):
+    with pytest.raises(UserError, match=re.escape(told)) as refused:
+        OpenSetDataModule(**options)
+    assert len(str(refused.value)) < 200
+
+
+def test_values_of_numpy_and_paths_become_plain(tmp_path):
+    options = {"batch_size": np.int64(3), "val_fraction": np.float64(0.5), "allow_overlap": np.False_}
+    kept = OpenSetDataModule(root=tmp_path, known_classes=(0, "cat"), mean=[1, 0.5], **options).hparams
+    assert {type(kept[name]) for name in options} == {int, float, bool}
+    assert (kept["root"], kept["known_classes"], kept["mean"]) == (str(tmp_path), (0, "cat"), [1, 0.5])
 
 
 def test_a_class_of_one_image_leaves_nothing_to_validate(tmp_path):

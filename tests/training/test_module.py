@@ -1,6 +1,7 @@
 """The LightningModules outside the command line."""
 
 import functools
+import re
 import shutil
 
 import numpy as np
@@ -291,6 +292,40 @@ def test_costs_may_be_given_as_plain_values():
 def test_bad_values_are_named(options, named):
     with pytest.raises(UserError, match=named):
         MCDropoutClassifier(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"num_samples": "3"}, "model.num_samples must be a whole number, got '3'"),
+        ({"num_samples": 2.5}, "model.num_samples must be a whole number, got 2.5"),
+        ({"mirror": 1}, "model.mirror must be True or False, got 1"),
+        ({"mirror": "yes"}, "model.mirror must be True or False, got 'yes'"),
+        ({"alpha": None}, "model.alpha must be a number, got None"),
+        ({"alpha": True}, "model.alpha must be a number, got True"),
+        (
+            {"detectors": "knn"},
+            "model.detectors must be a list of texts or None, as ['knn', 'vim'], got 'knn'",
+        ),
+        (
+            {"costs": 5},
+            "model.costs must be a mapping of wrong_label, false_alarm, missed_unknown to numbers",
+        ),
+        ({"costs": {"missed": 5}}, "model.costs must be a mapping of wrong_label, false_alarm"),
+        ({"masks": "fresh"}, "model.masks must be 'shared' or 'independent', got 'fresh'"),
+        ({"schedule": "two_cycle"}, "'cosine' or None, got 'two_cycle'"),
+    ],
+)
+def test_values_of_another_type_are_named(options, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        MCDropoutClassifier(**options)
+
+
+def test_values_of_numpy_become_plain():
+    options = {"num_samples": np.int64(3), "alpha": np.float32(0.5), "mirror": np.True_}
+    hparams = MCDropoutClassifier(detectors=("knn",), **options).hparams
+    assert [hparams[name] for name in ("num_samples", "alpha", "mirror")] == [3, 0.5, True]
+    assert is_plain(dict(hparams))
 
 
 @pytest.mark.parametrize(
