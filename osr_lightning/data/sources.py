@@ -217,6 +217,8 @@ def _reader(request: Request) -> Source:
             f"{name!r} is no mapping of names to sources; write {{name: source}}, with a space after each "
             "colon"
         )
+    if Path(name).expanduser().is_dir():
+        raise UserError(f"There is no source {name!r}, which is a folder; write folder:{name}")
     known = [*SOURCES, *(f"{kind}:PATH" for kind in SOURCES_OF)]
     there = did_you_mean(name, known, f"the sources are {', '.join(known)}.", repr)
     raise UserError(f"There is no source {name!r}; {there}")

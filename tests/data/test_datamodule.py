@@ -315,6 +315,11 @@ def test_values_of_numpy_and_paths_become_plain(tmp_path):
     assert (kept["root"], kept["known_classes"], kept["mean"]) == (str(tmp_path), (0, "cat"), [1, 0.5])
 
 
+def test_a_folder_that_is_named_as_a_source_is_told_how(tmp_path):
+    with pytest.raises(UserError, match=re.escape(f"which is a folder; write folder:{tmp_path}")):
+        OpenSetDataModule(known=tmp_path).setup("fit")
+
+
 def test_a_class_of_one_image_leaves_nothing_to_validate(tmp_path):
     images = np.arange(2, dtype=np.uint8)[:, None, None] * np.ones((4, 4), np.uint8)  # no copies
     np.savez(tmp_path / "few.npz", images=images, labels=np.arange(2))
