@@ -240,7 +240,11 @@ class OpenSetClassifier(LightningModule):
             UserError: before it is built.
         """
         if self.recogniser is None:
-            raise UserError("the model is built once its known images are known: fit it, or call build(spec)")
+            raise UserError(
+                "the model is not built yet, as it was given neither known images nor a checkpoint: give fit "
+                "an OpenSetDataModule, as fit(model, OpenSetDataModule(known='folder:MINE')), read a "
+                "checkpoint with load_from_checkpoint, or call build(spec)"
+            )
         return self.recogniser
 
     @property

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import (
     Timer,
 )
 
-from osr_lightning.data.datamodule import datamodule_of
+from osr_lightning.data.datamodule import OpenSetDataModule, datamodule_of
 from osr_lightning.errors import UserError, check_range, did_you_mean, missing_package, needs
 from osr_lightning.scoring.detectors import DETECTORS
 from osr_lightning.training.module import CLASSIFIERS, OpenSetClassifier
@@ -117,6 +117,23 @@ def check_time(trainer: Trainer) -> None:
 
 
 # before a training ----------------------------------------------------------------------------------------
+
+
+def require_images(command: str, datamodule: object) -> None:
+    """Stop where the images are given as anything but this package's datamodule.
+
+    Args:
+        command: the trainer's method, for the message.
+        datamodule: what it was given.
+
+    Raises:
+        UserError: naming the way out.
+    """
+    if not isinstance(datamodule, OpenSetDataModule):
+        raise UserError(
+            f"{command} takes images as an OpenSetDataModule, as OpenSetDataModule(known='folder:MINE'), got "
+            f"{datamodule!r}"
+        )
 
 
 def require_best(trainer: Trainer) -> None:

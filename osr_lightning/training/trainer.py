@@ -51,6 +51,7 @@ from osr_lightning.training.refusals import (
     check_time,
     refusals_of_lightning,
     require_best,
+    require_images,
 )
 
 
@@ -170,7 +171,11 @@ class OpenSetTrainer(Trainer):
 
         Returns:
             The content of results.json on the first process, nothing on others.
+
+        Raises:
+            UserError: where the images are no `OpenSetDataModule`, or what would end the command late.
         """
+        require_images("run", datamodule)
         require_unknowns(model.hparams, datamodule.hparams)  # before the training, not after it
         require_best(self)
         begin = time.perf_counter()
@@ -211,6 +216,9 @@ class OpenSetTrainer(Trainer):
         """
         if isinstance(train_dataloaders, LightningDataModule):  # Lightning takes it here too
             train_dataloaders, datamodule = None, train_dataloaders
+        for given in (train_dataloaders, datamodule):
+            if isinstance(given, (str, os.PathLike)):
+                require_images("fit", given)
         self._fit(model, (train_dataloaders, val_dataloaders), datamodule, ckpt_path, **kwargs)
         if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
             self._calibrate_kept(model, datamodule)
@@ -235,6 +243,12 @@ class OpenSetTrainer(Trainer):
             output: file of the calibrated checkpoint; NAME.calibrated.ckpt beside ckpt_path if not given.
             in_place: write over ckpt_path, test it again; the results of its run then fit.
         """
+        require_images("calibrate", datamodule)
+        if ckpt_path is None and model.recogniser is None:
+            raise UserError(
+                "calibrate takes a trained model, and this one is not: name its checkpoint, as "
+                "calibrate(model, datamodule, 'best.ckpt'), or fit it first"
+            )
         begin = time.perf_counter()
         target = calibrated_path(ckpt_path, output, in_place)
         self.write_calibrated(model, datamodule, ckpt_path, target, follow=in_place or output is not None)

@@ -75,7 +75,7 @@ def test_before_it_is_built_it_says_what_to_do(classifier):
     assert not list(model.parameters())
     assert model.expected_spec is None
     for ask in (lambda: model.trained, lambda: model.num_classes, lambda: model(batch_of(1).image)):
-        with pytest.raises(UserError, match=r"fit it, or call build\(spec\)"):
+        with pytest.raises(UserError, match=r"give fit an OpenSetDataModule, .* or call build\(spec\)"):
             ask()
     model.build(SPEC)
     assert model.expected_spec == SPEC

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BaseFinetuning,
@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
 )
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
 from osr_lightning import BaselineClassifier, MCDropoutClassifier, OpenSetDataModule, OpenSetTrainer
 from osr_lightning.__main__ import main
@@ -61,6 +62,44 @@ def test_a_trainer_that_cannot_serve_is_refused_when_it_is_made(options, said):
     with pytest.raises(UserError, match=said) as caught:
         OpenSetTrainer(**QUIET | options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda trainer, model, data: trainer.fit(model), "give fit an OpenSetDataModule"),
+        (lambda trainer, model, data: trainer.fit(model, "folder:MINE"), "fit takes .*, got 'folder:MINE'"),
+        (
+            lambda trainer, model, data: trainer.fit(model, datamodule="folder:MINE"),
+            r"OpenSetDataModule\(known='folder:MINE'\), got 'folder:MINE'",
+        ),
+        (lambda trainer, model, data: trainer.fit(model, OwnImages()), "give fit an OpenSetDataModule"),
+        (
+            lambda trainer, model, data: Trainer(**QUIET, max_epochs=1).fit(model, OwnImages()),
+            "give fit an OpenSetDataModule",
+        ),
+        (lambda trainer, model, data: trainer.run(model, "folder:MINE"), "run takes .*, got 'folder:MINE'"),
+        (
+            lambda trainer, model, data: trainer.calibrate(model, None, "a.ckpt"),
+            "calibrate takes .*, got None",
+        ),
+        (
+            lambda trainer, model, data: trainer.calibrate(model, data),
+            r"name its checkpoint, as calibrate\(model, datamodule, 'best.ckpt'\), or fit it first",
+        ),
+    ],
+)
+def test_images_or_a_checkpoint_that_are_missing_are_asked_for(ask, said, tiny_root):
+    data = OpenSetDataModule(root=str(tiny_root))
+    with pytest.raises(UserError, match=said):
+        ask(OpenSetTrainer(**QUIET, max_epochs=1), MCDropoutClassifier(), data)
+
+
+class OwnImages(LightningDataModule):
+    """Batches of a user's own."""
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.zeros(4, 1, 28, 28), torch.zeros(4)))
 
 
 def test_the_way_to_more_validation_images_is_one_that_there_is(tmp_path):
