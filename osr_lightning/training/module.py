@@ -482,7 +482,8 @@ class OpenSetClassifier(LightningModule):
             saved = kinds.get(str(recipe.get("sampler")), "recogniser of another kind")
             raise UserError(
                 f"the checkpoint holds a {saved}, but the model is a {type(self).__name__}; "
-                "pass the matching --model or leave --config and --model out"
+                "pass the matching --model or leave --config and --model out; in Python call that "
+                "class's load_from_checkpoint, or osr_lightning.load"
             )
         if self.recogniser is not None:
             same_classes(spec.classes, self.recogniser.spec.classes, "the model")

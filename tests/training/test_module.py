@@ -450,7 +450,7 @@ def test_arguments_that_are_given_go_before_the_checkpoints(saved):
 def test_a_checkpoint_of_the_other_class_is_refused(saved):
     model, path = saved
     (other,) = (kind for kind in CLASSIFIERS if kind is not type(model))
-    with pytest.raises(UserError, match=f"holds a .*, but the model is a {other.__name__}"):
+    with pytest.raises(UserError, match=f"holds a .*, but the model is a {other.__name__}.*; in Python call"):
         other.load_from_checkpoint(path)
 
 
