@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from operator import le
@@ -103,6 +103,23 @@ def refusals_of_lightning(options: Mapping[str, Any]) -> Iterator[None]:
         start = f"trainer.{named[0]} {given[named[0]]}: " if named else "trainer: "
         way_out = "; auto takes what there is" if named[:1] == ["accelerator"] else ""
         raise UserError(f"{start}{said.rstrip('.!')}{way_out}") from error
+
+
+def given_callbacks(callbacks: Iterable[Callback] | Callback | None) -> list[Callback]:
+    """The callbacks that a trainer is given: one, several, or none.
+
+    Raises:
+        UserError: for what is no callback, as the name of one.
+    """
+    if isinstance(callbacks, Iterable) and not isinstance(callbacks, str):
+        given = list(callbacks)
+    else:
+        given = [] if callbacks is None else [callbacks]
+    for one in given:
+        if isinstance(one, type) or not hasattr(one, "on_fit_start"):  # as those of pytorch_lightning have
+            way_out = "give callbacks themselves, as [EarlyStopping('val/loss')]"
+            raise UserError(f"trainer.callbacks: {one!r} is none; {way_out}")
+    return given
 
 
 def check_time(trainer: Trainer) -> None:

@@ -49,6 +49,7 @@ from osr_lightning.training.refusals import (
     check_limits,
     check_monitors,
     check_time,
+    given_callbacks,
     refusals_of_lightning,
     require_best,
     require_images,
@@ -128,7 +129,7 @@ class OpenSetTrainer(Trainer):
             logger = with_run_folder(given_loggers, default_root_dir, experiment, version)
         keep = enable_checkpointing and logger is not False  # without a run folder they have no place
         accelerator = choose_accelerator(accelerator)
-        given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+        given = given_callbacks(callbacks)
         if not any(isinstance(one, Evaluator) for one in given):
             given.append(Evaluator())
         if enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in given):

@@ -51,6 +51,9 @@ QUIET = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False}
         ({"num_nodes": 0}, "trainer.num_nodes 0: "),
         ({"accelerator": "foo"}, "trainer.accelerator foo: .*; auto takes what there is"),
         ({"profiler": "foo"}, "trainer.profiler foo: .*simple"),
+        ({"callbacks": "EarlyStopping"}, r"trainer.callbacks: 'EarlyStopping' .* as \[EarlyStopping\("),
+        ({"callbacks": [EarlyStopping]}, "trainer.callbacks: <class .*EarlyStopping'> is none; give"),
+        ({"callbacks": 3}, "trainer.callbacks: 3 is none; give"),
         ({"limit_val_batches": 2.5}, "trainer.limit_val_batches 2.5: "),
         (
             {"precision": "transformer-engine"},
