@@ -39,6 +39,8 @@ def load(
         UserError: if the file is missing, damaged, or of another project, or needs trust or a network; or
             where there is no such device.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"load takes the path of a checkpoint or an .onnx file, not {type(path).__name__}")
     path = download(os.fspath(path)) if is_hub(path) else os.path.expanduser(path)
     if is_exported(path):
         if str(device) not in ("auto", "cpu"):

@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 import torch
 
-from osr_lightning.atomic_write import write_bytes
+from osr_lightning.atomic_write import refuse_folder, write_bytes
 from osr_lightning.data_spec import DataSpec
 from osr_lightning.errors import UserError
 from osr_lightning.models.backbones import OnBackbone
@@ -97,7 +97,22 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def save(recogniser: Recogniser, path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint that `load` reads, at once or not at all."""
+    """Write a checkpoint that `load` reads, at once or not at all.
+
+    Args:
+        recogniser: of a checkpoint or a training.
+        path: of the file.
+
+    Raises:
+        UserError: for what is no recogniser of torch, as an exported graph, or where the path is a folder.
+        Failure: where the file cannot be written, as on a full disk.
+    """
+    if not isinstance(recogniser, Recogniser):
+        raise UserError(
+            "save writes a recogniser, as load('best.ckpt') and model.trained are, not "
+            f"{type(recogniser).__name__}; an exported graph is a file that can be copied"
+        )
+    refuse_folder(path)
     state = {PREFIX + name: value for name, value in recogniser.state_dict().items()}
     write({"state_dict": state, "recogniser": content(recogniser)}, path, follow=True)
 

@@ -152,6 +152,27 @@ def test_a_fixed_threshold_is_kept_to_the_last_bit_and_goes_first(tmp_path):
     assert_same(found, recogniser)
 
 
+@pytest.mark.parametrize("thing", [None, "best.ckpt", torch.nn.Linear(2, 2)], ids=["None", "text", "module"])
+def test_only_a_recogniser_is_saved(thing, tmp_path):
+    with pytest.raises(
+        UserError, match=rf"save writes a recogniser, .*, not {type(thing).__name__}; an exported"
+    ):
+        save(thing, tmp_path / "x.ckpt")
+
+
+def test_a_folder_is_no_place_to_save_to(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path} is a folder: name a file in it"):
+        save(make(SINGLE), tmp_path)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"best.ckpt"])
+def test_what_is_no_path_is_not_loaded(path):
+    with pytest.raises(
+        UserError, match=rf"load takes the path of a checkpoint .*, not {type(path).__name__}"
+    ):
+        osr_lightning.load(path)
+
+
 def test_a_loaded_recogniser_saves_the_same_again(tmp_path):
     save(make(ENSEMBLE, "knn"), tmp_path / "a.ckpt")
     save(load(tmp_path / "a.ckpt"), tmp_path / "b.ckpt")
