@@ -22,7 +22,7 @@ from osr_lightning.deploy.onnx_file import check_graph
 from osr_lightning.errors import UserError
 from osr_lightning.images.pixels import ImageLike, prepared
 from osr_lightning.recogniser import examples
-from osr_lightning.recogniser.prediction import OUTPUTS, Answers, Predicting, batch_size
+from osr_lightning.recogniser.prediction import OUTPUTS, Answers, Predicting, batch_size, check_prepared
 from osr_lightning.scoring.calibration import Calibration, fixed_calibration, read_record
 
 if TYPE_CHECKING:
@@ -225,7 +225,11 @@ class ExportedRecogniser(Predicting):
         The graph is asked in batches of one size, the last filled up: the same kernels then work on every
         image, and what comes with it moves a score by less than a part in 10^9: by none where it is worked
         out of the logits, by 2 in 10^12 for ``fisher``, as matrices are multiplied in another order.
+
+        Raises:
+            UserError: for images that are not prepared, or a graph that cannot be run.
         """
+        check_prepared(images, self.spec.input_shape)
         answers = dict(zip(OUTPUTS, self._run(images), strict=True))
         return Answers(**answers, scores={self.threshold.score: answers["score"]})
 

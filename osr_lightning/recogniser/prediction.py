@@ -139,6 +139,27 @@ def batch_size(input_shape: Sequence[int], most: int) -> int:
     return min(most, fitting) if fitting >= _FEWEST else 1
 
 
+def check_prepared(images: object, input_shape: Sequence[int]) -> None:
+    """Refuse what is no batch of prepared images.
+
+    Args:
+        images: what was given as such.
+        input_shape: ``(C, H, W)`` of one image.
+
+    Raises:
+        UserError: naming `predict`, which prepares images.
+    """
+    wanted = tuple(input_shape)
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != wanted:
+        told = type(images).__name__
+        if isinstance(images, np.ndarray):
+            told = f"{images.dtype} of shape {images.shape}"
+        raise UserError(
+            "answer takes images that prepare gave, an array of uint8 of shape "
+            f"(N, {', '.join(map(str, wanted))}), not {told}; predict takes any image"
+        )
+
+
 class Predicting:
     """The question that people ask of what answers, whether in torch or elsewhere."""
 

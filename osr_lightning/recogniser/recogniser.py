@@ -42,6 +42,7 @@ from osr_lightning.recogniser.prediction import (
     Answers,
     Predicting,
     batch_size,
+    check_prepared,
     to_prediction,
 )
 from osr_lightning.scoring.decision import is_unknown
@@ -234,8 +235,10 @@ class Recogniser(nn.Module, Predicting):
         """What is said of prepared images ``(N, C, size, size)``.
 
         Raises:
-            UserError: where the deciding score has no fit or no threshold yet.
+            UserError: for images that are not prepared; or where the deciding score has no fit or no
+                threshold yet.
         """
+        check_prepared(images, self.spec.input_shape)
         if self.threshold.score not in self.score_names:
             raise not_fitted(self.threshold.score)
         rows = self._describe_evenly(torch.from_numpy(images))

@@ -286,6 +286,13 @@ def test_more_images_than_are_asked_at_once(recogniser, exported):
     assert load(exported).answer(many[:0]).prediction.shape == (0,)
 
 
+def test_images_that_are_not_prepared_are_left_to_predict(exported):
+    with pytest.raises(
+        UserError, match=r"answer takes images that prepare gave, .*; predict takes any image"
+    ):
+        load(exported).answer(np.zeros((2, 20, 20, 3), np.uint8))
+
+
 def test_another_threshold_and_no_other_score(exported):
     graph = load(exported)
     image = pictures(1).numpy()[0].transpose(1, 2, 0)

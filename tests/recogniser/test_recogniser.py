@@ -506,6 +506,24 @@ def test_a_file_that_cannot_be_read_is_named(asked, folder):
         asked.predict(folder)
 
 
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (
+            np.zeros((2, SIZE, SIZE, 3), np.uint8),
+            rf"\(N, 3, {SIZE}, {SIZE}\), not uint8 of shape \(2, {SIZE}, ",
+        ),
+        (np.zeros((2, 3, SIZE, SIZE)), "not float64 of shape"),
+        (np.zeros((3, SIZE, SIZE), np.uint8), "not uint8 of shape"),
+        ([color()], "not list; predict takes any image"),
+        ("a.png", "not str; predict takes any image"),
+    ],
+)
+def test_images_that_are_not_prepared_are_left_to_predict(asked, images, told):
+    with pytest.raises(UserError, match=f"answer takes images that prepare gave, .*{told}"):
+        asked.answer(images)
+
+
 def test_a_folder_or_glob_without_images_is_named(asked, folder):
     (folder / "none").mkdir()
     with pytest.raises(UserError, match=r"there are no images in .*none"):
