@@ -258,6 +258,8 @@ class Recogniser(nn.Module, Predicting):
                 threshold yet.
         """
         file = str(image) if isinstance(image, (str, os.PathLike)) else None
+        if file is not None and os.path.isdir(os.path.expanduser(file)):
+            raise UserError(f"explain takes one image, and {file} is a folder; predict takes folders")
         return self.explain_pixels(self.prepare(image), file)
 
     @torch.inference_mode()

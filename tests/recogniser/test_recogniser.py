@@ -524,6 +524,13 @@ def test_images_that_are_not_prepared_are_left_to_predict(asked, images, told):
         asked.answer(images)
 
 
+def test_a_folder_is_not_explained(asked, folder):
+    with pytest.raises(
+        UserError, match=r"explain takes one image, and .* is a folder; predict takes folders"
+    ):
+        asked.explain(folder)
+
+
 def test_a_folder_or_glob_without_images_is_named(asked, folder):
     (folder / "none").mkdir()
     with pytest.raises(UserError, match=r"there are no images in .*none"):
