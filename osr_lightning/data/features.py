@@ -117,8 +117,8 @@ def featured(
             done = sum(key in store for key in missing)
             if done < len(missing) and store.on_disk:
                 print(
-                    f"features: those of {done:,} of {len(missing):,} images are kept; the same command goes "
-                    "on from there",
+                    f"features: those of {done:,} of {len(missing):,} images are kept; the same command or "
+                    "call goes on from there",
                     file=sys.stderr,
                 )
     features, digests, thumbnails = store.rows(keys)

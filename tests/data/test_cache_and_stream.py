@@ -404,7 +404,7 @@ def test_features_made_before_an_interruption_are_kept(end, kept, capsys):
     mean = Mean()
     with pytest.raises(type(end)):
         featured(keys, items, read, mean, (3, 40, 40))
-    told = "features: those of 6 of 9 images are kept; the same command goes on from there\n"
+    told = "features: those of 6 of 9 images are kept; the same command or call goes on from there\n"
     assert capsys.readouterr().err == told
     refused.clear()
     found = featured(keys, items, read, mean, (3, 40, 40))
