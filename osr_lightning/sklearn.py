@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.linear_model import LogisticRegression
@@ -31,8 +32,16 @@ from osr_lightning.data_spec import UNKNOWN
 from osr_lightning.deploy.drift import Drift, drift
 from osr_lightning.errors import UserError, did_you_mean
 from osr_lightning.images.pixels import ImageLike, to_input, to_pixels
-from osr_lightning.models.backbones import DEFAULT_NAME, Body, in_views, pixel_format, pretrained
+from osr_lightning.models.backbones import (
+    DEFAULT_NAME,
+    Body,
+    check_backbone,
+    in_views,
+    pixel_format,
+    pretrained,
+)
 from osr_lightning.models.sampling import LOGITS, PENULTIMATE
+from osr_lightning.option_types import typed
 from osr_lightning.scoring.calibration import CROSS, Calibration, CalibrationMethod, calibrate, read_record
 from osr_lightning.scoring.decision import is_unknown
 from osr_lightning.scoring.detectors import DETECTORS, LOG_PROBABILITY, Detector
@@ -457,9 +466,11 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Load the network; the images change nothing.
 
         Raises:
-            ValueError: where there is no such network, or its weights are missing.
+            ValueError: where there is no such network, its weights are missing, or an option or the images
+                are of another type.
         """
-        extractor = _extractor(self.name, self.weights, self.views, self.style)
+        _refuse_one(X)
+        extractor = self._extractor()
         self.n_features_out_, self.n_style_ = extractor.width, extractor.body.style
         return self
 
@@ -470,7 +481,8 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: naming the first that is no image or cannot be read.
         """
         check_is_fitted(self)
-        extractor = _extractor(self.name, self.weights, self.views, self.style)
+        _refuse_one(X)
+        extractor = self._extractor()
         wanted = extractor.pixel_format
         images = list(X)
         if not images:
@@ -494,10 +506,30 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         names = [f"{name}{place}" for name, count in counts.items() for place in range(count)]
         return np.array(names, dtype=object)
 
+    def _extractor(self) -> BackboneExtractor:
+        return _extractor(**typed("", BackboneFeatures, self.get_params()))
+
+
+def _refuse_one(X: object) -> None:
+    """Stop where images are given as one thing, which would be taken letter by letter or line by line.
+
+    Raises:
+        UserError: naming it.
+    """
+    if isinstance(X, (str, bytes, Path, Image.Image)):
+        given = repr(str(X)) if isinstance(X, (str, Path)) else type(X).__name__
+        raise UserError(
+            f"X is a list of images, as sorted(Path('MINE').glob('*/*.jpg')) or [image], not {given} itself"
+        )
+
 
 @functools.lru_cache(maxsize=2)
 def _extractor(name: str, weights: str, views: int, style: bool) -> BackboneExtractor:
-    made = pretrained(name, weights)
+    check_backbone(0, views)
+    try:
+        made = pretrained(name, weights)
+    except UserError as error:  # which names options of a training
+        raise UserError(str(error).replace("model.network.", "")) from error
     wanted = in_views(pixel_format(name, weights, made.channels), views)
     return BackboneExtractor(Body(made.module, made.width, views=views, style=style), wanted)
 

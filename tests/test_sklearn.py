@@ -327,8 +327,31 @@ def test_photographs_go_through_a_pipeline(backbone, tmp_path):
 
 
 def test_weights_that_are_missing_are_named():
-    with pytest.raises(UserError, match=r"no file .*none\.pth"):
+    with pytest.raises(UserError, match=r"^weights: there is no file .*none\.pth"):
         BackboneFeatures(photos.BACKBONE, "none.pth").fit([])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"views": 7}, "views must be 1 or 2, got 7"),
+        ({"views": 0}, "views must be 1 or 2, got 0"),
+        ({"views": "2"}, "views must be a whole number, got '2'"),
+        ({"style": "yes"}, "style must be True or False, got 'yes'"),
+        ({"weights": None}, "weights must be a text, got None"),
+    ],
+)
+def test_options_of_a_backbone_that_are_wrong_are_named(options, told, backbone):
+    with pytest.raises(UserError, match=told):
+        BackboneFeatures(**backbone.get_params() | options).fit([])
+
+
+@pytest.mark.parametrize("images", ["MINE", Path("MINE"), b"GIF89a", Image.new("L", (2, 2))])
+def test_images_in_place_of_a_list_of_images_are_refused(images, backbone):
+    fitted = backbone.fit([])
+    for ask in (fitted.fit, fitted.transform):
+        with pytest.raises(UserError, match=r"X is a list of images, as sorted\(.*, not .* itself"):
+            ask(images)
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "scikit-learn.md"
