@@ -104,7 +104,7 @@ def save(recogniser: Recogniser, path: str | os.PathLike[str]) -> None:
         path: of the file.
 
     Raises:
-        UserError: for what is no recogniser of torch, as an exported graph, or where the path is a folder.
+        UserError: for what is no recogniser of torch, as an exported graph, or no path, or that of a folder.
         Failure: where the file cannot be written, as on a full disk.
     """
     if not isinstance(recogniser, Recogniser):
@@ -112,6 +112,8 @@ def save(recogniser: Recogniser, path: str | os.PathLike[str]) -> None:
             "save writes a recogniser, as load('best.ckpt') and model.trained are, not "
             f"{type(recogniser).__name__}; an exported graph is a file that can be copied"
         )
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"save takes the path of a file, not {type(path).__name__}")
     refuse_folder(path)
     state = {PREFIX + name: value for name, value in recogniser.state_dict().items()}
     write({"state_dict": state, "recogniser": content(recogniser)}, path, follow=True)

@@ -166,11 +166,13 @@ def test_a_folder_is_no_place_to_save_to(tmp_path):
 
 
 @pytest.mark.parametrize("path", [None, 3, b"best.ckpt"])
-def test_what_is_no_path_is_not_loaded(path):
+def test_what_is_no_path_is_neither_loaded_nor_written(path):
     with pytest.raises(
         UserError, match=rf"load takes the path of a checkpoint .*, not {type(path).__name__}"
     ):
         osr_lightning.load(path)
+    with pytest.raises(UserError, match=f"save takes the path of a file, not {type(path).__name__}"):
+        save(make(SINGLE), path)
 
 
 def test_a_loaded_recogniser_saves_the_same_again(tmp_path):
