@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -134,6 +135,35 @@ def check_time(trainer: Trainer) -> None:
 
 
 # before a training ----------------------------------------------------------------------------------------
+
+
+def require_classifier(command: str, model: object) -> None:
+    """Stop where the model is none of this package's classifiers, or the class of one.
+
+    Args:
+        command: the trainer's method, for the message.
+        model: what it was given.
+
+    Raises:
+        UserError: naming the way out.
+    """
+    if not isinstance(model, OpenSetClassifier):
+        raise UserError(f"{command} takes a classifier, as MCDropoutClassifier(), got {model!r}")
+
+
+def refuse_names(command: str, *given: object) -> None:
+    """Stop where images are given by the name of a source, whose letters would be batches.
+
+    Args:
+        command: the trainer's method, for the message.
+        given: as its loaders and datamodule.
+
+    Raises:
+        UserError: naming the way out.
+    """
+    for one in given:
+        if isinstance(one, (str, os.PathLike)):
+            require_images(command, one)
 
 
 def require_images(command: str, datamodule: object) -> None:

@@ -51,7 +51,9 @@ from osr_lightning.training.refusals import (
     check_time,
     given_callbacks,
     refusals_of_lightning,
+    refuse_names,
     require_best,
+    require_classifier,
     require_images,
 )
 
@@ -176,6 +178,7 @@ class OpenSetTrainer(Trainer):
         Raises:
             UserError: where the images are no `OpenSetDataModule`, or what would end the command late.
         """
+        require_classifier("run", model)
         require_images("run", datamodule)
         require_unknowns(model.hparams, datamodule.hparams)  # before the training, not after it
         require_best(self)
@@ -217,9 +220,7 @@ class OpenSetTrainer(Trainer):
         """
         if isinstance(train_dataloaders, LightningDataModule):  # Lightning takes it here too
             train_dataloaders, datamodule = None, train_dataloaders
-        for given in (train_dataloaders, datamodule):
-            if isinstance(given, (str, os.PathLike)):
-                require_images("fit", given)
+        refuse_names("fit", train_dataloaders, datamodule)
         self._fit(model, (train_dataloaders, val_dataloaders), datamodule, ckpt_path, **kwargs)
         if isinstance(model, OpenSetClassifier) and isinstance(datamodule, OpenSetDataModule):
             self._calibrate_kept(model, datamodule)
@@ -244,6 +245,7 @@ class OpenSetTrainer(Trainer):
             output: file of the calibrated checkpoint; NAME.calibrated.ckpt beside ckpt_path if not given.
             in_place: write over ckpt_path, test it again; the results of its run then fit.
         """
+        require_classifier("calibrate", model)
         require_images("calibrate", datamodule)
         if ckpt_path is None and model.recogniser is None:
             raise UserError(
@@ -283,6 +285,7 @@ class OpenSetTrainer(Trainer):
                 checkpoint's threshold decides if not given.
             kwargs: see lightning.pytorch.Trainer.predict.
         """
+        refuse_names("predict", dataloaders, datamodule)
         batches = super().predict(model, dataloaders, datamodule, None, ckpt_path, **kwargs)
         folder = run_folder(self)
         where = output or (None if folder is None else folder / CSV_NAME)

@@ -81,6 +81,15 @@ def test_a_trainer_that_cannot_serve_is_refused_when_it_is_made(options, said):
             lambda trainer, model, data: Trainer(**QUIET, max_epochs=1).fit(model, OwnImages()),
             "give fit an OpenSetDataModule",
         ),
+        (
+            lambda trainer, model, data: trainer.predict(model, "folder:MINE"),
+            "predict takes images as an Open",
+        ),
+        (lambda trainer, model, data: trainer.run(None, data), r"as MCDropoutClassifier\(\), got None"),
+        (
+            lambda trainer, model, data: trainer.calibrate(type(model), data),
+            "calibrate takes a classifier, .*'>",
+        ),
         (lambda trainer, model, data: trainer.run(model, "folder:MINE"), "run takes .*, got 'folder:MINE'"),
         (
             lambda trainer, model, data: trainer.calibrate(model, None, "a.ckpt"),
