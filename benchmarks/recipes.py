@@ -73,6 +73,7 @@ STEPS: dict[str, dict[str, list[str]]] = {
         "small ConvNet": _SMALL,
         "small ConvNet, logit norm": [*_SMALL, _NORM],
         "15 epochs": ["--trainer.max_epochs=15"],
+        "without mirror images": ["--model.mirror=false"],
     },
     "cifar10_backbone": {},
 }
@@ -199,7 +200,8 @@ SECTIONS = {
         "of its folder are here, `--configs`, `--splits` and `--numbers` choose what is trained; a config",
         "without runs there keeps its tables). Six classes known, four unknown, networks of random weights,",
         "recipes of `configs/open_set`, settled on splits drawn from the same classes",
-        "([how](recipes.md#what-they-brought)). In percent, mean ± sample standard deviation over splits.",
+        "([how](recipes.md#what-they-brought)); that of `cifar10` looks at each test image and its mirror",
+        "image (`model.mirror`). In percent, mean ± sample standard deviation over splits.",
     ],
     PRETRAINED_SPLITS: [
         "Written by `python benchmarks/recipes.py --data-root DATA --configs cifar10_backbone`: the splits",
