@@ -18,7 +18,7 @@ from osr_lightning.scoring.detectors.base import LOG_PROBABILITY, Activations, B
 from osr_lightning.scoring.detectors.surprise import surprise, tail_slopes
 from osr_lightning.scoring.scores import generalized_entropy
 
-_OWN = 2**23  # values of all classes' covariances, at most: 64 MB
+_OWN = 2**22  # values of all classes' covariances, at most: 32 MB
 _ROWS = 8  # images of one class that are worked on together
 _SHORT = 1e-12  # the shortest length
 _BLOCK = 256  # of a triangular matrix that is inverted whole
@@ -43,7 +43,7 @@ class Fisher(Detector):
     ``C_k`` is the class's own covariance, pulled to the one that classes share as by ``D`` images of that,
     and the shared one to a multiple of the identity in the same way: few images of a class leave it what all
     classes have in common. A class without training images has their common mean. Where the covariances of
-    all classes would be more than 64 MB, all have the shared one.
+    all classes would be more than 32 MB, all have the shared one.
 
     What a layer gives of an image's style (see `osr_lightning.models.backbones.Body`) stands in ``x`` as it
     is, in units in which it varies among training images as the parts of a direction do on average, by
