@@ -156,16 +156,17 @@ def _said(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+_OPERATION = b'{"op_code"'  # how Optuna begins a line
+
+
 def _may_be_journal(path: Path) -> bool:
-    """Whether it begins as one, or with nothing; a file of something else must not be mended."""
+    """Whether it begins as one; a file of something else must not be mended."""
     try:
         with path.open("rb") as file:
-            first = file.readline()
-        return not first.strip() or "op_code" in json.loads(first)
-    except FileNotFoundError:
+            first = file.read(len(_OPERATION))
+    except OSError:  # there is none yet, or opening it says why
         return True
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+    return _OPERATION.startswith(first)
 
 
 def mend(journal: Path) -> None:
