@@ -724,7 +724,7 @@ def test_a_word_in_the_address_that_does_nothing_is_refused(client, address, tak
     answer = client.post(f"{address}?score=knn", content=png(3))
     assert answer.status_code == 400
     said = f"?score= in the address is not known: {address} takes {taken} there"
-    assert answer.json()["error"] == f"{said}, and osr serve --score NAME decides by another score"
+    assert answer.json()["error"] == f"{said}; score and threshold are options of osr serve"
 
 
 def test_explain_shows_the_nearest_known_images_without_their_files(tmp_path):

@@ -183,8 +183,8 @@ def _refuse_other_words(request: Request, *names: str) -> None:
             taken = " and ".join(f"?{name}=" for name in names) or "nothing"
             raise HTTPException(
                 400,
-                f"?{_clean(word)}= in the address is not known: {request.url.path} takes {taken} there, and "
-                "osr serve --score NAME decides by another score",
+                f"?{_clean(word)}= in the address is not known: {request.url.path} takes {taken} there; "
+                "score and threshold are options of osr serve",
             )
 
 
