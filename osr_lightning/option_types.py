@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
 from numbers import Integral, Real
@@ -21,8 +21,8 @@ def typed(
 ) -> dict[str, Any]:
     """Options as plain values of the types that the signatures of a class of this package name.
 
-    Numpy's numbers and truths become Python's, which a checkpoint can hold, and a path becomes a text. Other
-    types than the plain ones are left unchecked.
+    Numpy's numbers and truths become Python's, which a checkpoint can hold, and a path becomes a text.
+    Other types than the plain ones are left unchecked.
 
     Args:
         before: what stands before an option's name where a user gives it, as ``model.``.
@@ -68,7 +68,7 @@ def _plain(value: Any, wanted: Any) -> Any:  # noqa: ANN401
         if any(type(value) is type(one) and value == one for one in parts):
             return value
     elif origin is list:
-        if isinstance(value, (Sequence, Set)) and not isinstance(value, (str, bytes)):
+        if isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (str, bytes)):
             items = [_plain(one, parts[0]) for one in value]
             return tuple(items) if isinstance(value, tuple) else items
     elif origin is dict:

@@ -97,10 +97,13 @@ class OpenSetDataModule(LightningDataModule):
         seed: int = 0,
         test_seed: int = 0,
     ) -> None:
+        # those of a subclass may have the same names
+        own = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        plain = typed("data.", OpenSetDataModule, own, _EXAMPLES)
         super().__init__()
         # what the command line adds would have Lightning parse a checkpoint as a configuration
         self.save_hyperparameters(ignore=["_class_path", "_instantiator"])
-        self.hparams.update(typed("data.", type(self), self.hparams, _EXAMPLES))
+        self.hparams.update(plain)
         check_options(self.hparams)
         self.tables = ImageTables(self.hparams)
         self.predict_set: ImageTable | None = None

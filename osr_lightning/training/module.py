@@ -203,12 +203,16 @@ class OpenSetClassifier(LightningModule):
         keep_examples: bool = True,
         keep_features: bool = True,
     ) -> None:
+        # those of a user's subclass may have the same names
+        own = {n: value for n, value in locals().items() if n not in ("self", "__class__", "network")}
+        examples = {"detectors": "['knn', 'vim']"}
+        plain = typed("model.", OpenSetClassifier, own, examples)
         super().__init__()
         # in a tuple, as a module would be registered here beside its place in the recogniser
         self._given: tuple[NetworkLike | None] = (network,)
         # what the command line adds would have Lightning parse a checkpoint as a configuration
         self.save_hyperparameters(ignore=["network", "_class_path", "_instantiator"])
-        plain = typed("model.", type(self), self.hparams, {"detectors": "['knn', 'vim']"})
+        plain = typed("model.", type(self), {**self.hparams, **plain}, examples)
         costs = plain["costs"] or Costs()
         costs = costs if isinstance(costs, Costs) else Costs(**costs)
         plain |= {

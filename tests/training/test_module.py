@@ -525,3 +525,19 @@ def test_a_missing_or_cut_file_is_no_checkpoint(saved, tmp_path):
         type(model).load_from_checkpoint(tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="there is no checkpoint"):
         type(model).load_from_checkpoint(tmp_path / "absent.ckpt")
+
+
+class _Stricter(MCDropoutClassifier):
+    def __init__(self, alpha: str = "five", more: object = None):
+        super().__init__(network="ConvNet", alpha={"five": 0.05}[alpha], num_samples=3)
+
+
+def test_a_subclass_says_what_its_base_is_given():
+    made = _Stricter(more=[])
+    assert (made.hparams["alpha"], made.hparams["num_samples"]) == (0.05, 3)
+
+
+@pytest.mark.parametrize("given", [{"knn": 1}.keys(), iter(["knn"]), np.array(["knn", "vim"])])
+def test_what_is_no_list_is_refused_before_it_is_copied(given):
+    with pytest.raises(UserError, match=r"model\.detectors must be a list of texts"):
+        MCDropoutClassifier(detectors=given)
