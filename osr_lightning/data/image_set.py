@@ -184,8 +184,10 @@ def resolve(
                 )
             has = did_you_mean(one, classes, f"it has {', '.join(classes)}", repr)
             raise UserError(f"{option}: {source} has no class {one!r}; {has}")
-    if len(set(found)) < len(found) or not len(found) >= least:
-        count = "at least two different classes" if least == 2 else "different classes"
+    if twice := [name for name in dict.fromkeys(found) if found.count(name) > 1]:
+        raise UserError(f"{option} names {twice[0]!r} twice, by name or number: name each class once")
+    if not len(found) >= least:
+        count = "at least two classes" if least == 2 else "a class"
         raise UserError(f"{option} must name {count}, not {list(wanted)}")
     return tuple(found)
 

@@ -177,7 +177,7 @@ def test_some_classes_of_a_source_by_place_or_name(tmp_path, monkeypatch):
     [
         ("cub:3", r"the source cub:3: cub has no class '3'; it has Bird 1, Bird 2, Bird 3"),
         ("cub:Bird 4", r"cub has no class 'Bird 4'; did you mean 'Bird"),
-        ("cub:0,0", r"the source cub:0,0 must name different classes"),
+        ("cub:0,0", r"the source cub:0,0 names 'Bird 1' twice"),
         ("cub:", r"no source 'cub:'; did you mean 'cub'"),
     ],
 )
