@@ -159,6 +159,8 @@ class WithdrawUnused(Callback):
         for logger in () if self._begun else trainer.loggers:
             if isinstance(logger, ClaimingTensorBoardLogger):
                 logger.withdraw()
+            elif isinstance(logger, ResumableCSVLogger):
+                logger._experiment = None  # Lightning would write its rows once more
 
 
 def claim_version(experiment: Path) -> int:
