@@ -40,6 +40,7 @@ from osr_lightning.recogniser import checkpoint as checkpoints
 from osr_lightning.recogniser.migrate import new_class_path
 from osr_lightning.training.callbacks.evaluator import Evaluator
 from osr_lightning.training.console import hush
+from osr_lightning.training.loggers import holds_training, named_folder
 from osr_lightning.training.module import MCDropoutClassifier, OpenSetClassifier
 from osr_lightning.training.optimizers import OwnOptimizer
 from osr_lightning.training.trainer import OpenSetTrainer
@@ -241,9 +242,8 @@ class OpenSetCLI(LightningCLI):
         version, trainer = config.trainer.version, config.trainer
         if version is None:
             return
-        name = f"version_{version}" if str(version).isdecimal() else str(version)
-        folder = Path(trainer.default_root_dir, "lightning_logs", trainer.experiment, name)
-        trained = any(folder.glob("checkpoints/*.ckpt"))
+        folder = named_folder(trainer.default_root_dir, trainer.experiment, version)
+        trained = holds_training(folder)
         if value_of(self.arguments, "--trainer.version") is None:
             if trained or (folder / "results.json").is_file():
                 trainer.version = None

@@ -35,6 +35,17 @@ def run_folder(trainer: Trainer) -> Path | None:
     return Path(log_dir, *trainer.strategy.broadcast(own))
 
 
+def named_folder(root: str | Path, experiment: str, version: int | str) -> Path:
+    """The run folder of a version, a number or a name."""
+    name = f"version_{version}" if str(version).isdecimal() else str(version)
+    return Path(root, "lightning_logs", experiment, name)
+
+
+def holds_training(folder: Path) -> bool:
+    """Whether a run folder has checkpoints, which another training would write over."""
+    return any(folder.glob("checkpoints/*.ckpt"))
+
+
 def with_run_folder(
     given: Iterable[Logger], root: str, experiment: str, version: int | str | None
 ) -> list[Logger]:

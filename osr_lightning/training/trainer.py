@@ -40,7 +40,13 @@ from osr_lightning.training.callbacks.plain_layout import PlainLayout
 from osr_lightning.training.callbacks.progress import Progress, begin_stage
 from osr_lightning.training.console import hush, say, say_threshold
 from osr_lightning.training.distributed import gather_rows
-from osr_lightning.training.loggers import WithdrawUnused, run_folder, with_run_folder
+from osr_lightning.training.loggers import (
+    WithdrawUnused,
+    holds_training,
+    named_folder,
+    run_folder,
+    with_run_folder,
+)
 from osr_lightning.training.module import OpenSetClassifier
 from osr_lightning.training.plan import STUDY_EPOCHS
 from osr_lightning.training.precision import choose_accelerator, train_in_bfloat16
@@ -124,6 +130,9 @@ class OpenSetTrainer(Trainer):
         folder_name("trainer.experiment", experiment)
         if isinstance(version, str):
             folder_name("trainer.version", version)
+        self._trained_before = version is not None and holds_training(
+            named_folder(default_root_dir, experiment, version)
+        )
         if logger is None or logger is True:
             logger = with_run_folder((), default_root_dir, experiment, version)
         elif logger:
@@ -336,6 +345,11 @@ class OpenSetTrainer(Trainer):
     ) -> None:
         """Lightning's fit, for which a resumed network is there before its images are set up."""
         check_monitors(self, model)
+        if self._trained_before and ckpt_path is None and self.loggers:
+            raise UserError(
+                f"{self.log_dir} holds a trained run, which this would write over: go on with it by "
+                "ckpt_path='last', or give OpenSetTrainer another version, or none"
+            )
         if isinstance(model, OpenSetClassifier) and ckpt_path is not None and Path(ckpt_path).is_file():
             model.build_for(self.keeper.read_ahead(ckpt_path))  # a word, as last, names one written here
         folder = run_folder(self) if self.world_size == 1 else None
