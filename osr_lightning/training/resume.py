@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -123,6 +124,14 @@ def accept(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
     with reading("the checkpoint"):
         if not _fits(trainer.fit_loop.state_dict(), checkpoint["loops"]["fit_loop"]):
             raise UserError("its loops are not those of a training")
+        done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    most = trainer.max_epochs
+    if most not in (None, -1) and done > most:
+        raise UserError(
+            f"the checkpoint has {done:,} epochs done, and trainer.max_epochs is {most:,}: give as many"
+        )
+    _refuse_other_rates(trainer, checkpoint.get("hyper_parameters") or {})
+    with reading("the checkpoint"):
         checkpoint["callbacks"] = take_up(trainer, checkpoint.get("callbacks") or {})
         training = dict(checkpoint.get("training") or {})
         training |= {name: checkpoint.get(name) or [] for name in ("optimizer_states", "lr_schedulers")}
@@ -131,6 +140,23 @@ def accept(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
             states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader") or [None]
             datamodule.loader_state = states[0]
     return training
+
+
+def _refuse_other_rates(trainer: Trainer, before: Mapping[str, Any]) -> None:
+    """Stop where a rate is asked for that the optimizer of the checkpoint has not.
+
+    Raises:
+        UserError: naming it.
+    """
+    now = getattr(trainer.lightning_module, "hparams", {})
+    for name in ("learning_rate", "weight_decay"):
+        wanted, had = now.get(name), before.get(name)
+        if wanted is not None and wanted != had:
+            told = "what was planned" if had is None else f"{had:g}"
+            raise UserError(
+                f"the checkpoint was trained with {told} as model.{name}, with which its optimizer goes on, "
+                f"and not with {wanted:g}: leave it as it was, or train anew without --ckpt_path"
+            )
 
 
 def take_up(trainer: Trainer, callbacks: dict[str, Any]) -> dict[str, Any]:

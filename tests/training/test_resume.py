@@ -164,7 +164,7 @@ def test_epochs_that_are_cut_short_resume_as_exactly(tiny_root, tmp_path):
             "batches of 80 on 1 processes, which cannot go on with 320 images in batches of 40",
         ),
         ({"model": {"schedule": "one_cycle"}}, "trained with the schedule StepLR, not OneCycleLR"),
-        ({"model": {"weight_decay": 0.1}}, "trained with the optimizer Adam, not AdamW"),
+        ({"model": {"weight_decay": 0.1}}, "trained with what was planned as model.weight_decay"),
     ],
 )
 def test_what_cannot_go_on_says_so(changed, sentence, tiny_root, tmp_path):
@@ -249,3 +249,30 @@ def test_signals_end_with_their_status_after_last_ckpt(number, status, after, ti
     run = fit(tiny_root, tmp_path, BaselineClassifier, ckpt_path=str(last), seed=7, **options)
     assert same(content(run)[0], expected[0])
     assert not [name for name in os.listdir(checkpoints) if "partial" in name]
+
+
+def test_rates_that_the_optimizer_would_not_take_up_are_refused(tiny_root, tmp_path):
+    folder = fit(tiny_root, tmp_path, BaselineClassifier, model={"learning_rate": 0.01})
+    last = str(folder / "checkpoints" / "last.ckpt")
+    for changed, before in (({"learning_rate": 0.5}, "0.01"), ({"weight_decay": 0.9}, "what was planned")):
+        (name,) = changed
+        options = {"learning_rate": 0.01, **changed}
+        with pytest.raises(UserError, match=rf"trained with {before} as model\.{name}, .*leave it as it was"):
+            fit(tiny_root, tmp_path, BaselineClassifier, ckpt_path=last, model=options, max_epochs=3)
+    with pytest.raises(UserError, match=r"has 2 epochs done, and trainer\.max_epochs is 1: give as many"):
+        fit(
+            tiny_root,
+            tmp_path,
+            BaselineClassifier,
+            ckpt_path=last,
+            model={"learning_rate": 0.01},
+            max_epochs=1,
+        )
+
+
+def test_a_new_training_does_not_write_over_one_that_is_there(tiny_root, tmp_path):
+    folder = fit(tiny_root, tmp_path, BaselineClassifier)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"holds a trained run, .*ckpt_path='last', or give OpenSetTrainer"):
+        fit(tiny_root, tmp_path, BaselineClassifier)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
