@@ -67,6 +67,7 @@ def test_a_trainer_that_cannot_serve_is_refused_when_it_is_made(options, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")  # Lightning's, before the sentence
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
