@@ -119,19 +119,17 @@ def accept(trainer: Trainer, checkpoint: dict[str, Any]) -> dict[str, Any]:
         What `training_state` gave.
 
     Raises:
-        UserError: where it is damaged.
+        UserError: where it is damaged, is beyond the last epoch, or had other rates than are asked for.
     """
     with reading("the checkpoint"):
         if not _fits(trainer.fit_loop.state_dict(), checkpoint["loops"]["fit_loop"]):
             raise UserError("its loops are not those of a training")
         done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    most = trainer.max_epochs
-    if most not in (None, -1) and done > most:
-        raise UserError(
-            f"the checkpoint has {done:,} epochs done, and trainer.max_epochs is {most:,}: give as many"
-        )
-    _refuse_other_rates(trainer, checkpoint.get("hyper_parameters") or {})
-    with reading("the checkpoint"):
+        if trainer.max_epochs not in (None, -1) and done > trainer.max_epochs:
+            raise UserError(
+                f"it has {done:,} epochs done, and trainer.max_epochs is {trainer.max_epochs:,}: give as many"
+            )
+        _refuse_other_rates(trainer, checkpoint.get("hyper_parameters") or {})
         checkpoint["callbacks"] = take_up(trainer, checkpoint.get("callbacks") or {})
         training = dict(checkpoint.get("training") or {})
         training |= {name: checkpoint.get(name) or [] for name in ("optimizer_states", "lr_schedulers")}
@@ -154,8 +152,8 @@ def _refuse_other_rates(trainer: Trainer, before: Mapping[str, Any]) -> None:
         if wanted is not None and wanted != had:
             told = "what was planned" if had is None else f"{had:g}"
             raise UserError(
-                f"the checkpoint was trained with {told} as model.{name}, with which its optimizer goes on, "
-                f"and not with {wanted:g}: leave it as it was, or train anew without --ckpt_path"
+                f"it was trained with {told} as model.{name}, with which its optimizer goes on, and not with "
+                f"{wanted:g}: leave that as it was, or train anew without --ckpt_path"
             )
 
 

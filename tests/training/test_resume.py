@@ -257,9 +257,13 @@ def test_rates_that_the_optimizer_would_not_take_up_are_refused(tiny_root, tmp_p
     for changed, before in (({"learning_rate": 0.5}, "0.01"), ({"weight_decay": 0.9}, "what was planned")):
         (name,) = changed
         options = {"learning_rate": 0.01, **changed}
-        with pytest.raises(UserError, match=rf"trained with {before} as model\.{name}, .*leave it as it was"):
+        with pytest.raises(
+            UserError, match=rf"trained with {before} as model\.{name}, .*leave that as it was"
+        ):
             fit(tiny_root, tmp_path, BaselineClassifier, ckpt_path=last, model=options, max_epochs=3)
-    with pytest.raises(UserError, match=r"has 2 epochs done, and trainer\.max_epochs is 1: give as many"):
+    with pytest.raises(
+        UserError, match=r"the checkpoint: it has 2 epochs done, and trainer\.max_epochs is 1: give as many"
+    ):
         fit(
             tiny_root,
             tmp_path,
