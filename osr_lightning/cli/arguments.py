@@ -54,6 +54,16 @@ def nearest(given: str, known: Iterable[str], otherwise: str = "") -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
 
 
+def check_seed(option: str, seed: int) -> None:
+    """Refuse what numpy takes for no seed.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"{option} must lie between 0 and {2**32 - 1}, got {seed}")
+
+
 def check_files(arguments: Sequence[str]) -> None:
     """Refuse configuration files that the parser would misread; see `osr_lightning.yaml_files.check_yaml`.
 

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from osr_lightning.atomic_write import write_text
-from osr_lightning.cli.arguments import check_files, no_command, value_of
+from osr_lightning.cli.arguments import check_files, check_seed, no_command, value_of
 from osr_lightning.cli.checkpoint_path import existing, newest
 from osr_lightning.cli.checkpoint_settings import (
     checkpoint_settings,
@@ -163,8 +163,8 @@ class OpenSetCLI(LightningCLI):
             refuse_idle(self.kept, config.model.init_args, self.config.subcommand)
             refuse_unfitted(self.kept, config.model.init_args.score, self.config.subcommand, config.ckpt_path)
         seed = self.config[self.config.subcommand].seed_everything
-        if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed < 2**32:
-            raise UserError(f"seed_everything must lie between 0 and {2**32 - 1}, got {seed}")
+        if isinstance(seed, int) and not isinstance(seed, bool):
+            check_seed("seed_everything", seed)
 
     def _parse(self, parser: LightningArgumentParser, arguments: list[str]) -> Namespace:
         given = read_options(self.command, arguments[arguments.index(self.command) + 1 :])

@@ -6,7 +6,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from osr_lightning.cli.arguments import CommandParser, add_name, beginning_with, names, split_words, value_of
+from osr_lightning.cli.arguments import (
+    CommandParser,
+    add_name,
+    beginning_with,
+    check_seed,
+    names,
+    split_words,
+    value_of,
+)
 from osr_lightning.data.class_splits import NAMES
 from osr_lightning.errors import UserError
 
@@ -55,8 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         parser, arguments, "the configs first, as in osr study CONFIG ..."
     )
     for seed in options.seeds:
-        if not 0 <= seed < 2**32:
-            raise UserError(f"--seeds lie between 0 and {2**32 - 1}, got {seed}")
+        check_seed("--seeds", seed)
     if value_of(further, "--trainer.devices") not in (None, "1"):
         raise UserError("a study trains in one process: leave trainer.devices, and spread runs with --shard")
     from osr_lightning.cli.messages import read_options
