@@ -205,14 +205,13 @@ class OpenSetClassifier(LightningModule):
     ) -> None:
         # those of a user's subclass may have the same names
         own = {n: value for n, value in locals().items() if n not in ("self", "__class__", "network")}
-        examples = {"detectors": "['knn', 'vim']"}
-        plain = typed("model.", OpenSetClassifier, own, examples)
+        plain = typed("model.", OpenSetClassifier, own, {"detectors": "['knn', 'vim']"})
         super().__init__()
         # in a tuple, as a module would be registered here beside its place in the recogniser
         self._given: tuple[NetworkLike | None] = (network,)
         # what the command line adds would have Lightning parse a checkpoint as a configuration
         self.save_hyperparameters(ignore=["network", "_class_path", "_instantiator"])
-        plain = typed("model.", type(self), {**self.hparams, **plain}, examples)
+        plain |= typed("model.", type(self), {n: v for n, v in self.hparams.items() if n not in plain})
         costs = plain["costs"] or Costs()
         costs = costs if isinstance(costs, Costs) else Costs(**costs)
         plain |= {
